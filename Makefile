@@ -1,0 +1,51 @@
+# Everything runs in .venv, which `make setup` builds from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check format generate lock serve clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Build the virtual environment
+
+$(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recparams needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable clients/python --editable '.[demo]' --group dev
+	touch $@
+
+demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
+	$(BIN)/recparams demo $(if $(ONCE),--once)
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, format check, types, architecture, protocol
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/check.py
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: setup ## Regenerate the client stub from proto/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+
+lock: ## Renew constraints.txt (needs uv)
+	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
+		--python-version 3.11 --extra demo --group dev pyproject.toml \
+		--no-emit-package recparams-client -o constraints.txt
+
+serve: setup ## Run a development server on 127.0.0.1:50051
+	$(BIN)/recparams serve
+
+clean: ## Remove what was built
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,125 @@
+"""The action: energy x diversity x novelty, and the recommendation parameters it stands for."""
+
+from dataclasses import dataclass, fields
+from math import isfinite
+
+ENERGIES = ("low", "medium", "high")
+DIVERSITIES = ("focused", "balanced", "diverse")
+NOVELTIES = ("familiar", "mixed", "exploratory")
+N_ACTIONS = len(ENERGIES) * len(DIVERSITIES) * len(NOVELTIES)
+
+
+@dataclass(frozen=True)
+class RecommendationParams:
+    """Query parameters for a catalogue API; None where a logged query did not have one.
+
+    Units: energies, valence and exploration_rate 0 to 1; genre_count 1 or more; popularities 0 to
+    100.
+    """
+
+    min_energy: float | None = None
+    max_energy: float | None = None
+    valence: float | None = None
+    genre_count: int | None = None
+    exploration_rate: float | None = None
+    popularity_min: int | None = None
+    popularity_max: int | None = None
+
+
+_ENERGY_PARAMS: dict[str, dict[str, float]] = {
+    "low": {"min_energy": 0.0, "max_energy": 0.4, "valence": 0.3},
+    "medium": {"min_energy": 0.3, "max_energy": 0.7, "valence": 0.5},
+    "high": {"min_energy": 0.6, "max_energy": 1.0, "valence": 0.8},
+}
+_DIVERSITY_PARAMS: dict[str, dict[str, float]] = {
+    "focused": {"genre_count": 1},
+    "balanced": {"genre_count": 3},
+    "diverse": {"genre_count": 5},
+}
+_NOVELTY_PARAMS: dict[str, dict[str, float]] = {
+    "familiar": {"exploration_rate": 0.1, "popularity_min": 50, "popularity_max": 100},
+    "mixed": {"exploration_rate": 0.3, "popularity_min": 25, "popularity_max": 75},
+    "exploratory": {"exploration_rate": 0.5, "popularity_min": 0, "popularity_max": 50},
+}
+
+# Width of each parameter's range, so that distances along different parameters compare.
+_RANGE = {"genre_count": 4.0, "popularity_min": 100.0, "popularity_max": 100.0}
+
+
+@dataclass(frozen=True)
+class Action:
+    """One of the 27 actions. Raises ValueError on an unknown level."""
+
+    energy: str
+    diversity: str
+    novelty: str
+
+    def __post_init__(self) -> None:
+        for name, levels in (
+            ("energy", ENERGIES),
+            ("diversity", DIVERSITIES),
+            ("novelty", NOVELTIES),
+        ):
+            if getattr(self, name) not in levels:
+                raise ValueError(f"{name} must be one of {levels}, not {getattr(self, name)!r}")
+
+    @property
+    def index(self) -> int:
+        """``(energy * 3 + diversity) * 3 + novelty``, 0 to 26."""
+        return (
+            ENERGIES.index(self.energy) * 3 + DIVERSITIES.index(self.diversity)
+        ) * 3 + NOVELTIES.index(self.novelty)
+
+    @classmethod
+    def from_index(cls, index: int) -> "Action":
+        """The action of an index. Raises IndexError outside 0 to 26."""
+        if not 0 <= index < N_ACTIONS:
+            raise IndexError(f"action {index} is outside 0 to {N_ACTIONS - 1}")
+        return cls(ENERGIES[index // 9], DIVERSITIES[index // 3 % 3], NOVELTIES[index % 3])
+
+    def to_params(self) -> RecommendationParams:
+        """The parameters of this action, every field set."""
+        return RecommendationParams(
+            **_ENERGY_PARAMS[self.energy],  # type: ignore[arg-type]
+            **_DIVERSITY_PARAMS[self.diversity],  # type: ignore[arg-type]
+            **_NOVELTY_PARAMS[self.novelty],  # type: ignore[arg-type]
+        )
+
+
+ACTIONS = tuple(Action.from_index(index) for index in range(N_ACTIONS))
+
+
+def infer_action(params: RecommendationParams) -> Action:
+    """The action whose parameters are nearest to logged ones, dimension by dimension.
+
+    The distance along a dimension is the sum of squared differences over the fields that are
+    given, each divided by its range; ties go to the lower level. Inverts `Action.to_params`.
+
+    Raises:
+        ValueError: where a field is not finite, or a dimension has no field at all.
+    """
+    given = {f.name: getattr(params, f.name) for f in fields(params)}
+    given = {name: float(value) for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if not isfinite(value):
+            raise ValueError(f"{name} must be a finite number, not {value}")
+    return Action(
+        _nearest("energy", _ENERGY_PARAMS, given),
+        _nearest("diversity", _DIVERSITY_PARAMS, given),
+        _nearest("novelty", _NOVELTY_PARAMS, given),
+    )
+
+
+def _nearest(
+    dimension: str, levels: dict[str, dict[str, float]], given: dict[str, float]
+) -> str:
+    names = [name for name in next(iter(levels.values())) if name in given]
+    if not names:
+        known = ", ".join(next(iter(levels.values())))
+        raise ValueError(f"{dimension} cannot be inferred: at least one of {known} is needed")
+    return min(
+        levels,
+        key=lambda level: sum(
+            ((given[name] - levels[level][name]) / _RANGE.get(name, 1.0)) ** 2 for name in names
+        ),
+    )

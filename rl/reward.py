@@ -1,0 +1,80 @@
+"""The reward: a weighted sum of what a person did with a recommended item."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+REACTIONS = ("like", "dislike", "complete", "skip", "share", "impression")
+"""Reaction k is bit ``1 << k`` of a reaction mask."""
+
+
+@dataclass(frozen=True)
+class RewardWeights:
+    """Reward of each reaction, and the factors on completion rate and mood change.
+
+    Raises:
+        ValueError: where a weight is not a finite number.
+    """
+
+    like: float = 1.0
+    dislike: float = -1.0
+    complete: float = 0.5
+    skip: float = -0.3
+    share: float = 0.8
+    impression: float = 0.0
+    completion_rate: float = 0.5
+    mood_change: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not isfinite(getattr(self, field.name)):
+                raise ValueError(f"the weight of {field.name} must be a finite number")
+
+
+def reaction_mask(reactions: Iterable[str]) -> int:
+    """Bits of the named reactions; naming one twice counts once. Raises ValueError if unknown."""
+    mask = 0
+    for reaction in reactions:
+        mask |= 1 << REACTIONS.index(reaction)
+    return mask
+
+
+def reaction_flags(mask: NDArray[np.integer[Any]], reaction: str) -> NDArray[np.bool_]:
+    """Which rows of masks, shape (n,), have the reaction."""
+    return (mask >> REACTIONS.index(reaction) & 1).astype(np.bool_)
+
+
+def rewards(
+    weights: RewardWeights,
+    mask: NDArray[np.integer[Any]],
+    completion_rate: ArrayLike,
+    mood_change: ArrayLike,
+) -> NDArray[np.float32]:
+    """Rewards of n interactions.
+
+    Args:
+        weights: the weights.
+        mask: reaction masks, shape (n,), 0 to 63.
+        completion_rate: 0 to 1, shape (n,); NaN where not reported, which counts 0.
+        mood_change: -1 to 1, shape (n,); NaN where not reported, which counts 0.
+
+    Returns:
+        float32 (n,): the sum of the reactions' weights + completion_rate's weight x it +
+        mood_change's weight x it.
+    """
+    every = np.arange(1 << len(REACTIONS))
+    of_mask = np.zeros(len(every), dtype=np.float32)
+    for reaction in REACTIONS:
+        of_mask += reaction_flags(every, reaction) * np.float32(getattr(weights, reaction))
+    completed = np.nan_to_num(np.asarray(completion_rate, dtype=np.float32), nan=0.0)
+    moved = np.nan_to_num(np.asarray(mood_change, dtype=np.float32), nan=0.0)
+    total: NDArray[np.float32] = (
+        of_mask[mask]
+        + np.float32(weights.completion_rate) * completed
+        + np.float32(weights.mood_change) * moved
+    )
+    return total

@@ -1,0 +1,196 @@
+"""The state: Big Five personality (discretised), content type, mood and time of day.
+
+A state index is ``cell * n_contexts + context``: the personality *cell* is the slow axis, so that
+everything one person can ever visit lies in one contiguous block of the table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+CONTENT_TYPES = ("music", "video", "game")
+MOODS = ("neutral", "happy", "sad", "anxious", "calm", "relaxed", "energetic", "stressed")
+TIMES_OF_DAY = ("morning", "afternoon", "evening", "night")
+
+UNKNOWN_PERSONALITY = -1
+"""Encoded state of a row whose trait scores are missing."""
+
+OUT_OF_VOCABULARY = -2
+"""Encoded state of a row whose context the space does not know."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a recommendation is for, by vocabulary name."""
+
+    content_type: str
+    mood: str
+    time_of_day: str
+
+
+@dataclass(frozen=True)
+class StateSpace:
+    """Bins and vocabularies, and the encoding between states and indices.
+
+    Args:
+        bins: equal-width bins per trait over [0, 100], 1 to 10.
+        content_types, moods, times_of_day: distinct names; their order is the table's order.
+
+    Raises:
+        ValueError: on bins out of range, or an empty or repeating vocabulary.
+    """
+
+    bins: int = 5
+    content_types: tuple[str, ...] = CONTENT_TYPES
+    moods: tuple[str, ...] = MOODS
+    times_of_day: tuple[str, ...] = TIMES_OF_DAY
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bins <= 10:
+            raise ValueError(f"bins must be from 1 to 10, not {self.bins}")
+        for name in ("content_types", "moods", "times_of_day"):
+            words = getattr(self, name)
+            if not words or len(set(words)) != len(words):
+                raise ValueError(f"{name} must be distinct names, at least one: {words}")
+
+    @cached_property
+    def n_cells(self) -> int:
+        """Personality cells: bins ** 5."""
+        return self.bins ** len(TRAITS)
+
+    @cached_property
+    def n_contexts(self) -> int:
+        """Content types x moods x times of day."""
+        return len(self.content_types) * len(self.moods) * len(self.times_of_day)
+
+    @cached_property
+    def n_states(self) -> int:
+        """Cells x contexts."""
+        return self.n_cells * self.n_contexts
+
+    @cached_property
+    def context_shape(self) -> tuple[int, int, int]:
+        """(content types, moods, times of day)."""
+        return len(self.content_types), len(self.moods), len(self.times_of_day)
+
+    @cached_property
+    def _contexts(self) -> dict[Context, int]:
+        names = (
+            Context(content_type, mood, time_of_day)
+            for content_type in self.content_types
+            for mood in self.moods
+            for time_of_day in self.times_of_day
+        )
+        return {context: index for index, context in enumerate(names)}
+
+    def discretize(self, score: float) -> int:
+        """Bin of one trait score: ``min(int(score / (100 / bins)), bins - 1)``.
+
+        Bins are closed below and open above, and 100 belongs to the last one.
+
+        Raises:
+            ValueError: unless 0 <= score <= 100; NaN and infinities are out of range.
+        """
+        if not 0.0 <= score <= 100.0:
+            raise ValueError(f"a trait score must be from 0 to 100, not {score}")
+        return min(int(score / (100.0 / self.bins)), self.bins - 1)
+
+    def cell(self, traits: Sequence[float]) -> int:
+        """Cell of five trait scores in the order of `TRAITS`. Raises as `discretize`."""
+        openness, conscientiousness, extraversion, agreeableness, neuroticism = traits
+        cell = self.discretize(openness)
+        for score in (conscientiousness, extraversion, agreeableness, neuroticism):
+            cell = cell * self.bins + self.discretize(score)
+        return cell
+
+    def context(self, context: Context) -> int:
+        """Index of a context.
+
+        Raises:
+            KeyError: where the vocabularies do not have it.
+        """
+        return self._contexts[context]
+
+    def index(self, traits: Sequence[float], context: Context) -> int:
+        """State index, 0 <= index < n_states. Raises as `cell` and `context`."""
+        return self.cell(traits) * self.n_contexts + self._contexts[context]
+
+    def decode(self, state: int) -> tuple[tuple[int, ...], Context]:
+        """Trait bins and context of a state index: the inverse of the encoding.
+
+        Raises:
+            IndexError: unless 0 <= state < n_states.
+        """
+        if not 0 <= state < self.n_states:
+            raise IndexError(f"state {state} is outside 0 to {self.n_states - 1}")
+        cell, context = divmod(state, self.n_contexts)
+        bins = np.unravel_index(cell, (self.bins,) * len(TRAITS))
+        content, mood, time = np.unravel_index(context, self.context_shape)
+        return tuple(int(b) for b in bins), Context(
+            self.content_types[content], self.moods[mood], self.times_of_day[time]
+        )
+
+    def index_columns(
+        self,
+        traits: ArrayLike,
+        content_type: NDArray[np.integer[Any]],
+        mood: NDArray[np.integer[Any]],
+        time_of_day: NDArray[np.integer[Any]],
+    ) -> NDArray[np.int32]:
+        """State indices of n rows.
+
+        Args:
+            traits: scores, shape (n, 5); NaN where unknown.
+            content_type, mood, time_of_day: positions in the vocabularies, shape (n,); negative
+                where the vocabulary has no such name.
+
+        Returns:
+            int32 (n,): the state, `UNKNOWN_PERSONALITY` where a score is NaN or out of range, or
+            `OUT_OF_VOCABULARY`, which takes precedence.
+        """
+        scores = np.asarray(traits, dtype=np.float64).reshape(-1, len(TRAITS))
+        with np.errstate(invalid="ignore"):
+            known = ((scores >= 0.0) & (scores <= 100.0)).all(axis=1)
+        scores = np.where(known[:, None], scores, 0.0)
+        bins = np.minimum((scores / (100.0 / self.bins)).astype(np.int32), self.bins - 1)
+        cell = np.zeros(len(bins), dtype=np.int32)
+        for trait in range(len(TRAITS)):
+            cell = cell * np.int32(self.bins) + bins[:, trait]
+        _, moods, times = self.context_shape
+        context = (content_type.astype(np.int32) * moods + mood) * times + time_of_day
+        state = np.where(known, cell * self.n_contexts + context, UNKNOWN_PERSONALITY)
+        foreign = (content_type < 0) | (mood < 0) | (time_of_day < 0)
+        return np.where(foreign, OUT_OF_VOCABULARY, state).astype(np.int32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types: the inverse of `from_dict`."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "StateSpace":
+        """From what `to_dict` gives. Raises ValueError or KeyError on anything else."""
+        return cls(
+            bins=int(data["bins"]),
+            content_types=tuple(data["content_types"]),
+            moods=tuple(data["moods"]),
+            times_of_day=tuple(data["times_of_day"]),
+        )
+
+
+def time_of_day(hour: int) -> str:
+    """Name of the time of day of a local hour, 0 to 23.
+
+    Morning from 5, afternoon from 12, evening from 17, night from 22.
+    """
+    if 5 <= hour < 12:
+        return "morning"
+    if 12 <= hour < 17:
+        return "afternoon"
+    if 17 <= hour < 22:
+        return "evening"
+    return "night"
