@@ -110,9 +110,7 @@ def infer_action(params: RecommendationParams) -> Action:
     )
 
 
-def _nearest(
-    dimension: str, levels: dict[str, dict[str, float]], given: dict[str, float]
-) -> str:
+def _nearest(dimension: str, levels: dict[str, dict[str, float]], given: dict[str, float]) -> str:
     names = [name for name in next(iter(levels.values())) if name in given]
     if not names:
         known = ", ".join(next(iter(levels.values())))

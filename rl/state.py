@@ -61,7 +61,7 @@ class StateSpace:
     @cached_property
     def n_cells(self) -> int:
         """Personality cells: bins ** 5."""
-        return self.bins ** len(TRAITS)
+        return int(self.bins ** len(TRAITS))
 
     @cached_property
     def n_contexts(self) -> int:
@@ -155,7 +155,7 @@ class StateSpace:
         """
         scores = np.asarray(traits, dtype=np.float64).reshape(-1, len(TRAITS))
         with np.errstate(invalid="ignore"):
-            known = ((scores >= 0.0) & (scores <= 100.0)).all(axis=1)
+            known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
         scores = np.where(known[:, None], scores, 0.0)
         bins = np.minimum((scores / (100.0 / self.bins)).astype(np.int32), self.bins - 1)
         cell = np.zeros(len(bins), dtype=np.int32)

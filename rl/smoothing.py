@@ -1,0 +1,136 @@
+"""Smoothing: a state with little data borrows from similar people and neighbouring contexts.
+
+Done once when a version is published; learning never sees it. Every pair's Q-value is taken as the
+mean of what its visits saw (constant-step-size Q from zero divided by ``1 - (1 - rate) ** n``, the
+bias correction of Kingma & Ba, "Adam", 2015, section 3). From it comes the *advantage* over the
+state's value, so that actions tried mostly in happy states do not look good for that alone. Pair
+advantages are shrunk level by level, each towards the one before (hierarchical shrinkage, as in
+Gelman & Hill, "Data Analysis Using Regression and Multilevel/Hierarchical Models", 2007, ch. 12):
+
+    rules -> everybody -> similar people -> + content type -> + mood -> + time of day -> own data
+
+*Similar people* is a visit-weighted Gaussian kernel over the five personality axes
+(Nadaraya-Watson), separable and so five small matrix products. Shrinking is
+``(sum of n * advantage + k * parent) / (sum of n + k)``: a state's own data wins as visits grow.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.state import TRAITS, StateSpace
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How far and how strongly to borrow.
+
+    Args:
+        kernel_width: standard deviation of the personality kernel, in trait points (of 100).
+        shrinkage: visits a parent level is worth.
+        rule_bonus: advantage the rules' action has in the absence of data, in units of reward.
+    """
+
+    kernel_width: float = 20.0
+    shrinkage: float = 8.0
+    rule_bonus: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (self.kernel_width > 0 and self.shrinkage > 0 and self.rule_bonus >= 0):
+            raise ValueError("kernel_width and shrinkage must be above 0, rule_bonus at least 0")
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The result.
+
+    Attributes:
+        advantage: float32 (n_states, n_actions), comparable within a state.
+        evidence: float32 (n_cells,), kernel-weighted visits of similar people, in any context.
+    """
+
+    advantage: Floats
+    evidence: Floats
+
+
+def smooth(
+    space: StateSpace,
+    q: Floats,
+    visits: NDArray[np.int32],
+    rule_actions: NDArray[np.uint8],
+    *,
+    learning_rate: float,
+    smoothing: Smoothing,
+) -> Smoothed:
+    """Smooths a table.
+
+    Args:
+        space: the state space, n_states = cells x contexts.
+        q: Q-values, float32 (n_states, n_actions), learned from zero.
+        visits: updates of each pair, int32, same shape.
+        rule_actions: the prior's action in each state, uint8 (n_states,).
+        learning_rate: the step size `q` was learned with.
+        smoothing: how to smooth.
+    """
+    n_actions = q.shape[1]
+    shape = (space.n_cells, *space.context_shape, n_actions)
+    weight = visits.astype(np.float32).reshape(shape)
+    total = _unbiased_sums(q, visits, learning_rate).reshape(shape)
+
+    value = _shrunk_values(space, weight.sum(axis=-1), total.sum(axis=-1), smoothing)
+    total -= weight * value[..., None]
+
+    prior = np.zeros((len(rule_actions), n_actions), dtype=np.float32)
+    prior[np.arange(len(rule_actions)), rule_actions] = smoothing.rule_bonus
+    near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
+    advantage = _shrink_down(near_weight, near_total, prior.reshape(shape), smoothing.shrinkage)
+    advantage = (total + smoothing.shrinkage * advantage) / (weight + smoothing.shrinkage)
+    return Smoothed(
+        advantage.reshape(q.shape), near_weight.sum(axis=(1, 2, 3, 4), dtype=np.float32)
+    )
+
+
+def _unbiased_sums(q: Floats, visits: NDArray[np.int32], learning_rate: float) -> Floats:
+    """Visits x bias-corrected Q, 0 where not visited."""
+    longest = int(visits.max(initial=0))
+    learned = 1.0 - (1.0 - learning_rate) ** np.arange(longest + 1)
+    learned[0] = 1.0
+    factor = (np.arange(longest + 1) / learned).astype(np.float32)
+    sums: Floats = q * factor[visits]
+    return sums
+
+
+def _shrunk_values(
+    space: StateSpace, weight: Floats, total: Floats, smoothing: Smoothing
+) -> Floats:
+    """Smoothed state values, shape (cells, *contexts), from sums over actions of that shape."""
+    weight, total = weight[..., None], total[..., None]
+    near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
+    value = _shrink_down(near_weight, near_total, np.zeros_like(total), smoothing.shrinkage)
+    value = (total + smoothing.shrinkage * value) / (weight + smoothing.shrinkage)
+    shrunk: Floats = value[..., 0]
+    return shrunk
+
+
+def _over_similar_people(space: StateSpace, table: Floats, smoothing: Smoothing) -> Floats:
+    """Kernel-weighted sums along the five personality axes of (cells, ...)."""
+    centre = np.arange(space.bins) * (100.0 / space.bins)
+    distance = (centre[:, None] - centre[None, :]) / smoothing.kernel_width
+    kernel = np.exp(-0.5 * distance**2).astype(np.float32)
+    summed = table
+    for axis in range(len(TRAITS)):
+        summed = kernel @ summed.reshape(space.bins**axis, space.bins, -1)
+    return summed.reshape(table.shape)
+
+
+def _shrink_down(weight: Floats, total: Floats, prior: Floats, k: float) -> Floats:
+    """From everybody to (cell, content type, mood, time of day), each shrunk to the one above."""
+    level = prior
+    for pooled in ((0, 1, 2, 3), (1, 2, 3), (2, 3), (3,), ()):
+        sums = total.sum(axis=pooled, keepdims=True)
+        counts = weight.sum(axis=pooled, keepdims=True)
+        level = (sums + np.float32(k) * level) / (counts + np.float32(k))
+    return level

@@ -1,0 +1,164 @@
+"""From logged interactions to transitions: (state, action, reward, next_state).
+
+Consecutive interactions of one person within `session_gap` chain; any other successor, or one in
+another personality cell, ends the episode.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
+
+TERMINAL = -1
+"""next_state of the last transition of an episode."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Columns of n logged interactions, in any order, each of shape (n,).
+
+    Attributes:
+        id: int64, unique, in order of arrival.
+        user: int64, whose interaction it is.
+        time: int64, microseconds since any fixed instant.
+        state: int32, a state index, or `UNKNOWN_PERSONALITY`, or `OUT_OF_VOCABULARY`.
+        action: uint8, 0 to 26.
+        reward: float32.
+    """
+
+    id: NDArray[np.int64]
+    user: NDArray[np.int64]
+    time: NDArray[np.int64]
+    state: NDArray[np.int32]
+    action: NDArray[np.uint8]
+    reward: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Columns of m transitions, in the order in which they are to be learned.
+
+    Attributes:
+        state: int32 (m,).
+        action: uint8 (m,).
+        reward: float32 (m,).
+        next_state: int32 (m,), `TERMINAL` where the episode ends.
+    """
+
+    state: NDArray[np.int32]
+    action: NDArray[np.uint8]
+    reward: NDArray[np.float32]
+    next_state: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training run learns, and how far that brings each person.
+
+    Attributes:
+        transitions: sorted by (personality cell, time, id).
+        users: int64 (u,), the people trained, ascending.
+        trained_through: int64 (u,), the highest id dealt with of each of them.
+        waiting: interactions left for a later run.
+        out_of_vocabulary: interactions passed over because the state space does not know their
+            context.
+    """
+
+    transitions: Transitions
+    users: NDArray[np.int64]
+    trained_through: NDArray[np.int64]
+    waiting: int
+    out_of_vocabulary: int
+
+
+def prepare(
+    interactions: Interactions,
+    *,
+    n_contexts: int,
+    session_gap: int,
+    settled_before: int,
+    min_interactions: int,
+) -> Batch:
+    """Chains untrained interactions into transitions and chooses which are due.
+
+    A person's interactions are due up to the first (by id) that waits: one that happened at or
+    after `settled_before`, or whose personality is unknown. What comes after it waits too, so that
+    "everything up to an id" stays true of what was trained. A person with fewer than
+    `min_interactions` due waits altogether. Interactions that wait still serve as next states.
+
+    Args:
+        interactions: untrained interactions.
+        n_contexts: states per personality cell.
+        session_gap: longest pause within an episode, microseconds.
+        settled_before: first instant that is too recent to train, in the unit of `time`.
+        min_interactions: least number due for a person to be trained, at least 1.
+    """
+    order = _by_user_time_id(interactions)
+    ids, users, times = (column[order] for column in _keys(interactions))
+    state = interactions.state[order]
+    first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]][: len(users)])
+    person = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(users)]))
+
+    waits = (times >= settled_before) | (state == UNKNOWN_PERSONALITY)
+    blocked_from = np.full(len(first), np.iinfo(np.int64).max)
+    np.minimum.at(blocked_from, person[waits], ids[waits])
+    dealt_with = ids < blocked_from[person]
+    due = dealt_with & (state != OUT_OF_VOCABULARY)
+    included = np.bincount(person[due], minlength=len(first)) >= min_interactions
+    trained = due & included[person]
+    passed_over = dealt_with & ~due & included[person]
+
+    through = np.zeros(len(first), dtype=np.int64)
+    np.maximum.at(through, person[dealt_with], ids[dealt_with])
+
+    next_state = _next_states(users, times, state, n_contexts, session_gap)
+    cell = state[trained] // n_contexts
+    learn = np.flatnonzero(trained)[np.lexsort((ids[trained], times[trained], cell))]
+    return Batch(
+        transitions=Transitions(
+            state[learn],
+            interactions.action[order[learn]],
+            interactions.reward[order[learn]],
+            next_state[learn],
+        ),
+        users=users[first][included],
+        trained_through=through[included],
+        waiting=int(len(ids) - np.count_nonzero(trained) - np.count_nonzero(passed_over)),
+        out_of_vocabulary=int(np.count_nonzero(passed_over)),
+    )
+
+
+def _keys(
+    interactions: Interactions,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    return interactions.id, interactions.user, interactions.time
+
+
+def _by_user_time_id(interactions: Interactions) -> NDArray[np.intp]:
+    ids, users, times = _keys(interactions)
+    return np.lexsort((ids, times, users))
+
+
+def _next_states(
+    users: NDArray[np.int64],
+    times: NDArray[np.int64],
+    state: NDArray[np.int32],
+    n_contexts: int,
+    session_gap: int,
+) -> NDArray[np.int32]:
+    """Successors of rows sorted by (user, time, id)."""
+    next_state = np.full(len(state), TERMINAL, dtype=np.int32)
+    chained = (
+        (users[1:] == users[:-1])
+        & (times[1:] - times[:-1] <= session_gap)
+        & (state[1:] >= 0)
+        & (state[:-1] >= 0)
+        & (state[1:] // n_contexts == state[:-1] // n_contexts)
+    )
+    next_state[:-1][chained] = state[1:][chained]
+    return next_state
