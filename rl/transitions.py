@@ -64,6 +64,8 @@ class Batch:
         transitions: sorted by (personality cell, time, id).
         users: int64 (u,), the people trained, ascending.
         trained_through: int64 (u,), the highest id dealt with of each of them.
+        waiting_users: int64 (w,), the people of whom nothing is trained, ascending.
+        first_waiting: int64 (w,), the lowest id of each of them.
         waiting: interactions left for a later run.
         out_of_vocabulary: interactions passed over because the state space does not know their
             context.
@@ -72,6 +74,8 @@ class Batch:
     transitions: Transitions
     users: NDArray[np.int64]
     trained_through: NDArray[np.int64]
+    waiting_users: NDArray[np.int64]
+    first_waiting: NDArray[np.int64]
     waiting: int
     out_of_vocabulary: int
 
@@ -116,6 +120,9 @@ def prepare(
     through = np.zeros(len(first), dtype=np.int64)
     np.maximum.at(through, person[dealt_with], ids[dealt_with])
 
+    lowest = np.full(len(first), np.iinfo(np.int64).max)
+    np.minimum.at(lowest, person, ids)
+
     next_state = _next_states(users, times, state, n_contexts, session_gap)
     cell = state[trained] // n_contexts
     learn = np.flatnonzero(trained)[np.lexsort((ids[trained], times[trained], cell))]
@@ -128,6 +135,8 @@ def prepare(
         ),
         users=users[first][included],
         trained_through=through[included],
+        waiting_users=users[first][~included],
+        first_waiting=lowest[~included],
         waiting=int(len(ids) - np.count_nonzero(trained) - np.count_nonzero(passed_over)),
         out_of_vocabulary=int(np.count_nonzero(passed_over)),
     )

@@ -1,0 +1,6 @@
+"""The recparams service: gRPC, Postgres and process handling around the learning core in `rl`."""
+
+import os
+
+# Workers are started by exec, for which gRPC's fork handlers only write noise to the log.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

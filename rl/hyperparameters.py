@@ -1,0 +1,63 @@
+"""Settings of the learner and of the exploration it asks for."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Settings of the learner and of the exploration it asks for.
+
+    Args:
+        learning_rate: step size, above 0 and up to 1.
+        discount_factor: value of the next step's reward, 0 up to but not 1.
+        exploration_rate: probability of a random action before any training, 0 to 1.
+        exploration_decay: factor on it for each thousand interactions trained, above 0 up to 1.
+        min_exploration_rate: its floor, 0 to exploration_rate.
+        session_gap_seconds: longest pause within an episode, above 0.
+        settling_seconds: rest of an interaction before it is trained, 0 or more; None means
+            session_gap_seconds.
+
+    Raises:
+        ValueError: on a value out of range; its message begins with the field's name.
+    """
+
+    learning_rate: float = 0.1
+    discount_factor: float = 0.95
+    exploration_rate: float = 0.3
+    exploration_decay: float = 0.995
+    min_exploration_rate: float = 0.05
+    session_gap_seconds: float = 1800.0
+    settling_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        longest = 366 * 86400.0
+        for name, valid, range_ in (
+            ("learning_rate", 0 < self.learning_rate <= 1, "above 0 and up to 1"),
+            ("discount_factor", 0 <= self.discount_factor < 1, "from 0 up to but not 1"),
+            ("exploration_rate", 0 <= self.exploration_rate <= 1, "from 0 to 1"),
+            ("exploration_decay", 0 < self.exploration_decay <= 1, "above 0 and up to 1"),
+            (
+                "min_exploration_rate",
+                0 <= self.min_exploration_rate <= self.exploration_rate,
+                "from 0 to exploration_rate",
+            ),
+            ("session_gap_seconds", 0 < self.session_gap_seconds <= longest, "above 0, to a year"),
+            ("settling_seconds", 0 <= self.settling <= longest, "from 0 to a year"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} must be {range_}, not {getattr(self, name)}")
+
+    @property
+    def settling(self) -> float:
+        """Rest of an interaction before it is trained, in seconds."""
+        return self.session_gap_seconds if self.settling_seconds is None else self.settling_seconds
+
+    def epsilon(self, interactions_trained: int) -> float:
+        """Exploration rate after so many interactions: decayed, and never below its floor."""
+        decay: float = self.exploration_decay ** (interactions_trained / 1000)
+        return max(self.min_exploration_rate, self.exploration_rate * decay)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)

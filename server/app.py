@@ -1,0 +1,199 @@
+"""The server: puts the parts together, starts them, and takes them down in order."""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from recparams.v1 import models_pb2, recommendation_pb2, training_pb2
+from recparams.v1 import models_pb2_grpc as models_grpc
+from recparams.v1 import recommendation_pb2_grpc as recommendation_grpc
+from recparams.v1 import training_pb2_grpc as training_grpc
+from server.config import Settings
+from server.database import Pool, connect_when_ready
+from server.decisions import Decider
+from server.errors import STORE_ERRORS
+from server.policies import PolicyHolder, keep_up_to_date
+from server.processes import Workers
+from server.runtime import Runtime
+from server.services.admin import AdminKey
+from server.services.models import ModelService
+from server.services.recommendation import RecommendationService
+from server.services.training import TrainingService
+from server.store import interactions, shared_secrets
+from server.store.profiles import ProfileCache
+from server.tokens import TokenCodec
+from server.vocabulary import unknown_names
+
+log = structlog.get_logger()
+MAINTENANCE_SECONDS = 3600.0
+ADMIN_KEY_FILE = "admin-key"
+
+SERVICES = (
+    recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"].full_name,
+    training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name,
+    models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+async def serve(settings: Settings) -> None:
+    """Runs a server until SIGTERM or SIGINT, then drains it. Raises StartError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    app = App(settings)
+    await app.start()
+    try:
+        await stop.wait()
+    finally:
+        log.info("draining", seconds=settings.drain_seconds)
+        await app.stop()
+
+
+class App:
+    """One server process."""
+
+    def __init__(self, settings: Settings) -> None:
+        unknown = unknown_names(settings.space())
+        if unknown:
+            raise StartError(f"the contract has no {', '.join(unknown)}: see proto/recparams/v1")
+        self._settings = settings
+        self._holder = PolicyHolder(settings.space(), settings.exploration_rate)
+        self._runtime = Runtime(self._holder)
+        self._cache = ProfileCache(settings.profile_cache_size, settings.profile_cache_seconds)
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._grpc = grpc.aio.server(
+            options=[
+                # Without this a second server on the port would quietly take half the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+            ]
+        )
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listens at once; health turns SERVING when the database has answered."""
+        settings = self._settings
+        key = AdminKey(self._admin_key())
+        recommendation_grpc.add_RecommendationServiceServicer_to_server(
+            RecommendationService(settings, self._runtime, self._cache), self._grpc
+        )
+        training_grpc.add_TrainingServiceServicer_to_server(
+            TrainingService(settings, self._runtime, key), self._grpc
+        )
+        models_grpc.add_ModelServiceServicer_to_server(ModelService(self._runtime, key), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(
+            [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
+        )
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.port = self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            raise StartError(
+                f"cannot listen on {address}: is another server there? (--port takes another)"
+            ) from None
+        await self._grpc.start()
+        log.info("listening", host=settings.host, port=self.port)
+        self._run_forever(self._connect())
+
+    async def stop(self) -> None:
+        """Refuses new calls, lets those under way finish, and ends everything else."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._grpc.stop(self._settings.drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._runtime.workers is not None:
+            await self._runtime.workers.stop()
+        if self._runtime.pool is not None:
+            with contextlib.suppress(*STORE_ERRORS):
+                async with asyncio.timeout(2):
+                    await self._runtime.pool.close()
+        log.info("stopped")
+
+    def _admin_key(self) -> str:
+        """The configured key, or in development a new one, written where the CLI finds it."""
+        if self._settings.admin_key is not None:
+            return self._settings.admin_key.get_secret_value()
+        key = secrets.token_urlsafe(24)
+        folder = self._settings.data_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / ADMIN_KEY_FILE
+        file.touch(mode=0o600)
+        file.write_text(key)
+        log.info("made up an admin key for this run", file=str(file))
+        return key
+
+    def _run_forever(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _connect(self) -> None:
+        """Brings the database up, then whatever needs it."""
+        settings, runtime = self._settings, self._runtime
+        url, pool = await connect_when_ready(settings)
+        runtime.tokens = TokenCodec(await self._token_key(pool))
+        exploration = {"off": 0.0, "schedule": None}.get(
+            str(settings.exploration), settings.exploration
+        )
+        runtime.decider = Decider(
+            self._holder,
+            runtime.tokens,
+            None if exploration is None else float(exploration),
+        )
+        runtime.workers = Workers(settings, url)
+        runtime.pool = pool
+        ready = asyncio.Event()
+        self._run_forever(
+            keep_up_to_date(
+                url,
+                self._holder,
+                self._cache.forget,
+                settings.reload_poll_seconds,
+                ready.set,
+            )
+        )
+        self._run_forever(self._maintain(pool))
+        await ready.wait()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        log.info(
+            "serving", host=settings.host, port=self.port, version=self._holder.serving.version
+        )
+
+    async def _token_key(self, pool: Pool) -> bytes:
+        if self._settings.token_key is not None:
+            return self._settings.token_key.get_secret_value().encode()
+        return await shared_secrets.shared_secret(pool, "token_key")
+
+    async def _maintain(self, pool: Pool) -> None:
+        """Keeps partitions ahead of time and drops those past retention."""
+        while True:
+            try:
+                dropped = await interactions.maintain(
+                    pool, datetime.now(UTC), self._settings.retention
+                )
+                if dropped:
+                    log.info("dropped interactions past retention", partitions=dropped)
+            except STORE_ERRORS as failure:
+                log.warning("maintenance put off", error=repr(failure))
+            await asyncio.sleep(MAINTENANCE_SECONDS)
+
+    async def _set_health(self, status: Any) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)

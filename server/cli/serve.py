@@ -1,0 +1,70 @@
+"""`recparams serve`: one option for every setting."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+import uvloop
+from pydantic import SecretStr, ValidationError
+
+from server import logs
+from server.app import StartError
+from server.app import serve as run_server
+from server.config import Settings
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds an option for each setting, told apart from "not given" by None."""
+    for name, field in reversed(Settings.model_fields.items()):
+        secret = SecretStr in (field.annotation, *getattr(field.annotation, "__args__", ()))
+        shown = "" if secret else f"; default {_default(field.default)}"
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            metavar="VALUE",
+            help=f"{field.description} [RECPARAMS_{name.upper()}{shown}]",
+        )(command)
+    return command
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    help="TOML file of settings by the names below, with _ for -. [RECPARAMS_CONFIG]",
+)
+@setting_options
+def serve(config: str | None, **given: Any) -> None:
+    """Run the server.
+
+    Settings come from these options, then RECPARAMS_* variables, then the file, then the defaults.
+    Without a database URL it runs an embedded Postgres in the data directory.
+
+    \b
+    recparams serve
+    recparams serve --port 50052 --exploration schedule
+    DATABASE_URL=postgresql://u:p@db/recparams RECPARAMS_ADMIN_KEY=... \\
+        recparams serve --environment production --host 0.0.0.0
+    """
+    if config is not None:
+        os.environ["RECPARAMS_CONFIG"] = config
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as failure:
+        for problem in failure.errors(include_url=False, include_input=False):
+            where = ".".join(map(str, problem["loc"])) or "settings"
+            click.echo(f"recparams: {where}: {problem['msg']}", err=True)
+        raise SystemExit(2) from None
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        uvloop.run(run_server(settings))
+    except StartError as failure:
+        click.echo(f"recparams: {failure}", err=True)
+        raise SystemExit(1) from None

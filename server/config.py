@@ -1,0 +1,220 @@
+"""Settings: from the command line, then RECPARAMS_* variables, then a TOML file, then defaults."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from rl.hyperparameters import Hyperparameters
+from rl.reward import RewardWeights
+from rl.smoothing import Smoothing
+from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
+
+WELL_KNOWN_ADMIN_KEYS = frozenset({"admin-dev-key-change-in-production", "your-key"})
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Raises pydantic.ValidationError on a value out of range."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RECPARAMS_", frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    environment: Literal["development", "production"] = Field(
+        "development",
+        description="In development a missing admin key is made up at every start; in production "
+        "the server refuses to start without one.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("database_url", "RECPARAMS_DATABASE_URL", "DATABASE_URL"),
+        description="Postgres 14 or newer, as postgresql://user:password@host:port/name. Absent: "
+        "an embedded Postgres in the data directory. DATABASE_URL is read too.",
+    )
+    data_dir: Path = Field(
+        Path(".recparams"),
+        description="Where the embedded Postgres and a development admin key are kept.",
+    )
+    database_pool_size: int = Field(8, ge=2, le=200, description="Most database connections.")
+    admin_key: SecretStr | None = Field(
+        None,
+        description="What callers of training and model RPCs send as x-admin-key; 16 characters "
+        "or more outside development.",
+    )
+    token_key: SecretStr | None = Field(
+        None,
+        description="Secret that signs decision tokens, 32 characters or more. Absent: one kept "
+        "in the database, made at the first start.",
+    )
+    token_max_age_days: float = Field(
+        30.0, gt=0, description="Decision tokens older than this are refused, in days."
+    )
+
+    exploration: Literal["off", "schedule"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "off",
+        description="Probability of a random action while serving: off (0), schedule (what the "
+        "served model version asks for), or a number from 0 to 1.",
+    )
+    bins: int = Field(5, ge=1, le=10, description="Bins per personality trait.")
+    content_types: Names = Field(CONTENT_TYPES, description="Content types, comma separated.")
+    moods: Names = Field(MOODS, description="Moods, comma separated.")
+    times_of_day: Names = Field(TIMES_OF_DAY, description="Times of day, comma separated.")
+
+    reward_like: float = Field(1.0, description="Reward of a like.")
+    reward_dislike: float = Field(-1.0, description="Reward of a dislike.")
+    reward_complete: float = Field(0.5, description="Reward of a completion.")
+    reward_skip: float = Field(-0.3, description="Reward of a skip.")
+    reward_share: float = Field(0.8, description="Reward of a share.")
+    reward_impression: float = Field(0.0, description="Reward of an impression.")
+    reward_completion_rate: float = Field(0.5, description="Factor on the completion rate, 0 to 1.")
+    reward_mood_change: float = Field(0.5, description="Factor on the mood change, -1 to 1.")
+
+    learning_rate: float = Field(0.1, description="Step size of an update, above 0 and up to 1.")
+    discount_factor: float = Field(
+        0.95, description="Value of the next step's reward, from 0 up to but not 1."
+    )
+    exploration_rate: float = Field(
+        0.3, description="Exploration of the schedule before any training, 0 to 1."
+    )
+    exploration_decay: float = Field(
+        0.995, description="Factor on it for each thousand interactions trained."
+    )
+    min_exploration_rate: float = Field(0.05, description="Its floor, 0 to 1.")
+    session_gap_seconds: float = Field(1800.0, description="Longest pause within one session.")
+    settling_seconds: float | None = Field(
+        None,
+        description="Rest of an interaction before it is trained. Absent: the session gap.",
+    )
+    days_back: int = Field(7, ge=1, le=3650, description="Default window of a training run, days.")
+    min_interactions_per_user: int = Field(
+        5, ge=1, description="People with fewer untrained interactions wait for a later run."
+    )
+    training_threads: int = Field(
+        max(1, (os.cpu_count() or 1) - 1), ge=1, le=256, description="Threads of a training run."
+    )
+    kernel_width: float = Field(
+        20.0, gt=0, description="How far a state borrows from similar people, in trait points."
+    )
+    shrinkage: float = Field(
+        8.0, gt=0, description="Visits that what is borrowed is worth against a state's own."
+    )
+    rule_bonus: float = Field(
+        0.1, ge=0, description="Advantage of the rules' action where there is no data, in reward."
+    )
+
+    reload_poll_seconds: float = Field(
+        5.0, gt=0, description="How often to look for a new model when notifications fail."
+    )
+    profile_cache_size: int = Field(100_000, ge=1, description="Stored profiles kept in memory.")
+    profile_cache_seconds: float = Field(
+        300.0, gt=0, description="How long a stored profile is kept in memory."
+    )
+    retention_weeks: int = Field(
+        26, ge=1, le=1040, description="Interactions are dropped after this many weeks."
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, description="How long calls under way may take after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    log_format: Literal["console", "json"] = Field("json", description="Form of the log lines.")
+
+    @field_validator("content_types", "moods", "times_of_day", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.space()
+        self.hyperparameters()
+        self.reward_weights()
+        if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
+            raise ValueError("token_key must have 32 characters or more")
+        if self.environment != "development":
+            key = self.admin_key.get_secret_value() if self.admin_key else ""
+            if not key:
+                raise ValueError("admin_key is required outside development")
+            if key in WELL_KNOWN_ADMIN_KEYS or len(key) < 16:
+                raise ValueError(
+                    "admin_key is a well-known or short one: outside development it needs 16 "
+                    "characters or more that nobody else knows"
+                )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("RECPARAMS_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return init_settings, env_settings, *toml
+
+    def space(self) -> StateSpace:
+        """The configured state space."""
+        return StateSpace(self.bins, self.content_types, self.moods, self.times_of_day)
+
+    def hyperparameters(self) -> Hyperparameters:
+        """The configured settings of the learner."""
+        return Hyperparameters(
+            learning_rate=self.learning_rate,
+            discount_factor=self.discount_factor,
+            exploration_rate=self.exploration_rate,
+            exploration_decay=self.exploration_decay,
+            min_exploration_rate=self.min_exploration_rate,
+            session_gap_seconds=self.session_gap_seconds,
+            settling_seconds=self.settling_seconds,
+        )
+
+    def reward_weights(self) -> RewardWeights:
+        """The configured reward."""
+        return RewardWeights(
+            like=self.reward_like,
+            dislike=self.reward_dislike,
+            complete=self.reward_complete,
+            skip=self.reward_skip,
+            share=self.reward_share,
+            impression=self.reward_impression,
+            completion_rate=self.reward_completion_rate,
+            mood_change=self.reward_mood_change,
+        )
+
+    def smoothing(self) -> Smoothing:
+        """The configured smoothing."""
+        return Smoothing(self.kernel_width, self.shrinkage, self.rule_bonus)
+
+    def to_environment(self, database_url: str) -> dict[str, str]:
+        """These settings as RECPARAMS_* variables, for a child process on the same database."""
+        variables = {}
+        for name, value in self.model_dump(exclude_none=True).items():
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, tuple):
+                value = ",".join(value)
+            variables[f"RECPARAMS_{name.upper()}"] = str(value)
+        return {**variables, "RECPARAMS_DATABASE_URL": database_url}
+
+    @property
+    def retention(self) -> timedelta:
+        """How long interactions are kept."""
+        return timedelta(weeks=self.retention_weeks)

@@ -1,0 +1,106 @@
+"""Starting worker processes and waiting for them."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+
+import structlog
+
+from server.config import Settings
+from server.database import Pool
+from server.errors import STORE_ERRORS
+from server.store import tasks
+
+log = structlog.get_logger()
+CHUNK_BYTES = 256 * 1024
+INVALID_FILE = 3
+"""Exit code of an import whose input is not a q_table.json; the reason is its output."""
+
+
+class Workers:
+    """Worker processes of this server, which end with it.
+
+    Args:
+        settings: passed on to them by environment.
+        url: the database they use.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._environment = {**os.environ, **settings.to_environment(url)}
+        self._trainers: dict[asyncio.Task[None], Process] = {}
+
+    async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "server.worker",
+            *arguments,
+            stdin=stdin,
+            stdout=stdout,
+            env=self._environment,
+        )
+
+    async def start_training(self, pool: Pool, run_id: int) -> None:
+        """Starts the trainer of a pending run; if it dies, its run is marked as failed."""
+        process = await self._spawn("train", str(run_id), stdout=DEVNULL)
+        watcher = asyncio.create_task(self._watch(process, pool, run_id))
+        self._trainers[watcher] = process
+        watcher.add_done_callback(lambda done: self._trainers.pop(done, None))
+
+    async def _watch(self, process: Process, pool: Pool, run_id: int) -> None:
+        code = await process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        message = f"the trainer {how}; nothing was changed"
+        try:
+            if await tasks.end(pool, run_id, "failed", message):
+                log.error("trainer died", run_id=run_id, code=code)
+        except STORE_ERRORS as failure:
+            log.warning("trainer ended, run not marked", run_id=run_id, error=repr(failure))
+
+    async def run(self, *arguments: str) -> tuple[int, bytes]:
+        """Exit code and output of a job without input."""
+        process = await self._spawn(*arguments)
+        try:
+            output, _ = await process.communicate()
+        finally:
+            _kill(process)
+        return await process.wait(), output
+
+    async def stream(self, *arguments: str) -> AsyncIterator[bytes]:
+        """Output of a job, piece by piece. Raises RuntimeError where it fails."""
+        process = await self._spawn(*arguments)
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            while piece := await process.stdout.read(CHUNK_BYTES):
+                yield piece
+            if await process.wait() != 0:
+                raise RuntimeError(f"worker {arguments[0]} failed")
+        finally:
+            _kill(process)
+
+    async def feed(self, pieces: AsyncIterator[bytes], *arguments: str) -> tuple[int, bytes]:
+        """Exit code and output of a job that reads these pieces from its standard input."""
+        process = await self._spawn(*arguments, stdin=PIPE)
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101 - pipes
+        try:
+            async for piece in pieces:
+                process.stdin.write(piece)
+                await process.stdin.drain()
+            process.stdin.close()
+            return await process.wait(), await process.stdout.read()
+        finally:
+            _kill(process)
+
+    async def stop(self) -> None:
+        """Ends the trainers; what they were doing is left undone and their runs are marked."""
+        watchers = list(self._trainers)
+        for process in list(self._trainers.values()):
+            _kill(process)
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+
+def _kill(process: Process) -> None:
+    if process.returncode is None:
+        process.kill()

@@ -1,0 +1,98 @@
+"""Rows of the run log and of model versions as messages."""
+
+import json
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from recparams.v1 import models_pb2, training_pb2
+from rl.hyperparameters import Hyperparameters
+from server.errors import invalid
+
+_PAGE_DEFAULT = 20
+_PAGE_MOST = 100
+
+
+def stamp(moment: datetime | str | None) -> Timestamp | None:
+    """A timestamp message of a datetime or an ISO 8601 text."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(datetime.fromisoformat(moment) if isinstance(moment, str) else moment)
+    return message
+
+
+def hyperparameters_message(values: dict[str, Any]) -> training_pb2.Hyperparameters:
+    """Every field set, settling included."""
+    known = Hyperparameters(**{f.name: values[f.name] for f in fields(Hyperparameters)})
+    return training_pb2.Hyperparameters(**{**known.to_dict(), "settling_seconds": known.settling})
+
+
+def run_message(row: Any) -> training_pb2.TrainingRun:
+    """A training run of a system_tasks row."""
+    metadata = json.loads(row["metadata"])
+    request, result = metadata["request"], metadata.get("training", {})
+    rebuild = request["rebuild"]
+    mode = training_pb2.TRAINING_MODE_REBUILD if rebuild else training_pb2.TRAINING_MODE_INCREMENTAL
+    return training_pb2.TrainingRun(
+        run_id=row["id"],
+        request_id=row["request_id"],
+        status=training_pb2.TrainingRunStatus.Value(f"TRAINING_RUN_STATUS_{row['status'].upper()}"),
+        mode=mode,
+        stage=row["stage"],
+        progress=row["progress"],
+        created_at=stamp(row["executed_at"]),
+        started_at=stamp(row["started_at"]),
+        finished_at=stamp(row["finished_at"]),
+        window_start=stamp(result.get("window_start")),
+        window_end=stamp(request["as_of"]),
+        hyperparameters=hyperparameters_message(request["hyperparameters"]),
+        model_version=result.get("model_version") or 0,
+        parent_version=result.get("parent_version") or 0,
+        users_trained=result.get("users_trained", 0),
+        interactions_trained=result.get("interactions_trained", 0),
+        average_reward=result.get("average_reward", 0.0),
+        interactions_waiting=result.get("interactions_waiting", 0),
+        statistics=_statistics(result["agent_stats"]) if "agent_stats" in result else None,
+        error=row["error"],
+        stage_seconds=result.get("stage_seconds", {}),
+        min_interactions_per_user=request["min_interactions_per_user"],
+    )
+
+
+def model_message(row: Any, active_version: int) -> models_pb2.Model:
+    """A model version of its row."""
+    space = json.loads(row["space"])
+    return models_pb2.Model(
+        version=row["version"],
+        active=row["version"] == active_version,
+        created_at=stamp(row["created_at"]),
+        origin=models_pb2.ModelOrigin.Value(f"MODEL_ORIGIN_{row['origin'].upper()}"),
+        run_id=row["run_id"] or 0,
+        parent_version=row["parent_version"] or 0,
+        algorithm=row["algorithm"],
+        hyperparameters=hyperparameters_message(json.loads(row["hyperparameters"])),
+        statistics=_statistics(json.loads(row["metrics"])),
+        checksum=row["q_table_checksum"],
+        stored_bytes=row["stored_bytes"],
+        bins=space["bins"],
+        content_types=space["content_types"],
+        moods=space["moods"],
+        times_of_day=space["times_of_day"],
+    )
+
+
+def _statistics(metrics: dict[str, Any]) -> training_pb2.ModelStatistics:
+    names = [f.name for f in training_pb2.ModelStatistics.DESCRIPTOR.fields]
+    return training_pb2.ModelStatistics(**{name: metrics[name] for name in names})
+
+
+def page_bounds(page_size: int, page_token: str) -> tuple[int, int | None]:
+    """Size of a page, and the number it begins below. Raises INVALID_ARGUMENT."""
+    if not 0 <= page_size <= _PAGE_MOST:
+        raise invalid("page_size", f"must be from 1 to {_PAGE_MOST}, not {page_size}")
+    if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) < 19):
+        raise invalid("page_token", "is not a next_page_token of this service")
+    return page_size or _PAGE_DEFAULT, int(page_token) if page_token else None

@@ -1,0 +1,170 @@
+"""RecommendationService: decisions out, reactions in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from recparams.v1 import recommendation_pb2 as pb
+from recparams.v1 import recommendation_pb2_grpc as grpc_pb
+from server.config import Settings
+from server.decisions import Decider
+from server.errors import STORE_ERRORS, Violations, invalid, rpc
+from server.requests import (
+    LONGEST_USER_ID,
+    InteractionRules,
+    check_name,
+    check_personality,
+    parse_interaction,
+    parse_request,
+)
+from server.runtime import Runtime
+from server.store import interactions, profiles
+from server.store.profiles import ProfileCache
+from server.tokens import Traits
+
+MOST_REQUESTS = 256
+MOST_INTERACTIONS = 1000
+PROFILE_TIMEOUT = 0.25
+PROFILE_PAUSE = 1.0
+
+
+class RecommendationService(grpc_pb.RecommendationServiceServicer):
+    """Answers decisions from memory; reactions and profiles go to the database."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, cache: ProfileCache) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._cache = cache
+        self._no_profiles_until = 0.0
+
+    @rpc
+    async def GetRecommendationParams(
+        self, request: pb.GetRecommendationParamsRequest, context: Any
+    ) -> pb.GetRecommendationParamsResponse:
+        decider = self._runtime.require_decider()
+        violations = Violations()
+        traits, numbers = parse_request(request, decider.contexts, "", violations)
+        if violations:
+            violations.raise_any()
+        if traits is not None:
+            return decider.decide(request.user_id, traits, numbers)
+        stored, reason = await self._stored_profiles([request.user_id])
+        return self._decide_by_stored(decider, request.user_id, stored, reason, numbers)
+
+    @rpc
+    async def BatchGetRecommendationParams(
+        self, request: pb.BatchGetRecommendationParamsRequest, context: Any
+    ) -> pb.BatchGetRecommendationParamsResponse:
+        decider = self._runtime.require_decider()
+        _check_count("requests", len(request.requests), MOST_REQUESTS)
+        violations = Violations()
+        parsed = [
+            (one.user_id, *parse_request(one, decider.contexts, f"requests[{i}].", violations))
+            for i, one in enumerate(request.requests)
+        ]
+        violations.raise_any()
+        unknown = {user_id for user_id, traits, _ in parsed if traits is None}
+        stored, reason = await self._stored_profiles(unknown)
+        return pb.BatchGetRecommendationParamsResponse(
+            responses=[
+                decider.decide(user_id, traits, numbers)
+                if traits is not None
+                else self._decide_by_stored(decider, user_id, stored, reason, numbers)
+                for user_id, traits, numbers in parsed
+            ]
+        )
+
+    @rpc
+    async def RecordInteractions(
+        self, request: pb.RecordInteractionsRequest, context: Any
+    ) -> pb.RecordInteractionsResponse:
+        decider = self._runtime.require_decider()
+        _check_count("interactions", len(request.interactions), MOST_INTERACTIONS)
+        rules = InteractionRules(
+            tokens=self._runtime.require_tokens(),
+            contexts=decider.contexts,
+            now=datetime.now(UTC),
+            retention=self._settings.retention,
+            token_max_age=timedelta(days=self._settings.token_max_age_days),
+        )
+        violations = Violations()
+        parsed = [
+            parse_interaction(one, rules, f"interactions[{i}].", violations)
+            for i, one in enumerate(request.interactions)
+        ]
+        violations.raise_any()
+        distinct = {one.interaction_id: one for one in reversed(parsed) if one is not None}
+        recorded = await interactions.record(
+            self._runtime.require_pool(), list(reversed(distinct.values()))
+        )
+        return pb.RecordInteractionsResponse(recorded=recorded, duplicates=len(parsed) - recorded)
+
+    @rpc
+    async def PutPersonalityProfiles(
+        self, request: pb.PutPersonalityProfilesRequest, context: Any
+    ) -> pb.PutPersonalityProfilesResponse:
+        _check_count("profiles", len(request.profiles), MOST_INTERACTIONS)
+        violations = Violations()
+        new: dict[str, Traits] = {}
+        for i, one in enumerate(request.profiles):
+            path = f"profiles[{i}]"
+            check_name(one.user_id, LONGEST_USER_ID, f"{path}.user_id", violations)
+            if one.user_id in new:
+                violations.add(f"{path}.user_id", "appears twice in this request")
+            if not one.HasField("personality"):
+                violations.add(f"{path}.personality", "is required")
+            new[one.user_id] = check_personality(one.personality, f"{path}.personality", violations)
+        violations.raise_any()
+        await profiles.put(self._runtime.require_pool(), new)
+        for user_id, traits in new.items():
+            self._cache.put(user_id, traits)
+        return pb.PutPersonalityProfilesResponse(stored=len(new))
+
+    async def _stored_profiles(
+        self, user_ids: Iterable[str]
+    ) -> tuple[dict[str, Traits], pb.FallbackReason.ValueType]:
+        """Profiles of these people, and why those that are missing are missing."""
+        found: dict[str, Traits] = {}
+        missing = []
+        for user_id in user_ids:
+            known, traits = self._cache.get(user_id)
+            if traits is not None:
+                found[user_id] = traits
+            elif not known:
+                missing.append(user_id)
+        if not missing:
+            return found, pb.FALLBACK_REASON_NO_PROFILE
+        pool = self._runtime.pool
+        if pool is None or time.monotonic() < self._no_profiles_until:
+            return found, pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
+        try:
+            async with asyncio.timeout(PROFILE_TIMEOUT):
+                fetched = await profiles.fetch(pool, missing)
+        except STORE_ERRORS:
+            self._no_profiles_until = time.monotonic() + PROFILE_PAUSE
+            return found, pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
+        for user_id in missing:
+            self._cache.put(user_id, fetched.get(user_id))
+        return found | fetched, pb.FALLBACK_REASON_NO_PROFILE
+
+    def _decide_by_stored(
+        self,
+        decider: Decider,
+        user_id: str,
+        stored: dict[str, Traits],
+        reason: pb.FallbackReason.ValueType,
+        numbers: tuple[int, int, int],
+    ) -> pb.GetRecommendationParamsResponse:
+        traits = stored.get(user_id)
+        if traits is None:
+            return decider.decide_without_profile(user_id, reason, numbers)
+        return decider.decide(user_id, traits, numbers)
+
+
+def _check_count(name: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise invalid(name, f"must have 1 to {most} entries, not {count}")

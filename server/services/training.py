@@ -1,0 +1,228 @@
+"""TrainingService: starting, following and stopping runs, and evaluating what was logged."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import grpc
+
+from recparams.v1 import training_pb2 as pb
+from recparams.v1 import training_pb2_grpc as grpc_pb
+from rl.hyperparameters import Hyperparameters
+from rl.state import StateSpace
+from server.config import Settings
+from server.errors import ServiceError, Violations, error, not_found, rpc, streaming_rpc
+from server.requests import FUTURE_ALLOWED, check_timestamp, to_datetime
+from server.runtime import Runtime
+from server.services.admin import AdminKey, admin, streaming_admin
+from server.services.conversion import page_bounds, run_message, stamp
+from server.store import models, tasks, training
+from server.training_request import RunRequest
+
+WATCH_SECONDS = 0.25
+MOST_DAYS = 3650
+MOST_INTERACTIONS = 1_000_000_000
+LONGEST_REQUEST_ID = 64
+
+
+class TrainingService(grpc_pb.TrainingServiceServicer):
+    """Runs are rows of system_tasks, so any replica answers for any run."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, admin_key: AdminKey) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self.admin_key = admin_key
+
+    @rpc
+    @admin
+    async def TriggerTraining(
+        self, request: pb.TriggerTrainingRequest, context: Any
+    ) -> pb.TriggerTrainingResponse:
+        wanted = self._parse(request)
+        pool = self._runtime.require_pool()
+        request_id = request.request_id or uuid.uuid4().hex
+        known = await tasks.fetch_by_request(pool, request_id)
+        if known is None:
+            await tasks.fail_dead_runs(pool)
+            if not wanted.rebuild:
+                await self._check_base()
+            try:
+                run_id = await tasks.create(pool, request_id, wanted.to_dict())
+            except asyncpg.UniqueViolationError:
+                known = await tasks.fetch_by_request(pool, request_id)
+                if known is None:
+                    raise await self._already_running() from None
+            else:
+                await self._runtime.require_workers().start_training(pool, run_id)
+                known = await tasks.fetch(pool, run_id)
+        return pb.TriggerTrainingResponse(run=run_message(known))
+
+    def _parse(self, request: pb.TriggerTrainingRequest) -> RunRequest:
+        violations = Violations()
+        if len(request.request_id) > LONGEST_REQUEST_ID or "\x00" in request.request_id:
+            violations.add("request_id", f"must have up to {LONGEST_REQUEST_ID} characters")
+        days_back = _bounded(request, "days_back", None, MOST_DAYS, violations)
+        minimum = _bounded(
+            request,
+            "min_interactions_per_user",
+            self._settings.min_interactions_per_user,
+            MOST_INTERACTIONS,
+            violations,
+        )
+        if request.mode not in pb.TrainingMode.values():
+            violations.add("mode", f"there is no mode {request.mode}")
+        hyperparameters = self._hyperparameters(request.hyperparameters, violations)
+        as_of = _as_of(request, violations)
+        violations.raise_any()
+        return RunRequest(
+            rebuild=request.mode == pb.TRAINING_MODE_REBUILD,
+            days_back=days_back,
+            min_interactions_per_user=minimum or 1,
+            hyperparameters=hyperparameters,
+            as_of=as_of,
+            activate=request.activate if request.HasField("activate") else True,
+        )
+
+    def _hyperparameters(
+        self, message: pb.Hyperparameters, violations: Violations
+    ) -> Hyperparameters:
+        configured = self._settings.hyperparameters()
+        overrides = {field.name: value for field, value in message.ListFields()}
+        try:
+            return replace(configured, **overrides)
+        except ValueError as failure:
+            name, _, description = str(failure).partition(" ")
+            violations.add(f"hyperparameters.{name}", description)
+            return configured
+
+    async def _check_base(self) -> None:
+        """Refuses an incremental run that would go on from another state space."""
+        async with self._runtime.require_pool().acquire() as connection:
+            version = await training.base_version(connection)
+            row = None if version is None else await models.describe(connection, version)
+        if row is None:
+            return
+        if StateSpace.from_dict(json.loads(row["space"])) != self._settings.space():
+            raise error(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "MODEL_INCOMPATIBLE",
+                f"model version {version} was built for another state space: train with "
+                "mode TRAINING_MODE_REBUILD",
+            )
+
+    async def _already_running(self) -> ServiceError:
+        row = await tasks.live(self._runtime.require_pool())
+        run_id = "" if row is None else str(row["id"])
+        return error(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "TRAINING_ALREADY_RUNNING",
+            f"training run {run_id} is under way: watch it or wait for it",
+            {"run_id": run_id},
+        )
+
+    @rpc
+    @admin
+    async def GetTrainingRun(
+        self, request: pb.GetTrainingRunRequest, context: Any
+    ) -> pb.GetTrainingRunResponse:
+        return pb.GetTrainingRunResponse(run=await self._run(request.run_id))
+
+    @rpc
+    @admin
+    async def ListTrainingRuns(
+        self, request: pb.ListTrainingRunsRequest, context: Any
+    ) -> pb.ListTrainingRunsResponse:
+        size, below = page_bounds(request.page_size, request.page_token)
+        pool = self._runtime.require_pool()
+        await tasks.fail_dead_runs(pool)
+        rows = await tasks.page(pool, below, size + 1)
+        return pb.ListTrainingRunsResponse(
+            runs=[run_message(row) for row in rows[:size]],
+            next_page_token=str(rows[size - 1]["id"]) if len(rows) > size else "",
+        )
+
+    @streaming_rpc
+    @streaming_admin
+    async def WatchTrainingRun(
+        self, request: pb.WatchTrainingRunRequest, context: Any
+    ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
+        before = None
+        while True:
+            run = await self._run(request.run_id)
+            if run != before:
+                yield pb.WatchTrainingRunResponse(run=run)
+            if run.status not in (
+                pb.TRAINING_RUN_STATUS_PENDING,
+                pb.TRAINING_RUN_STATUS_RUNNING,
+            ):
+                return
+            before = run
+            await asyncio.sleep(WATCH_SECONDS)
+
+    @rpc
+    @admin
+    async def CancelTrainingRun(
+        self, request: pb.CancelTrainingRunRequest, context: Any
+    ) -> pb.CancelTrainingRunResponse:
+        run = await self._run(request.run_id)
+        if not await tasks.request_cancel(self._runtime.require_pool(), request.run_id):
+            raise error(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "RUN_ENDED",
+                f"training run {run.run_id} has ended",
+            )
+        return pb.CancelTrainingRunResponse(run=await self._run(request.run_id))
+
+    async def _run(self, run_id: int) -> pb.TrainingRun:
+        pool = self._runtime.require_pool()
+        await tasks.fail_dead_runs(pool)
+        row = await tasks.fetch(pool, run_id)
+        if row is None:
+            raise not_found(f"training run {run_id}")
+        return run_message(row)
+
+    @rpc
+    @admin
+    async def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:
+        violations = Violations()
+        days = _bounded(request, "test_days", 3, MOST_DAYS, violations)
+        end = _as_of(request, violations)
+        violations.raise_any()
+        start = end - timedelta(days=days or 3)
+        self._runtime.require_pool()
+        code, output = await self._runtime.require_workers().run(
+            "evaluate", start.isoformat(), end.isoformat()
+        )
+        if code != 0:
+            raise RuntimeError(f"the evaluation exited with code {code}")
+        return pb.EvaluateResponse(
+            period_start=stamp(start), period_end=stamp(end), **json.loads(output)
+        )
+
+
+def _bounded(
+    request: Any, name: str, default: int | None, most: int, violations: Violations
+) -> int | None:
+    """An optional whole number from 1 to `most`."""
+    if not request.HasField(name):
+        return default
+    value = int(getattr(request, name))
+    if not 1 <= value <= most:
+        violations.add(name, f"must be from 1 to {most}, not {value}")
+    return value
+
+
+def _as_of(request: Any, violations: Violations) -> datetime:
+    """The instant a request stands at: its as_of, or now."""
+    now = datetime.now(UTC)
+    if not request.HasField("as_of") or not check_timestamp(request.as_of, "as_of", violations):
+        return now
+    moment = to_datetime(request.as_of)
+    if moment > now + FUTURE_ALLOWED:
+        violations.add("as_of", "lies in the future")
+    return moment

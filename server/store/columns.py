@@ -1,0 +1,135 @@
+"""Interactions read by COPY BINARY straight into NumPy columns.
+
+Every column of the query is of fixed width and never null, so each row of PostgreSQL's binary COPY
+format (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format") has the same length
+and a buffer of them is a structured array as it stands.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.state import StateSpace
+from server.database import Connection
+from server.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES, positions
+
+Rows = NDArray[np.void]
+
+_HEADER_BYTES = 19
+_TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+_FIELDS = (
+    ("id", "i.id", ">i8"),
+    ("user", "i.user_key", ">i8"),
+    ("time", "i.occurred_at", ">i8"),
+    ("content_type", "i.content_type", ">i2"),
+    ("mood", "i.mood", ">i2"),
+    ("time_of_day", "i.time_of_day", ">i2"),
+    ("action", "i.action", ">i2"),
+    ("reactions", "i.reactions", ">i2"),
+    ("completion_rate", "coalesce(i.completion_rate, 'NaN')", ">f4"),
+    ("mood_change", "coalesce(i.mood_change, 'NaN')", ">f4"),
+    ("propensity", "coalesce(i.propensity, 'NaN')", ">f4"),
+    *((trait, f"coalesce(i.{trait}, 'NaN')", ">f4") for trait in _TRAITS),
+)
+SELECT_LIST = ", ".join(expression for _, expression, _ in _FIELDS)
+
+_ROW = np.dtype(
+    [("fields", ">i2")]
+    + [part for name, _, kind in _FIELDS for part in ((f"{name}_length", ">i4"), (name, kind))]
+)
+_LENGTHS = [(f"{name}_length", np.dtype(kind).itemsize) for name, _, kind in _FIELDS]
+
+
+async def copy_rows(
+    connection: Connection,
+    query: str,
+    *arguments: object,
+    on_rows: Callable[[Rows], Awaitable[None]],
+) -> None:
+    """Runs a query whose select list is `SELECT_LIST` and hands on its rows as they arrive.
+
+    Args:
+        connection: where to read.
+        query: SQL with $1, $2, ... for the arguments.
+        arguments: of the query.
+        on_rows: gets views of the wire format (big-endian fields by name) that must be copied.
+
+    Raises:
+        ValueError: where a row is not as long as it should be.
+    """
+    pending = bytearray()
+    header = _HEADER_BYTES
+
+    async def receive(data: bytes) -> None:
+        nonlocal header
+        pending.extend(data)
+        whole = (len(pending) - header) // _ROW.itemsize
+        if whole < 4096:
+            return
+        await flush(whole)
+
+    async def flush(whole: int) -> None:
+        nonlocal header
+        end = header + whole * _ROW.itemsize
+        rows = np.frombuffer(bytes(pending[header:end]), dtype=_ROW)
+        _check(rows)
+        del pending[:end]
+        header = 0
+        await on_rows(rows)
+
+    await connection.copy_from_query(query, *arguments, output=receive, format="binary")
+    rest = max(0, len(pending) - header) // _ROW.itemsize
+    if rest:
+        await flush(rest)
+    if len(pending) != header + 2:
+        raise ValueError(f"{len(pending) - header - 2} bytes of COPY output are not a row")
+
+
+def _check(rows: Rows) -> None:
+    same = bool((rows["fields"] == len(_FIELDS)).all())
+    for name, size in _LENGTHS:
+        same = same and bool((rows[name] == size).all())
+    if not same:
+        raise ValueError("a row of COPY output has an unexpected form")
+
+
+class StateEncoder:
+    """Turns rows into state indices of one space."""
+
+    def __init__(self, space: StateSpace) -> None:
+        self._space = space
+        self._content_type = positions(CONTENT_TYPE_NAMES, space.content_types)
+        self._mood = positions(MOOD_NAMES, space.moods)
+        self._time_of_day = positions(TIME_OF_DAY_NAMES, space.times_of_day)
+
+    def __call__(self, rows: Rows) -> NDArray[np.int32]:
+        """int32 (n,), as `StateSpace.index_columns` gives."""
+        traits = np.stack([rows[trait] for trait in _TRAITS], axis=1)
+        return self._space.index_columns(
+            traits,
+            self._content_type[rows["content_type"]],
+            self._mood[rows["mood"]],
+            self._time_of_day[rows["time_of_day"]],
+        )
+
+
+class Collector:
+    """Concatenates columns that arrive in pieces."""
+
+    def __init__(self, **kinds: Any) -> None:
+        self._kinds = kinds
+        self._pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in kinds}
+        self.rows = 0
+
+    def add(self, **columns: NDArray[Any]) -> None:
+        """One piece of every column, copied into its kind."""
+        for name, column in columns.items():
+            self._pieces[name].append(column.astype(self._kinds[name]))
+        self.rows += len(column)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The whole of a column; it is let go of here."""
+        pieces = self._pieces.pop(name)
+        return np.concatenate([*pieces, np.empty(0, dtype=self._kinds[name])])

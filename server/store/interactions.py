@@ -1,0 +1,189 @@
+"""Interactions: writing them idempotently, and keeping their weekly partitions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+
+import asyncpg
+
+from server.database import Connection, Pool
+from server.tokens import Traits
+
+MAINTENANCE_LOCK = 7270004
+PARTITIONS_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided in which state. Numbers are the contract's; None is unknown."""
+
+    content_type: int
+    mood: int
+    time_of_day: int
+    action: int
+    traits: Traits | None
+    propensity: float | None = None
+    model_version: int | None = None
+    policy_arm: int | None = None
+    source: int | None = None
+    decision_id: int | None = None
+    decided_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class NewInteraction:
+    """A valid interaction; `reactions` is a mask, None is not reported."""
+
+    interaction_id: str
+    user_id: str
+    occurred_at: datetime
+    reactions: int
+    completion_rate: float | None
+    mood_change: float | None
+    choice: Choice
+
+
+_COLUMNS = (
+    ("interaction_id", "text"),
+    ("user_id", "text"),
+    ("occurred_at", "timestamptz"),
+    ("reactions", "smallint"),
+    ("completion_rate", "real"),
+    ("mood_change", "real"),
+    ("content_type", "smallint"),
+    ("mood", "smallint"),
+    ("time_of_day", "smallint"),
+    ("action", "smallint"),
+    ("openness", "real"),
+    ("conscientiousness", "real"),
+    ("extraversion", "real"),
+    ("agreeableness", "real"),
+    ("neuroticism", "real"),
+    ("propensity", "real"),
+    ("model_version", "bigint"),
+    ("policy_arm", "smallint"),
+    ("source", "smallint"),
+    ("decision_id", "bigint"),
+    ("decided_at", "timestamptz"),
+)
+_TRAITS = [name for name, _ in _COLUMNS[10:15]]
+_OTHERS = [name for name, _ in _COLUMNS if name != "user_id" and name not in _TRAITS]
+
+INSERT_USERS = """
+INSERT INTO users (user_id) SELECT id FROM unnest($1::text[]) AS id ORDER BY id
+ON CONFLICT DO NOTHING
+"""
+
+# Rows arrive as one array a column. The stored profile fills in for rows without traits.
+_INSERT = f"""
+WITH input AS (
+    SELECT * FROM unnest({", ".join(f"${i}::{kind}[]" for i, (_, kind) in enumerate(_COLUMNS, 1))})
+        WITH ORDINALITY AS input ({", ".join(name for name, _ in _COLUMNS)}, position)
+), fresh AS (
+    INSERT INTO interaction_keys (interaction_id, occurred_at)
+    SELECT interaction_id, occurred_at FROM input ORDER BY interaction_id
+    ON CONFLICT DO NOTHING
+    RETURNING interaction_id
+)
+INSERT INTO interactions (user_key, {", ".join([*_OTHERS, *_TRAITS])})
+SELECT users.user_key, {", ".join(f"input.{name}" for name in _OTHERS)},
+    {", ".join(f"coalesce(input.{name}, profile.{name})" for name in _TRAITS)}
+FROM input
+JOIN fresh USING (interaction_id)
+JOIN users USING (user_id)
+LEFT JOIN personality_profiles AS profile ON profile.user_key = users.user_key
+ORDER BY position
+"""  # noqa: S608 - only the constant column names above are put in
+
+
+async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> int:
+    """Stores interactions, all or none, and returns how many were new.
+
+    Their interaction_ids must be distinct. Returns after the commit.
+    """
+    rows = [_values(interaction) for interaction in interactions]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    try:
+        return await _insert(pool, columns)
+    except asyncpg.CheckViolationError as failure:
+        if "no partition" not in str(failure):
+            raise
+    weeks = {_week(interaction.occurred_at) for interaction in interactions}
+    async with pool.acquire() as connection:
+        for week in sorted(weeks):
+            await ensure_partition(connection, week)
+    return await _insert(pool, columns)
+
+
+async def _insert(pool: Pool, columns: list[list[object]]) -> int:
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(INSERT_USERS, sorted(set(columns[1])))  # type: ignore[type-var]
+        status = await connection.execute(_INSERT, *columns)
+    return int(status.rsplit(" ", 1)[1])
+
+
+_reaction = attrgetter(*(name for name, _ in _COLUMNS[:6]))
+_context = attrgetter(*(name for name, _ in _COLUMNS[6:10]))
+_decision = attrgetter(*(name for name, _ in _COLUMNS[15:]))
+
+
+def _values(interaction: NewInteraction) -> tuple[object, ...]:
+    choice = interaction.choice
+    traits = choice.traits or (None,) * 5
+    return (*_reaction(interaction), *_context(choice), *traits, *_decision(choice))
+
+
+def _week(instant: datetime) -> datetime:
+    day = instant.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return day - timedelta(days=day.weekday())
+
+
+async def ensure_partition(connection: Connection, instant: datetime) -> None:
+    """Makes the partition of the week an instant is in, if there is none."""
+    await connection.execute("SELECT ensure_interactions_partition($1)", instant)
+
+
+async def maintain(pool: Pool, now: datetime, retention: timedelta) -> list[str]:
+    """Makes the coming weeks' partitions and drops those past retention.
+
+    Only one replica at a time does it; the others return at once.
+
+    Returns:
+        Names of the partitions dropped.
+    """
+    async with pool.acquire() as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", MAINTENANCE_LOCK):
+            return []
+        try:
+            for week in range(PARTITIONS_AHEAD + 1):
+                await ensure_partition(connection, now + timedelta(weeks=week))
+            return await _drop_expired(connection, now - retention)
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock($1)", MAINTENANCE_LOCK)
+
+
+async def _drop_expired(connection: Connection, before: datetime) -> list[str]:
+    partitions = await connection.fetch(
+        """
+        SELECT name, inhdetachpending, to_date(right(name, 7), 'IYYY"w"IW') AS monday, inhrelid
+        FROM (SELECT relname::text AS name, oid FROM pg_class
+              WHERE relname ~ '^interactions_[0-9]{4}w[0-9]{2}$' AND relkind = 'r') AS named
+        LEFT JOIN pg_inherits ON inhrelid = oid
+        ORDER BY name
+        """
+    )
+    dropped = []
+    for partition in partitions:
+        ends = datetime.combine(partition["monday"], datetime.min.time(), UTC) + timedelta(weeks=1)
+        if ends > before:
+            continue
+        name = partition["name"]
+        # A crash between the two steps leaves a detached table, which the next round finds.
+        if partition["inhrelid"] is not None:
+            how = "FINALIZE" if partition["inhdetachpending"] else "CONCURRENTLY"
+            await connection.execute(f"ALTER TABLE interactions DETACH PARTITION {name} {how}")
+        await connection.execute(f"DROP TABLE {name}")
+        dropped.append(name)
+    await connection.execute("DELETE FROM interaction_keys WHERE occurred_at < $1", before)
+    return dropped

@@ -1,0 +1,289 @@
+"""Model versions: their tables, their policies, and which of them is to be served."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from rl.policy import Policy
+from rl.state import StateSpace
+from server.database import Connection
+
+RULES_VERSION = 0
+MODEL_CHANNEL = "recparams_model"
+COMPRESSION_LEVEL = 3
+
+
+class CorruptModelError(Exception):
+    """A stored version that fails its checksum or shape. The message says which."""
+
+
+class IncompatibleModelError(Exception):
+    """A stored version built for another state space. The message says how it differs."""
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """A version to store. Arrays are (n_states, n_actions)."""
+
+    origin: str
+    run_id: int | None
+    parent_version: int | None
+    algorithm: str
+    hyperparameters: dict[str, Any]
+    metrics: dict[str, Any]
+    q: NDArray[np.float32]
+    visits: NDArray[np.int32]
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class EncodedModel:
+    """A version as the columns of its row."""
+
+    values: tuple[object, ...]
+
+
+def encode(model: NewModel) -> EncodedModel:
+    """Compresses and checksums a version; slow, and needs no database."""
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+    table = compressor.compress(model.q.tobytes() + model.visits.tobytes())
+    policy = compressor.compress(model.policy.actions + model.policy.sources)
+    space = _canonical(model.policy.space.to_dict())
+    return EncodedModel(
+        (
+            model.origin,
+            model.run_id,
+            model.parent_version,
+            model.algorithm,
+            space,
+            json.dumps(model.hyperparameters),
+            json.dumps(model.metrics),
+            table,
+            _checksum(space, table),
+            policy,
+            _checksum(space, policy),
+        )
+    )
+
+
+async def insert(connection: Connection, model: EncodedModel) -> int:
+    """Stores a version and returns its number."""
+    return int(
+        await connection.fetchval(
+            """
+            INSERT INTO model_versions (
+                origin, run_id, parent_version, algorithm, space, hyperparameters, metrics,
+                q_table, q_table_checksum, policy, policy_checksum
+            ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING version
+            """,
+            *model.values,
+        )
+    )
+
+
+async def load_policy(connection: Connection, version: int, space: StateSpace) -> Policy:
+    """The policy of a version, checked.
+
+    Raises:
+        LookupError: there is no such version.
+        CorruptModelError: its checksum or shape is wrong.
+        IncompatibleModelError: it was built for another state space.
+    """
+    row = await connection.fetchrow(
+        """
+        SELECT space::text, metrics->>'exploration_rate' AS epsilon, policy, policy_checksum
+        FROM model_versions WHERE version = $1
+        """,
+        version,
+    )
+    if row is None:
+        raise LookupError(f"there is no model version {version}")
+    stored = _checked_space(version, row["space"], space)
+    if _checksum(_canonical(stored), row["policy"]) != row["policy_checksum"]:
+        raise CorruptModelError(f"model version {version}: the policy fails its checksum")
+    data = _decompress(version, row["policy"], 2 * space.n_states)
+    try:
+        epsilon = float(row["epsilon"])
+        return Policy(space, data[: space.n_states], data[space.n_states :], epsilon)
+    except (TypeError, ValueError) as failure:
+        raise CorruptModelError(f"model version {version}: {failure}") from None
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """The table of a version: what learning goes on from."""
+
+    space: StateSpace
+    q: NDArray[np.float32]
+    visits: NDArray[np.int32]
+    hyperparameters: dict[str, Any]
+
+
+async def load_table(
+    connection: Connection, version: int, space: StateSpace | None = None
+) -> StoredTable:
+    """The table of a version, checked, as writable arrays. Raises as `load_policy`.
+
+    Args:
+        connection: where to read.
+        version: which.
+        space: refuses a version built for another one; None takes any.
+    """
+    row = await connection.fetchrow(
+        """
+        SELECT space::text, hyperparameters::text, q_table, q_table_checksum
+        FROM model_versions WHERE version = $1
+        """,
+        version,
+    )
+    if row is None:
+        raise LookupError(f"there is no model version {version}")
+    stored = _checked_space(version, row["space"], space)
+    if _checksum(_canonical(stored), row["q_table"]) != row["q_table_checksum"]:
+        raise CorruptModelError(f"model version {version}: the table fails its checksum")
+    shape = StateSpace.from_dict(stored).n_states, N_ACTIONS
+    data = _decompress(version, row["q_table"], 8 * shape[0] * shape[1])
+    half = len(data) // 2
+    return StoredTable(
+        StateSpace.from_dict(stored),
+        np.frombuffer(data[:half], dtype=np.float32).reshape(shape).copy(),
+        np.frombuffer(data[half:], dtype=np.int32).reshape(shape).copy(),
+        json.loads(row["hyperparameters"]),
+    )
+
+
+def _canonical(space: dict[str, Any]) -> str:
+    return json.dumps(space, sort_keys=True)
+
+
+def _checksum(space: str, blob: bytes) -> str:
+    return hashlib.sha256(space.encode() + blob).hexdigest()
+
+
+def _checked_space(version: int, text: str, wanted: StateSpace | None) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(text)
+        stored = StateSpace.from_dict(data)
+    except (KeyError, TypeError, ValueError) as failure:
+        raise CorruptModelError(f"model version {version}: bad state space: {failure}") from None
+    if wanted is not None and stored != wanted:
+        mine, theirs = wanted.to_dict(), stored.to_dict()
+        differing = ", ".join(key for key in mine if mine[key] != theirs[key])
+        raise IncompatibleModelError(
+            f"model version {version} was built for another state space ({differing} differ)"
+        )
+    return data
+
+
+def _decompress(version: int, blob: bytes, size: int) -> bytes:
+    try:
+        data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=size)
+    except zstandard.ZstdError as failure:
+        raise CorruptModelError(f"model version {version}: {failure}") from None
+    if len(data) != size:
+        raise CorruptModelError(f"model version {version}: {len(data)} bytes, not {size}")
+    return data
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is to be served. `id` is 0 and `version` `RULES_VERSION` before any activation."""
+
+    id: int
+    version: int
+    rollback_to: int | None
+
+
+NEVER_ACTIVATED = Activation(0, RULES_VERSION, None)
+
+
+async def current_activation(connection: Connection) -> Activation:
+    """The newest activation."""
+    row = await connection.fetchrow(
+        "SELECT id, version, rollback_to FROM model_activations ORDER BY id DESC LIMIT 1"
+    )
+    return NEVER_ACTIVATED if row is None else _activation(row)
+
+
+async def fetch_activation(connection: Connection, activation_id: int) -> Activation:
+    """One activation of the record."""
+    row = await connection.fetchrow(
+        "SELECT id, version, rollback_to FROM model_activations WHERE id = $1", activation_id
+    )
+    return NEVER_ACTIVATED if row is None else _activation(row)
+
+
+def _activation(row: Any) -> Activation:
+    return Activation(row["id"], row["version"] or RULES_VERSION, row["rollback_to"])
+
+
+async def activate(connection: Connection, version: int, reason: str) -> int:
+    """Makes a version the one to serve, within the caller's transaction.
+
+    Returns:
+        The version before it. Replicas hear of it when the transaction commits.
+    """
+    current = await _lock_activations(connection)
+    if current.version != version:
+        await _add_activation(connection, version, current.id or None, reason)
+    return current.version
+
+
+async def rollback(connection: Connection, reason: str) -> tuple[int, int] | None:
+    """Goes back to what was served before the active version, within the caller's transaction.
+
+    A second rollback goes one further back, not forth again.
+
+    Returns:
+        (version now, version before), or None where the rules are served and nothing came before.
+    """
+    current = await _lock_activations(connection)
+    if current.rollback_to is None and current.version == RULES_VERSION:
+        return None
+    target = await fetch_activation(connection, current.rollback_to or 0)
+    await _add_activation(connection, target.version, target.rollback_to, reason)
+    return target.version, current.version
+
+
+async def _lock_activations(connection: Connection) -> Activation:
+    await connection.execute("LOCK TABLE model_activations IN SHARE ROW EXCLUSIVE MODE")
+    return await current_activation(connection)
+
+
+async def _add_activation(
+    connection: Connection, version: int, rollback_to: int | None, reason: str
+) -> None:
+    await connection.execute(
+        "INSERT INTO model_activations (version, rollback_to, reason) VALUES ($1, $2, $3)",
+        version or None,
+        rollback_to,
+        reason,
+    )
+
+
+_DESCRIBE = """
+SELECT version, created_at, origin, run_id, parent_version, algorithm, space::text,
+    hyperparameters::text, metrics::text, q_table_checksum,
+    octet_length(q_table) + octet_length(policy) AS stored_bytes
+FROM model_versions
+"""
+
+
+async def describe(connection: Connection, version: int) -> Any:
+    """The row of a version without its arrays, or None."""
+    return await connection.fetchrow(_DESCRIBE + "WHERE version = $1", version)
+
+
+async def page(connection: Connection, below: int | None, size: int) -> list[Any]:
+    """Rows of up to `size` versions, newest first, below a version number."""
+    return await connection.fetch(
+        _DESCRIBE + "WHERE $1::bigint IS NULL OR version < $1 ORDER BY version DESC LIMIT $2",
+        below,
+        size,
+    )

@@ -1,0 +1,93 @@
+"""Personality profiles: stored, and kept in memory for the hot path."""
+
+from collections.abc import Iterable, Mapping
+
+from cachetools import TTLCache
+
+from server.database import Pool
+from server.store.interactions import INSERT_USERS
+from server.tokens import Traits
+
+PROFILES_CHANNEL = "recparams_profiles"
+EVERYBODY = "*"
+MOST_NAMED = 50
+
+_PUT = """
+WITH input AS (
+    SELECT * FROM unnest($1::text[], $2::real[], $3::real[], $4::real[], $5::real[], $6::real[])
+        AS input (user_id, openness, conscientiousness, extraversion, agreeableness, neuroticism)
+), stored AS (
+    INSERT INTO personality_profiles AS p
+    SELECT user_key, openness, conscientiousness, extraversion, agreeableness, neuroticism, now()
+    FROM input JOIN users USING (user_id) ORDER BY user_key
+    ON CONFLICT (user_key) DO UPDATE SET
+        openness = excluded.openness,
+        conscientiousness = excluded.conscientiousness,
+        extraversion = excluded.extraversion,
+        agreeableness = excluded.agreeableness,
+        neuroticism = excluded.neuroticism,
+        updated_at = excluded.updated_at
+    RETURNING p.*
+)
+UPDATE interactions AS i SET
+    openness = s.openness,
+    conscientiousness = s.conscientiousness,
+    extraversion = s.extraversion,
+    agreeableness = s.agreeableness,
+    neuroticism = s.neuroticism
+FROM stored AS s
+WHERE i.user_key = s.user_key AND i.openness IS NULL
+"""
+
+
+async def put(pool: Pool, profiles: Mapping[str, Traits]) -> None:
+    """Stores profiles, all or none, and gives them to interactions that had to wait for one."""
+    users = sorted(profiles)
+    columns = zip(*(profiles[user] for user in users), strict=True)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(INSERT_USERS, users)
+        await connection.execute(_PUT, users, *(list(column) for column in columns))
+        changed = users if len(users) <= MOST_NAMED else [EVERYBODY]
+        await connection.executemany(
+            "SELECT pg_notify($1, $2)", [(PROFILES_CHANNEL, user) for user in changed]
+        )
+
+
+async def fetch(pool: Pool, user_ids: Iterable[str]) -> dict[str, Traits]:
+    """The stored profiles among those asked for."""
+    rows = await pool.fetch(
+        """
+        SELECT user_id, openness, conscientiousness, extraversion, agreeableness, neuroticism
+        FROM users JOIN personality_profiles USING (user_key) WHERE user_id = ANY($1)
+        """,
+        list(user_ids),
+    )
+    return {row[0]: (row[1], row[2], row[3], row[4], row[5]) for row in rows}
+
+
+class ProfileCache:
+    """Stored profiles of recent people, and who is known to have none.
+
+    Replicas tell each other of changes over `PROFILES_CHANNEL`; the time limit covers the rest.
+    """
+
+    def __init__(self, size: int, seconds: float) -> None:
+        self._known: TTLCache[str, Traits | None] = TTLCache(size, seconds)
+
+    def get(self, user_id: str) -> tuple[bool, Traits | None]:
+        """Whether this person is in memory, and their profile if they have one."""
+        try:
+            return True, self._known[user_id]
+        except KeyError:
+            return False, None
+
+    def put(self, user_id: str, traits: Traits | None) -> None:
+        """Keeps a profile, or that there is none."""
+        self._known[user_id] = traits
+
+    def forget(self, user_id: str) -> None:
+        """Drops one person, or all of them for `EVERYBODY`."""
+        if user_id == EVERYBODY:
+            self._known.clear()
+        else:
+            self._known.pop(user_id, None)

@@ -1,0 +1,17 @@
+"""Secrets that replicas share and nobody has to configure."""
+
+import secrets
+
+from server.database import Pool
+
+SECRET_BYTES = 32
+
+
+async def shared_secret(pool: Pool, name: str) -> bytes:
+    """The secret of this name; the first replica to ask makes it."""
+    await pool.execute(
+        "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        name,
+        secrets.token_bytes(SECRET_BYTES),
+    )
+    return bytes(await pool.fetchval("SELECT value FROM secrets WHERE name = $1", name))

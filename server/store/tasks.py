@@ -1,0 +1,121 @@
+"""The run log: rows of system_tasks whose task_name is rl_training."""
+
+import json
+from typing import Any
+
+from server.database import Connection, Pool
+
+TASK = "rl_training"
+TRAINER_LOCK = 7270002
+ENDED = ("completed", "failed", "cancelled")
+
+_SELECT = """
+SELECT id, request_id, status, executed_at, started_at, finished_at, stage, progress,
+    users_processed, records_processed, cancel_requested, error, metadata::text
+FROM system_tasks WHERE task_name = 'rl_training'
+"""
+
+
+async def fetch(connection: Connection | Pool, run_id: int) -> Any:
+    """A run's row, or None."""
+    return await connection.fetchrow(_SELECT + "AND id = $1", run_id)
+
+
+async def fetch_by_request(connection: Connection | Pool, request_id: str) -> Any:
+    """The row of the run that a request started, or None."""
+    return await connection.fetchrow(_SELECT + "AND request_id = $1", request_id)
+
+
+async def page(pool: Pool, below: int | None, size: int) -> list[Any]:
+    """Rows of up to `size` runs, newest first, below a run number."""
+    return await pool.fetch(
+        _SELECT + "AND ($1::bigint IS NULL OR id < $1) ORDER BY id DESC LIMIT $2", below, size
+    )
+
+
+async def live(connection: Connection | Pool) -> Any:
+    """The row of the run that is pending or running, or None."""
+    return await connection.fetchrow(_SELECT + "AND status IN ('pending', 'running')")
+
+
+async def create(connection: Connection | Pool, request_id: str, request: dict[str, Any]) -> int:
+    """Adds a pending run and returns its number.
+
+    Raises asyncpg.UniqueViolationError while another is pending or running, or where the
+    request_id was used before.
+    """
+    return int(
+        await connection.fetchval(
+            """
+            INSERT INTO system_tasks (task_name, status, request_id, metadata)
+            VALUES ($1, 'pending', $2, $3) RETURNING id
+            """,
+            TASK,
+            request_id,
+            json.dumps({"request": request}),
+        )
+    )
+
+
+async def fail_dead_runs(connection: Connection | Pool) -> None:
+    """Marks runs as failed whose trainer is gone.
+
+    A trainer holds `TRAINER_LOCK` from before its run is marked running until after it has ended,
+    and Postgres releases it when the trainer dies: running without the lock is dead.
+    """
+    await connection.execute(
+        """
+        UPDATE system_tasks SET status = 'failed', finished_at = now(),
+            error = 'the trainer was killed or lost its database; nothing was changed'
+        WHERE task_name = $1
+            AND (status = 'running'
+                OR status = 'pending' AND executed_at < now() - interval '60 seconds')
+            AND NOT EXISTS (
+                SELECT FROM pg_locks
+                WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0
+                    AND objid = $2
+                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            )
+        """,
+        TASK,
+        TRAINER_LOCK,
+    )
+
+
+async def end(connection: Connection | Pool, run_id: int, status: str, error: str) -> bool:
+    """Ends a run without a result, unless it has ended already; tells whether it did."""
+    return bool(
+        await connection.fetchval(
+            """
+            UPDATE system_tasks SET status = $2, error = $3, finished_at = now()
+            WHERE id = $1 AND status IN ('pending', 'running') RETURNING true
+            """,
+            run_id,
+            status,
+            error,
+        )
+    )
+
+
+async def request_cancel(pool: Pool, run_id: int) -> bool:
+    """Asks a run to stop; tells whether it was still under way."""
+    return bool(
+        await pool.fetchval(
+            """
+            UPDATE system_tasks SET cancel_requested = true
+            WHERE id = $1 AND status IN ('pending', 'running') RETURNING true
+            """,
+            run_id,
+        )
+    )
+
+
+async def last_window_end(connection: Connection) -> Any:
+    """End of the last completed run's window as a datetime, or None."""
+    return await connection.fetchval(
+        """
+        SELECT max((metadata->'training'->>'window_end')::timestamptz) FROM system_tasks
+        WHERE task_name = $1 AND status = 'completed'
+        """,
+        TASK,
+    )

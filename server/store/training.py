@@ -1,0 +1,143 @@
+"""What a training run asks of the database: exactly-once reading and one commit."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.database import Connection
+from server.store.columns import SELECT_LIST
+from server.store.tasks import TASK
+
+INSERT_LOCK = 7270001
+
+# No upper bound in time: an interaction after the window must hold back what arrived after it.
+REBUILD_QUERY = f"""
+SELECT {SELECT_LIST} FROM interactions AS i WHERE i.id <= $1 AND i.occurred_at >= $2
+"""  # noqa: S608 - constant column names
+INCREMENTAL_QUERY = f"""
+SELECT {SELECT_LIST} FROM interactions AS i JOIN users AS u USING (user_key)
+WHERE i.id > u.trained_through AND i.id <= $1 AND i.occurred_at >= $2
+"""  # noqa: S608 - constant column names
+
+
+async def begin(connection: Connection, run_id: int) -> dict[str, Any] | None:
+    """Marks a pending run as running and returns its request; None if it is not pending."""
+    request = await connection.fetchval(
+        """
+        UPDATE system_tasks SET status = 'running', started_at = now()
+        WHERE id = $1 AND status = 'pending' RETURNING (metadata->'request')::text
+        """,
+        run_id,
+    )
+    return None if request is None else json.loads(request)
+
+
+async def report(connection: Connection, run_id: int, stage: str, progress: float) -> bool:
+    """Notes how far a run is; tells whether it is to go on."""
+    return bool(
+        await connection.fetchval(
+            """
+            UPDATE system_tasks SET stage = $2, progress = $3
+            WHERE id = $1 AND status = 'running' RETURNING NOT cancel_requested
+            """,
+            run_id,
+            stage,
+            progress,
+        )
+    )
+
+
+async def snapshot(connection: Connection) -> int:
+    """An id up to which every interaction is committed, and below which none can appear.
+
+    Inserts hold the shared side of the lock from before they draw an id until they commit; holding
+    the exclusive side for an instant waits for those under way.
+    """
+    async with connection.transaction():
+        await connection.execute("SET LOCAL lock_timeout = '60s'")
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", INSERT_LOCK)
+        return int(await connection.fetchval("SELECT coalesce(max(id), 0) FROM interactions"))
+
+
+async def base_version(connection: Connection) -> int | None:
+    """The version an incremental run goes on from.
+
+    The newest trained one, whether or not it is served: the watermarks belong to it. Before any
+    training, the active version, which is then an imported one.
+    """
+    version: int | None = await connection.fetchval(
+        """
+        SELECT coalesce(
+            (SELECT max(version) FROM model_versions WHERE origin = 'trained'),
+            (SELECT version FROM model_activations ORDER BY id DESC LIMIT 1)
+        )
+        """
+    )
+    return version
+
+
+async def expected_rows(
+    connection: Connection, query: str, through: int, window_start: datetime
+) -> int:
+    """The planner's estimate of a query's rows, for showing progress."""
+    plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}", through, window_start)
+    return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
+
+
+async def still_wanted(connection: Connection, run_id: int) -> bool:
+    """Whether a run may commit; holds its row until the transaction ends."""
+    row = await connection.fetchrow(
+        "SELECT status, cancel_requested FROM system_tasks WHERE id = $1 FOR UPDATE", run_id
+    )
+    return row is not None and row["status"] == "running" and not row["cancel_requested"]
+
+
+async def set_watermarks(
+    connection: Connection, users: NDArray[np.int64], trained_through: NDArray[np.int64]
+) -> None:
+    """Says up to which id each of these people is trained."""
+    await connection.execute(
+        """
+        UPDATE users SET trained_through = w.id
+        FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
+        WHERE users.user_key = w.user_key
+        """,
+        users.tolist(),
+        trained_through.tolist(),
+    )
+
+
+async def lower_watermarks(
+    connection: Connection, users: NDArray[np.int64], trained_through: NDArray[np.int64]
+) -> None:
+    """Takes people back whose interactions a rebuild left out, so that a later run has them."""
+    await connection.execute(
+        """
+        UPDATE users SET trained_through = w.id
+        FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
+        WHERE users.user_key = w.user_key AND users.trained_through > w.id
+        """,
+        users.tolist(),
+        trained_through.tolist(),
+    )
+
+
+async def complete(connection: Connection, run_id: int, metadata: str) -> None:
+    """Ends a run with its results, given as a JSON object that joins its metadata."""
+    await connection.execute(
+        """
+        UPDATE system_tasks AS t SET
+            status = 'completed', stage = 'done', progress = 1, finished_at = clock_timestamp(),
+            users_processed = (m->'training'->>'users_trained')::bigint,
+            records_processed = (m->'training'->>'interactions_trained')::bigint,
+            metadata = t.metadata || m
+        FROM (SELECT $2::jsonb AS m) AS result
+        WHERE id = $1 AND task_name = $3
+        """,
+        run_id,
+        metadata,
+        TASK,
+    )

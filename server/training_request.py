@@ -1,0 +1,34 @@
+"""What a training run is asked to do: written by the service, read by the trainer."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from rl.hyperparameters import Hyperparameters
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a run was asked to do: the `request` of its row."""
+
+    rebuild: bool
+    days_back: int | None
+    min_interactions_per_user: int
+    hyperparameters: Hyperparameters
+    as_of: datetime
+    activate: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {**asdict(self), "as_of": self.as_of.isoformat()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "RunRequest":
+        """From what `to_dict` gives."""
+        return cls(
+            **{
+                **data,
+                "hyperparameters": Hyperparameters(**data["hyperparameters"]),
+                "as_of": datetime.fromisoformat(data["as_of"]),
+            }
+        )

@@ -1,0 +1,36 @@
+"""Entry of a worker process: train RUN_ID | evaluate START END | export VERSION | import."""
+
+import asyncio
+import os
+import sys
+from datetime import datetime
+
+from server import logs
+from server.config import Settings
+from server.worker.evaluation import evaluate
+from server.worker.tables import export_table, import_table
+from server.worker.training import train
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one job; the exit code is the job's."""
+    settings = Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    os.nice(5)
+    match arguments:
+        case ["train", run_id]:
+            return asyncio.run(train(settings, int(run_id)))
+        case ["evaluate", start, end]:
+            job = evaluate(settings, datetime.fromisoformat(start), datetime.fromisoformat(end))
+            return asyncio.run(job)
+        case ["export", version]:
+            return asyncio.run(export_table(settings, int(version), sys.stdout))
+        case ["import"]:
+            return asyncio.run(import_table(settings, sys.stdin.buffer, sys.stdout))
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
