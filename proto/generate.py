@@ -32,7 +32,10 @@ def generate_stub(target: Path) -> None:
         (["--python_out", "--mypy_out"], sources),
         (["--grpc_python_out", "--mypy_grpc_out"], services),
     ):
-        options = [f"{output}=quiet:{target}" if "mypy" in output else f"{output}={target}" for output in outputs]
+        options = [
+            f"{output}=quiet:{target}" if "mypy" in output else f"{output}={target}"
+            for output in outputs
+        ]
         if protoc.main(["protoc", *include, *options, *map(str, inputs)]) != 0:
             raise SystemExit("protoc failed")
 

@@ -2,10 +2,12 @@
 
 Done once when a version is published; learning never sees it. Every pair's Q-value is taken as the
 mean of what its visits saw (constant-step-size Q from zero divided by ``1 - (1 - rate) ** n``, the
-bias correction of Kingma & Ba, "Adam", 2015, section 3). From it comes the *advantage* over the
-state's value, so that actions tried mostly in happy states do not look good for that alone. Pair
-advantages are shrunk level by level, each towards the one before (hierarchical shrinkage, as in
-Gelman & Hill, "Data Analysis Using Regression and Multilevel/Hierarchical Models", 2007, ch. 12):
+bias correction of Kingma & Ba, "Adam", 2015, section 3). From it comes the *advantage* over what
+the other actions brought in that state, so that an action tried mostly in happy states does not
+look good for that alone, while one that alone was tried keeps what it earned. Both that baseline
+and the advantages are shrunk level by level, each towards the one before (hierarchical shrinkage,
+as in Gelman & Hill, "Data Analysis Using Regression and Multilevel/Hierarchical Models", 2007,
+ch. 12):
 
     rules -> everybody -> similar people -> + content type -> + mood -> + time of day -> own data
 
@@ -80,14 +82,24 @@ def smooth(
     weight = visits.astype(np.float32).reshape(shape)
     total = _unbiased_sums(q, visits, learning_rate).reshape(shape)
 
-    value = _shrunk_values(space, weight.sum(axis=-1), total.sum(axis=-1), smoothing)
-    total -= weight * value[..., None]
+    near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
+    others = _shrink_down(
+        *(_of_others(x) for x in (near_weight, near_total, weight, total)),
+        prior=np.zeros(shape, dtype=np.float32),
+        k=smoothing.shrinkage,
+    )
+    total -= weight * others
 
     prior = np.zeros((len(rule_actions), n_actions), dtype=np.float32)
     prior[np.arange(len(rule_actions)), rule_actions] = smoothing.rule_bonus
-    near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
-    advantage = _shrink_down(near_weight, near_total, prior.reshape(shape), smoothing.shrinkage)
-    advantage = (total + smoothing.shrinkage * advantage) / (weight + smoothing.shrinkage)
+    advantage = _shrink_down(
+        near_weight,
+        _over_similar_people(space, total, smoothing),
+        weight,
+        total,
+        prior=prior.reshape(shape),
+        k=smoothing.shrinkage,
+    )
     return Smoothed(
         advantage.reshape(q.shape), near_weight.sum(axis=(1, 2, 3, 4), dtype=np.float32)
     )
@@ -103,16 +115,10 @@ def _unbiased_sums(q: Floats, visits: NDArray[np.int32], learning_rate: float) -
     return sums
 
 
-def _shrunk_values(
-    space: StateSpace, weight: Floats, total: Floats, smoothing: Smoothing
-) -> Floats:
-    """Smoothed state values, shape (cells, *contexts), from sums over actions of that shape."""
-    weight, total = weight[..., None], total[..., None]
-    near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
-    value = _shrink_down(near_weight, near_total, np.zeros_like(total), smoothing.shrinkage)
-    value = (total + smoothing.shrinkage * value) / (weight + smoothing.shrinkage)
-    shrunk: Floats = value[..., 0]
-    return shrunk
+def _of_others(sums: Floats) -> Floats:
+    """For each action, the sum over all the other ones of its state."""
+    others: Floats = sums.sum(axis=-1, keepdims=True) - sums
+    return others
 
 
 def _over_similar_people(space: StateSpace, table: Floats, smoothing: Smoothing) -> Floats:
@@ -126,11 +132,20 @@ def _over_similar_people(space: StateSpace, table: Floats, smoothing: Smoothing)
     return summed.reshape(table.shape)
 
 
-def _shrink_down(weight: Floats, total: Floats, prior: Floats, k: float) -> Floats:
-    """From everybody to (cell, content type, mood, time of day), each shrunk to the one above."""
+def _shrink_down(
+    near_weight: Floats,
+    near_total: Floats,
+    weight: Floats,
+    total: Floats,
+    *,
+    prior: Floats,
+    k: float,
+) -> Floats:
+    """From everybody down to the pair's own data, each level shrunk to the one above."""
     level = prior
     for pooled in ((0, 1, 2, 3), (1, 2, 3), (2, 3), (3,), ()):
-        sums = total.sum(axis=pooled, keepdims=True)
-        counts = weight.sum(axis=pooled, keepdims=True)
+        sums = near_total.sum(axis=pooled, keepdims=True)
+        counts = near_weight.sum(axis=pooled, keepdims=True)
         level = (sums + np.float32(k) * level) / (counts + np.float32(k))
-    return level
+    own: Floats = (total + np.float32(k) * level) / (weight + np.float32(k))
+    return own

@@ -130,7 +130,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
-    log_format: Literal["console", "json"] = Field("json", description="Form of the log lines.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Form of the log lines; auto is console on a terminal, json elsewhere."
+    )
 
     @field_validator("content_types", "moods", "times_of_day", mode="before")
     @classmethod

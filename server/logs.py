@@ -11,7 +11,7 @@ def configure(level: str, form: str) -> None:
 
     Args:
         level: least severity: debug, info, warning or error.
-        form: "json" or "console".
+        form: "json", "console", or "auto": console on a terminal, json elsewhere.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -19,7 +19,9 @@ def configure(level: str, form: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer()
+        if form == "console" or (form == "auto" and sys.stderr.isatty())
+        else structlog.processors.JSONRenderer()
     )
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

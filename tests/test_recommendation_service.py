@@ -58,9 +58,7 @@ async def test_a_stored_profile_is_used_and_replaced(client: Client) -> None:
     )
     for profile in (open_person, closed_person, open_person):
         await put_profile(client, "ada", profile)
-        stored = await client.recommendation.GetRecommendationParams(
-            request(personality=None)
-        )
+        stored = await client.recommendation.GetRecommendationParams(request(personality=None))
         inline = await client.recommendation.GetRecommendationParams(request(personality=profile))
         assert stored.params == inline.params
         assert stored.fallback_reason == pb.FALLBACK_REASON_NO_MODEL
@@ -141,9 +139,7 @@ BAD_PROFILE = types.PersonalityProfile(
 async def test_bad_requests_name_their_fields(
     client: Client, fields: dict[str, object], violations: set[str]
 ) -> None:
-    failure = await failure_of(
-        client.recommendation.GetRecommendationParams(request(**fields))
-    )
+    failure = await failure_of(client.recommendation.GetRecommendationParams(request(**fields)))
     assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
     assert set(failure.violations) == violations
     batch = pb.BatchGetRecommendationParamsRequest(requests=[request(), request(**fields)])
@@ -185,9 +181,7 @@ async def test_batch_size_is_limited(client: Client, count: int) -> None:
     assert set(failure.violations) == {"requests"}
 
 
-async def test_reactions_come_back_with_their_token(
-    client: Client, db: asyncpg.Connection
-) -> None:
+async def test_reactions_come_back_with_their_token(client: Client, db: asyncpg.Connection) -> None:
     answer = await get(client)
     reaction = pb.Interaction(
         interaction_id="i1",
@@ -216,7 +210,9 @@ async def test_reactions_come_back_with_their_token(
 
 async def test_the_same_id_twice_in_one_message(client: Client, db: asyncpg.Connection) -> None:
     answer = await record(
-        client, logged("same", "ada", types.REACTION_LIKE), logged("same", "ada", types.REACTION_SKIP)
+        client,
+        logged("same", "ada", types.REACTION_LIKE),
+        logged("same", "ada", types.REACTION_SKIP),
     )
     assert (answer.recorded, answer.duplicates) == (1, 1)
     assert await db.fetchval("SELECT reactions FROM interactions") == 1
@@ -362,9 +358,11 @@ async def test_bad_profiles_change_nothing(client: Client, db: asyncpg.Connectio
         )
     )
     assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
-    assert {"profiles[1].user_id", "profiles[2].user_id", "profiles[3].personality.openness"} <= set(
-        failure.violations
-    )
+    assert {
+        "profiles[1].user_id",
+        "profiles[2].user_id",
+        "profiles[3].personality.openness",
+    } <= set(failure.violations)
     assert await db.fetchval("SELECT count(*) FROM personality_profiles") == 0
 
 

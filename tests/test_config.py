@@ -1,0 +1,136 @@
+"""Settings: where they come from, what they refuse, and how a server starts with them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.config import Settings
+from tests.support import ROOT, environment
+
+
+def test_the_defaults_are_the_seeds() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 50051)
+    assert settings.exploration == "off"
+    learner = settings.hyperparameters()
+    assert (learner.learning_rate, learner.discount_factor) == (0.1, 0.95)
+    assert (learner.exploration_rate, learner.min_exploration_rate) == (0.3, 0.05)
+    assert learner.exploration_decay == 0.995
+    assert settings.space().n_states == 300_000
+    assert settings.reward_weights().share == 0.8
+    assert (settings.days_back, settings.min_interactions_per_user) == (7, 5)
+
+
+def test_options_beat_variables_beat_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('port = 1\nbins = 3\nmoods = ["calm", "happy"]\nreward_like = 2.5\n')
+    monkeypatch.setenv("RECPARAMS_CONFIG", str(file))
+    monkeypatch.setenv("RECPARAMS_PORT", "2")
+    monkeypatch.setenv("RECPARAMS_BINS", "4")
+    monkeypatch.setenv("RECPARAMS_TIMES_OF_DAY", "morning, night")
+    settings = Settings(port=3)
+    assert (settings.port, settings.bins) == (3, 4)
+    assert settings.moods == ("calm", "happy")
+    assert settings.times_of_day == ("morning", "night")
+    assert settings.reward_like == 2.5
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "RECPARAMS_DATABASE_URL"])
+def test_the_database_url_has_two_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "postgresql://somewhere/db")
+    url = Settings().database_url
+    assert url is not None
+    assert url.get_secret_value() == "postgresql://somewhere/db"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"bins": 0}, "bins"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"discount_factor": 1}, "discount_factor"),
+        ({"min_exploration_rate": 0.5}, "min_exploration_rate"),
+        ({"moods": "calm,calm"}, "moods"),
+        ({"exploration": 1.5}, "exploration"),
+        ({"exploration": "sometimes"}, "exploration"),
+        ({"reward_like": float("nan")}, "like"),
+        ({"token_key": "short"}, "token_key"),
+        ({"prot": 1}, "prot"),
+        ({"environment": "production"}, "admin_key is required"),
+        ({"environment": "production", "admin_key": "short"}, "admin_key"),
+        (
+            {"environment": "production", "admin_key": "admin-dev-key-change-in-production"},
+            "well-known",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(given: dict[str, object], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        Settings(**given)
+
+
+def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(
+        bins=3,
+        moods="calm,happy",
+        exploration=0.25,
+        admin_key="0123456789abcdef",
+        settling_seconds=0,
+        environment="production",
+        database_url="postgresql://first/db",
+    )
+    for name, value in settings.to_environment("postgresql://second/db").items():
+        monkeypatch.setenv(name, value)
+    child = Settings()
+    assert child.model_dump(exclude={"database_url"}) == settings.model_dump(
+        exclude={"database_url"}
+    )
+    assert child.database_url is not None
+    assert child.database_url.get_secret_value() == "postgresql://second/db"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--environment", "production"], "admin_key is required outside development"),
+        (["--port", "many"], "port"),
+        (["--moods", "calm,bored"], "bored"),
+        (["--host", "256.0.0.1"], "cannot listen"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    env = environment("postgresql://nowhere/db", data_dir=tmp_path)
+    del env["RECPARAMS_ADMIN_KEY"]
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", "serve", *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_setting_has_an_option_with_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", "serve", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in done.stdout
+        assert field.description
