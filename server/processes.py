@@ -1,6 +1,7 @@
 """Starting worker processes and waiting for them."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -85,10 +86,12 @@ class Workers:
         process = await self._spawn(*arguments, stdin=PIPE)
         assert process.stdin is not None and process.stdout is not None  # noqa: S101 - pipes
         try:
-            async for piece in pieces:
-                process.stdin.write(piece)
-                await process.stdin.drain()
-            process.stdin.close()
+            # A worker that gives up early closes its input; its exit code says why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                async for piece in pieces:
+                    process.stdin.write(piece)
+                    await process.stdin.drain()
+                process.stdin.close()
             return await process.wait(), await process.stdout.read()
         finally:
             _kill(process)

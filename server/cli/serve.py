@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import structlog
 import uvloop
 from pydantic import SecretStr, ValidationError
 
@@ -18,6 +19,14 @@ def _default(value: Any) -> str:
     if value is None:
         return "none"
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _unknown_variables() -> list[str]:
+    known = {f"RECPARAMS_{name.upper()}" for name in Settings.model_fields}
+    known |= {"RECPARAMS_CONFIG", "RECPARAMS_ADDRESS"}
+    return sorted(
+        name for name in os.environ if name.startswith("RECPARAMS_") and name not in known
+    )
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -63,6 +72,8 @@ def serve(config: str | None, **given: Any) -> None:
             click.echo(f"recparams: {where}: {problem['msg']}", err=True)
         raise SystemExit(2) from None
     logs.configure(settings.log_level, settings.log_format)
+    for name in _unknown_variables():
+        structlog.get_logger().warning("this variable is not a setting", name=name)
     try:
         uvloop.run(run_server(settings))
     except StartError as failure:

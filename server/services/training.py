@@ -58,9 +58,17 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
                 if known is None:
                     raise await self._already_running() from None
             else:
-                await self._runtime.require_workers().start_training(pool, run_id)
+                await self._start(run_id)
                 known = await tasks.fetch(pool, run_id)
         return pb.TriggerTrainingResponse(run=run_message(known))
+
+    async def _start(self, run_id: int) -> None:
+        pool = self._runtime.require_pool()
+        try:
+            await self._runtime.require_workers().start_training(pool, run_id)
+        except BaseException:
+            await tasks.end(pool, run_id, "failed", "the trainer could not be started")
+            raise
 
     def _parse(self, request: pb.TriggerTrainingRequest) -> RunRequest:
         violations = Violations()
