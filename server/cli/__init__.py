@@ -1,17 +1,49 @@
-"""The command line of recparams."""
+"""The command line of recparams: `recparams --help`."""
+
+from importlib import import_module
 
 import click
 
+_COMMANDS = {
+    "serve": "server.cli.serve:serve",
+    "train": "server.cli.train:train",
+    "runs": "server.cli.runs:runs",
+    "evaluate": "server.cli.evaluate:evaluate",
+    "models": "server.cli.models:models",
+    "recommend": "server.cli.recommend:recommend",
+    "simulate": "server.cli.simulate:simulate",
+    "demo": "server.cli.demo:demo",
+}
 
-@click.group()
+
+class LazyGroup(click.Group):
+    """Imports a command when it is asked for, so that each starts as fast as it can."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names in the order in which people need them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of a name, or None."""
+        where = _COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, name = where.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Serve, train and look after recommendation parameters."""
+    """Learn, serve and look after recommendation parameters.
 
+    \b
+    recparams demo                 see the whole service learn, in under three minutes
+    recparams serve                run a server on 127.0.0.1:50051
+    recparams train --wait         learn from what was recorded (what the CronJob runs)
+    recparams models rollback      serve what was served before
 
-def _register() -> None:
-    from server.cli.serve import serve
-
-    main.add_command(serve)
-
-
-_register()
+    Every command but serve and demo talks to a running server: --address or RECPARAMS_ADDRESS
+    says where, --admin-key or RECPARAMS_ADMIN_KEY lets it in. Next to a development server in the
+    same folder neither is needed.
+    """

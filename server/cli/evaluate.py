@@ -1,0 +1,49 @@
+"""`recparams evaluate`: how people reacted lately."""
+
+from datetime import datetime
+
+import click
+
+from recparams.v1 import training_pb2 as pb
+from recparams.v1 import training_pb2_grpc as grpc_pb
+from server.cli.connection import admin_metadata, channel, json_option, server_options
+from server.cli.output import print_facts, print_json, when
+from server.cli.train import MOMENT, timestamp
+
+SECONDS = 600.0
+
+
+@click.command()
+@click.option("--days", type=int, help="Length of the period. [default: 3]")
+@click.option("--as-of", type=MOMENT, help="End of the period, UTC. [default: now]")
+@server_options
+@json_option
+def evaluate(
+    days: int | None, as_of: datetime | None, address: str, admin_key: str | None, as_json: bool
+) -> None:
+    """Average reward, like rate and reactions of the last days.
+
+    \b
+    recparams evaluate --days 7
+    """
+    with channel(address) as opened:
+        answer = grpc_pb.TrainingServiceStub(opened).Evaluate(
+            pb.EvaluateRequest(test_days=days, as_of=timestamp(as_of)),
+            metadata=admin_metadata(admin_key),
+            timeout=SECONDS,
+        )
+    if as_json:
+        print_json(answer)
+        return
+    reactions = ", ".join(f"{name} {n}" for name, n in sorted(answer.reaction_counts.items()))
+    print_facts(
+        (
+            ("period", f"{when(answer.period_start)} to {when(answer.period_end)}"),
+            ("interactions", answer.interactions),
+            ("people", answer.users),
+            ("average reward", answer.average_reward),
+            ("like rate", f"{answer.like_rate:.1%}"),
+            ("reactions", reactions),
+            ("without propensity", answer.unknown_propensity),
+        )
+    )

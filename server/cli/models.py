@@ -1,0 +1,206 @@
+"""`recparams models`: versions, rollback, and tables in and out."""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import click
+
+from recparams.v1 import models_pb2 as pb
+from recparams.v1 import models_pb2_grpc as grpc_pb
+from server.cli.connection import SECONDS, admin_metadata, channel, json_option, server_options
+from server.cli.output import enum_name, print_facts, print_json, print_table, when
+
+LONG_SECONDS = 600.0
+CHUNK_BYTES = 256 * 1024
+
+
+@click.group()
+def models() -> None:
+    """Look at model versions, serve another one, or move tables in and out."""
+
+
+@models.command("list")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@server_options
+@json_option
+def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
+    """The newest versions; * marks the one to serve."""
+    with channel(address) as opened:
+        answer = grpc_pb.ModelServiceStub(opened).ListModels(
+            pb.ListModelsRequest(page_size=limit),
+            metadata=admin_metadata(admin_key),
+            timeout=SECONDS,
+        )
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        ("", "version", "created", "origin", "parent", "states", "coverage", "avg Q", "max Q"),
+        (
+            (
+                "*" if model.active else "",
+                model.version,
+                when(model.created_at),
+                enum_name(model, "origin"),
+                model.parent_version or "-",
+                model.statistics.total_states,
+                f"{model.statistics.coverage:.2%}",
+                model.statistics.avg_q_value,
+                model.statistics.max_q_value,
+            )
+            for model in answer.models
+        ),
+    )
+    if answer.active_version == 0:
+        click.echo("no version is active: the hand-written rules answer")
+    if answer.serving_version != answer.active_version:
+        click.echo(
+            f"this server serves version {answer.serving_version}, not {answer.active_version}: "
+            "see its log for why",
+            err=True,
+        )
+
+
+@models.command()
+@click.argument("version", type=int, default=0)
+@server_options
+@json_option
+def show(version: int, address: str, admin_key: str | None, as_json: bool) -> None:
+    """One version with its statistics; by default the active one."""
+    with channel(address) as opened:
+        model = (
+            grpc_pb.ModelServiceStub(opened)
+            .GetModel(
+                pb.GetModelRequest(version=version),
+                metadata=admin_metadata(admin_key),
+                timeout=SECONDS,
+            )
+            .model
+        )
+    if as_json:
+        print_json(model)
+    else:
+        _print_model(model)
+
+
+def _print_model(model: pb.Model) -> None:
+    held, learner = model.statistics, model.hyperparameters
+    print_facts(
+        (
+            ("version", f"{model.version}{' (active)' if model.active else ''}"),
+            ("created", when(model.created_at)),
+            ("origin", f"{enum_name(model, 'origin')}, run {model.run_id or '-'}"),
+            ("parent", model.parent_version or "none: from an empty table"),
+            ("algorithm", model.algorithm),
+            ("learning rate", learner.learning_rate),
+            ("discount factor", learner.discount_factor),
+            ("exploration", held.exploration_rate),
+            ("updates", held.total_updates),
+            ("total states", f"{held.total_states} ({held.coverage:.2%} of all)"),
+            ("state-actions", held.total_state_actions),
+            ("average Q", held.avg_q_value),
+            ("maximum Q", held.max_q_value),
+            ("bins per trait", model.bins),
+            ("moods", ", ".join(model.moods)),
+            ("stored", f"{model.stored_bytes / 1024:.0f} KiB"),
+            ("checksum", model.checksum),
+        )
+    )
+
+
+@models.command()
+@click.argument("version", type=int)
+@click.option("--reason", default="", help="Why, for the record.")
+@server_options
+@json_option
+def activate(version: int, reason: str, address: str, admin_key: str | None, as_json: bool) -> None:
+    """Serve a version on every replica; 0 serves the hand-written rules."""
+    with channel(address) as opened:
+        answer = grpc_pb.ModelServiceStub(opened).ActivateModel(
+            pb.ActivateModelRequest(version=version, reason=reason),
+            metadata=admin_metadata(admin_key),
+            timeout=SECONDS,
+        )
+    _print_switch(answer, as_json=as_json)
+
+
+@models.command()
+@click.option("--reason", default="", help="Why, for the record.")
+@server_options
+@json_option
+def rollback(reason: str, address: str, admin_key: str | None, as_json: bool) -> None:
+    """Serve what was served before; a second time, what was served before that."""
+    with channel(address) as opened:
+        answer = grpc_pb.ModelServiceStub(opened).RollbackModel(
+            pb.RollbackModelRequest(reason=reason),
+            metadata=admin_metadata(admin_key),
+            timeout=SECONDS,
+        )
+    _print_switch(answer, as_json=as_json)
+
+
+def _print_switch(answer: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        now, before = (
+            f"version {version}" if version else "the hand-written rules"
+            for version in (answer.active_version, answer.previous_version)
+        )
+        click.echo(f"serving {now} (before: {before})")
+
+
+@models.command("export")
+@click.argument("version", type=int, default=0)
+@click.option(
+    "-o",
+    "--output",
+    type=click.File("wb", atomic=True),
+    default="-",
+    help="File. [default: stdout]",
+)
+@server_options
+def export_model(version: int, output: BinaryIO, address: str, admin_key: str | None) -> None:
+    """Write a version's table as q_table.json; by default the active one's.
+
+    \b
+    recparams models export 12 -o q_table.json
+    """
+    with channel(address) as opened:
+        stream = grpc_pb.ModelServiceStub(opened).ExportModel(
+            pb.ExportModelRequest(version=version),
+            metadata=admin_metadata(admin_key),
+            timeout=LONG_SECONDS,
+        )
+        for piece in stream:
+            output.write(piece.chunk)
+
+
+@models.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option("--activate", is_flag=True, help="Serve it at once.")
+@server_options
+@json_option
+def import_model(
+    file: BinaryIO, activate: bool, address: str, admin_key: str | None, as_json: bool
+) -> None:
+    """Store a q_table.json as a new version.
+
+    \b
+    recparams models import models/q_table.json --activate
+    """
+
+    def pieces() -> Iterator[pb.ImportModelRequest]:
+        while chunk := file.read(CHUNK_BYTES):
+            yield pb.ImportModelRequest(chunk=chunk, activate=activate)
+
+    with channel(address) as opened:
+        model = (
+            grpc_pb.ModelServiceStub(opened)
+            .ImportModel(pieces(), metadata=admin_metadata(admin_key), timeout=LONG_SECONDS)
+            .model
+        )
+    if as_json:
+        print_json(model)
+    else:
+        _print_model(model)

@@ -1,0 +1,68 @@
+"""Messages as tables for people and JSON for scripts."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """A message as JSON types, with the contract's field names and every plain field."""
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def print_json(message: Message) -> None:
+    """A message as one indented JSON document."""
+    click.echo(json.dumps(to_dict(message), indent=2))
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Rows under headings; numbers to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    cells = [[_text(value) for value in row] for row in rows]
+    for position, column in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[position]) for row in cells)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Name and value, a line each."""
+    pairs = [(name, _text(value)) for name, value in facts]
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def enum_name(message: Message, field: str) -> str:
+    """The value of an enum field without its prefix, in lower case."""
+    descriptor = message.DESCRIPTOR.fields_by_name[field].enum_type
+    assert descriptor is not None  # noqa: S101 - the caller names an enum field
+    zero = descriptor.values_by_number[0].name
+    name = descriptor.values_by_number[getattr(message, field)].name
+    return name.removeprefix(zero.removesuffix("UNSPECIFIED")).lower()
+
+
+def when(stamp: Timestamp) -> str:
+    """An instant in UTC to the second; a dash where there is none."""
+    return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ") if stamp.seconds else "-"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).replace("%", "", 1).isdigit()

@@ -1,0 +1,109 @@
+"""`recparams runs`: the run log."""
+
+import click
+
+from recparams.v1 import training_pb2 as pb
+from recparams.v1 import training_pb2_grpc as grpc_pb
+from server.cli.connection import SECONDS, admin_metadata, channel, json_option, server_options
+from server.cli.output import enum_name, print_json, print_table, when
+from server.cli.train import follow, print_run
+
+
+@click.group()
+def runs() -> None:
+    """Look at training runs, follow one, or stop one."""
+
+
+@runs.command("list")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@server_options
+@json_option
+def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
+    """The newest runs."""
+    with channel(address) as opened:
+        answer = grpc_pb.TrainingServiceStub(opened).ListTrainingRuns(
+            pb.ListTrainingRunsRequest(page_size=limit),
+            metadata=admin_metadata(admin_key),
+            timeout=SECONDS,
+        )
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        (
+            "run",
+            "created",
+            "status",
+            "mode",
+            "people",
+            "interactions",
+            "reward",
+            "version",
+            "error",
+        ),
+        (
+            (
+                run.run_id,
+                when(run.created_at),
+                enum_name(run, "status"),
+                enum_name(run, "mode"),
+                run.users_trained,
+                run.interactions_trained,
+                run.average_reward,
+                run.model_version or "-",
+                run.error,
+            )
+            for run in answer.runs
+        ),
+    )
+
+
+@runs.command()
+@click.argument("run_id", type=int)
+@server_options
+@json_option
+def show(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
+    """One run."""
+    with channel(address) as opened:
+        run = (
+            grpc_pb.TrainingServiceStub(opened)
+            .GetTrainingRun(
+                pb.GetTrainingRunRequest(run_id=run_id),
+                metadata=admin_metadata(admin_key),
+                timeout=SECONDS,
+            )
+            .run
+        )
+    if as_json:
+        print_json(run)
+    else:
+        print_run(run)
+
+
+@runs.command()
+@click.argument("run_id", type=int)
+@server_options
+@json_option
+def watch(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
+    """Follow a run to its end; exit codes as of `recparams train --wait`."""
+    with channel(address) as opened:
+        stub = grpc_pb.TrainingServiceStub(opened)
+        follow(stub, run_id, admin_metadata(admin_key), address, as_json=as_json)
+
+
+@runs.command()
+@click.argument("run_id", type=int)
+@server_options
+@json_option
+def cancel(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
+    """Stop a run; its interactions are learned by the next one."""
+    with channel(address) as opened:
+        answer = grpc_pb.TrainingServiceStub(opened).CancelTrainingRun(
+            pb.CancelTrainingRunRequest(run_id=run_id),
+            metadata=admin_metadata(admin_key),
+            timeout=SECONDS,
+        )
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"training run {run_id} was asked to stop")

@@ -1,0 +1,210 @@
+"""`recparams train`: what the weekly CronJob runs."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from recparams.v1 import training_pb2 as pb
+from recparams.v1 import training_pb2_grpc as grpc_pb
+from server.cli.connection import (
+    SECONDS,
+    Exit,
+    admin_metadata,
+    channel,
+    fail,
+    json_option,
+    server_options,
+)
+from server.cli.output import enum_name, print_facts, print_json, to_dict, when
+
+Metadata = tuple[tuple[str, str], ...]
+PATIENCE_SECONDS = 60.0
+_EXITS = {
+    pb.TRAINING_RUN_STATUS_COMPLETED: Exit.OK,
+    pb.TRAINING_RUN_STATUS_FAILED: Exit.FAILED,
+    pb.TRAINING_RUN_STATUS_CANCELLED: Exit.CANCELLED,
+}
+_HYPERPARAMETERS = [field.name for field in pb.Hyperparameters.DESCRIPTOR.fields]
+
+
+def hyperparameter_options(command: Any) -> Any:
+    """Adds an option for each hyperparameter."""
+    for name in reversed(_HYPERPARAMETERS):
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            type=float,
+            help=f"Override {name} for this run.",
+        )
+        command = option(command)
+    return command
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A timestamp of an option's value; one without an offset is in UTC."""
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return stamp
+
+
+MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Follow the run to its end; the exit code tells it.")
+@click.option("--days", type=int, help="Length of the window. [default: 7, or since the last run]")
+@click.option("--min-interactions", type=int, help="Least untrained ones of a person. [default: 5]")
+@click.option(
+    "--mode",
+    type=click.Choice(["incremental", "rebuild"]),
+    default="incremental",
+    show_default=True,
+    help="Learn what is new, or the whole window from an empty table.",
+)
+@click.option("--as-of", type=MOMENT, help="End of the window, UTC. [default: now]")
+@click.option("--request-id", default="", help="Repeating one does not start a second run.")
+@click.option("--no-activate", is_flag=True, help="Store the new version without serving it.")
+@hyperparameter_options
+@server_options
+@json_option
+def train(
+    wait: bool,
+    days: int | None,
+    min_interactions: int | None,
+    mode: str,
+    as_of: datetime | None,
+    request_id: str,
+    no_activate: bool,
+    address: str,
+    admin_key: str | None,
+    as_json: bool,
+    **hyperparameters: float | None,
+) -> None:
+    """Learn from the recorded interactions that no run has learned yet.
+
+    \b
+    recparams train --wait
+    recparams train --wait --mode rebuild --days 28 --learning-rate 0.05
+
+    \b
+    Exit codes with --wait:
+      0  completed, or nothing new to learn     4  server unreachable
+      1  failed; nothing was changed            5  cancelled
+      2  bad input                              7  admin key missing or wrong
+      3  another run is under way
+    """
+    request = pb.TriggerTrainingRequest(
+        request_id=request_id,
+        days_back=days,
+        min_interactions_per_user=min_interactions,
+        mode=pb.TrainingMode.Value(f"TRAINING_MODE_{mode.upper()}"),
+        hyperparameters=pb.Hyperparameters(**hyperparameters),
+        as_of=timestamp(as_of),
+        activate=not no_activate,
+    )
+    metadata = admin_metadata(admin_key)
+    with channel(address) as opened:
+        stub = grpc_pb.TrainingServiceStub(opened)
+        run = stub.TriggerTraining(request, metadata=metadata, timeout=SECONDS).run
+        if wait:
+            follow(stub, run.run_id, metadata, address, as_json=as_json)
+        elif as_json:
+            print_json(run)
+        else:
+            click.echo(f"training run {run.run_id} started: recparams runs watch {run.run_id}")
+
+
+def follow(
+    stub: Any, run_id: int, metadata: Metadata, address: str, *, as_json: bool = False
+) -> None:
+    """Shows a run to its end and exits with its outcome."""
+    updates = _updates(stub, run_id, metadata, address)
+    try:
+        if sys.stdout.isatty() and not as_json:
+            run = _with_progress_bar(updates)
+            print_run(run)
+        else:
+            run = _with_lines(updates)
+    except KeyboardInterrupt:
+        click.echo(
+            f"training run {run_id} goes on: recparams runs watch {run_id}, or "
+            f"recparams runs cancel {run_id}",
+            err=True,
+        )
+        raise SystemExit(130) from None
+    raise SystemExit(_EXITS[run.status])
+
+
+def _updates(stub: Any, run_id: int, metadata: Metadata, address: str) -> Iterator[pb.TrainingRun]:
+    """The run whenever it changes, across restarts of the server."""
+    lost_at = None
+    while True:
+        try:
+            request = pb.WatchTrainingRunRequest(run_id=run_id)
+            for update in stub.WatchTrainingRun(request, metadata=metadata):
+                lost_at = None
+                yield update.run
+            return
+        except grpc.RpcError as raised:
+            if raised.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > PATIENCE_SECONDS:
+                fail(raised, address)
+            time.sleep(0.5)
+
+
+def _with_progress_bar(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+    )
+    run = pb.TrainingRun()
+    with Progress(*columns, TimeElapsedColumn(), transient=True) as progress:
+        bar = progress.add_task("starting", total=1.0)
+        for run in updates:
+            progress.update(bar, description=run.stage, completed=run.progress)
+    return run
+
+
+def _with_lines(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
+    run, shown = pb.TrainingRun(), None
+    for run in updates:
+        step = (run.status, run.stage)
+        if step != shown and run.status not in _EXITS:
+            line = {"run_id": run.run_id, "stage": run.stage, "progress": round(run.progress, 4)}
+            click.echo(json.dumps(line))
+        shown = step
+    click.echo(json.dumps(to_dict(run)))
+    return run
+
+
+def print_run(run: pb.TrainingRun) -> None:
+    """A run for people."""
+    facts: list[tuple[str, object]] = [
+        ("run", run.run_id),
+        ("status", enum_name(run, "status")),
+        ("mode", enum_name(run, "mode")),
+        ("window", f"{when(run.window_start)} to {when(run.window_end)}"),
+        ("started", when(run.started_at)),
+        ("finished", when(run.finished_at)),
+        ("people", run.users_trained),
+        ("interactions", f"{run.interactions_trained} ({run.interactions_waiting} waiting)"),
+        ("average reward", run.average_reward),
+        ("states visited", f"{run.statistics.total_states} ({run.statistics.coverage:.2%})"),
+        ("model version", run.model_version or "none: nothing new to learn"),
+    ]
+    if run.error:
+        facts.append(("error", run.error))
+    print_facts(facts)
