@@ -1,0 +1,180 @@
+"""Simulated people: Big Five scores distributed as in a real sample, and habits that follow.
+
+Scores follow the means, standard deviations and correlations of 2 800 adults who answered a 25-item
+inventory (the `bfi` data of Revelle's R package psych, rescaled to 0-100). They are clipped to the
+scale rather than redrawn: people do give the extreme answer throughout, and clipping moves the
+moments least.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, time_of_day
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TRAIT_MEANS = np.array([71.7, 65.3, 62.9, 73.0, 43.2])
+TRAIT_SDS = np.array([16.2, 19.0, 21.2, 18.0, 23.9])
+TRAIT_CORRELATIONS = np.array(
+    [
+        [1.00, 0.20, 0.21, 0.15, -0.09],
+        [0.20, 1.00, 0.26, 0.26, -0.23],
+        [0.21, 0.26, 1.00, 0.46, -0.22],
+        [0.15, 0.26, 0.46, 1.00, -0.19],
+        [-0.09, -0.23, -0.22, -0.19, 1.00],
+    ]
+)
+
+MOOD_VALENCES = np.array([0.0, 0.8, -0.8, -0.6, 0.5, 0.6, 0.6, -0.7])
+"""How pleasant each of MOODS is, -1 to 1, after the circumplex of Russell (1980)."""
+
+HOURS_OF_SPREAD = 3.0
+SECONDS_BETWEEN_VISITS = 2 * 3600
+DAY = 86400
+WEEK = 7 * DAY
+_TIME_OF_HOUR = np.array([TIMES_OF_DAY.index(time_of_day(hour)) for hour in range(24)])
+
+
+@dataclass(frozen=True)
+class Population:
+    """n people. Nothing here is seen by a learner but the traits.
+
+    Attributes:
+        traits: scores 0 to 100 in the order of TRAITS, (n, 5).
+        tastes: personal shifts of the ideal energy, diversity and novelty in each content type,
+            logits, (n, 3, 3).
+        visits_per_week: mean number of visits, above 0, (n,).
+        peak_hour: hour of the day around which they visit, 0 to 24, (n,).
+        content_shares: probability of each of CONTENT_TYPES in a visit, (n, 3).
+        mood_logits: how common each of MOODS is, as logits, (n, 8).
+    """
+
+    traits: Floats
+    tastes: Floats
+    visits_per_week: Floats
+    peak_hour: Floats
+    content_shares: Floats
+    mood_logits: Floats
+
+    def __len__(self) -> int:
+        return len(self.traits)
+
+    @property
+    def standardised(self) -> Floats:
+        """Traits in standard deviations from the sample's means, (n, 5)."""
+        return standardise(self.traits)
+
+
+@dataclass(frozen=True)
+class Situations:
+    """m moments at which a recommendation is wanted, columns of shape (m,), all int64.
+
+    Attributes:
+        person: index into a population.
+        time: seconds since 1970; everybody lives at UTC.
+        content_type, mood: positions in CONTENT_TYPES and MOODS.
+    """
+
+    person: Ints
+    time: Ints
+    content_type: Ints
+    mood: Ints
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Situations":
+        return Situations(
+            self.person[rows], self.time[rows], self.content_type[rows], self.mood[rows]
+        )
+
+    @property
+    def time_of_day(self) -> Ints:
+        """Positions in TIMES_OF_DAY, (m,)."""
+        times: Ints = _TIME_OF_HOUR[self.time % DAY // 3600]
+        return times
+
+
+def standardise(traits: Floats) -> Floats:
+    """Scores, shape (n, 5), in standard deviations from the sample's means."""
+    standard: Floats = (traits - TRAIT_MEANS) / TRAIT_SDS
+    return standard
+
+
+def draw_population(rng: np.random.Generator, n: int) -> Population:
+    """n people. Equal generators give equal people."""
+    covariance = TRAIT_CORRELATIONS * np.outer(TRAIT_SDS, TRAIT_SDS)
+    traits = np.clip(rng.multivariate_normal(TRAIT_MEANS, covariance, size=n), 0.0, 100.0)
+    openness, conscientiousness, extraversion, _, neuroticism = standardise(traits).T
+
+    everywhere = rng.normal(0.0, 0.35, size=(n, 1, 3))
+    by_content = rng.normal(0.0, 0.25, size=(n, len(CONTENT_TYPES), 3))
+
+    # Conscientious people are morning types: Randler, Pers. Individ. Differ. 45 (2008).
+    peak_hour = (17.0 - 1.5 * conscientiousness + rng.normal(0.0, 3.0, size=n)) % 24.0
+
+    content_logits = rng.normal(0.0, 0.7, size=(n, len(CONTENT_TYPES)))
+    content_logits += [0.5, 0.2, 0.0]
+    content_logits[:, CONTENT_TYPES.index("music")] += 0.3 * openness
+
+    # Extraversion goes with pleasant, neuroticism with unpleasant affect: Costa & McCrae,
+    # J. Pers. Soc. Psychol. 38 (1980).
+    cheerfulness = 0.4 * extraversion - 0.6 * neuroticism
+    mood_logits = np.outer(cheerfulness, MOOD_VALENCES) + rng.normal(0.0, 0.4, size=(n, len(MOODS)))
+    mood_logits[:, MOODS.index("neutral")] += 0.5
+
+    return Population(
+        traits=traits,
+        tastes=everywhere + by_content,
+        visits_per_week=rng.gamma(4.0, 5.0 / 4.0, size=n),
+        peak_hour=peak_hour,
+        content_shares=_softmax(content_logits),
+        mood_logits=mood_logits,
+    )
+
+
+def draw_visits(
+    rng: np.random.Generator, population: Population, people: Ints, start: int
+) -> Situations:
+    """The first moments of the visits that people make in the week from `start`, by time.
+
+    Args:
+        rng: the generator.
+        population: the people.
+        people: who still comes, indices, shape (k,).
+        start: seconds since 1970.
+
+    Returns:
+        Visits in [start, start + WEEK), one person's at least `SECONDS_BETWEEN_VISITS` apart.
+    """
+    person = np.repeat(people, rng.poisson(population.visits_per_week[people]))
+    hour = population.peak_hour[person] + rng.normal(0.0, HOURS_OF_SPREAD, size=len(person))
+    day = rng.integers(0, 7, size=len(person))
+    time = start + day * DAY + (np.rint(hour * 3600).astype(np.int64) - start) % DAY
+    order = np.lexsort((time, person))
+    person, time = person[order], time[order]
+    apart = np.ones(len(person), dtype=np.bool_)
+    apart[1:] = (person[1:] != person[:-1]) | (time[1:] - time[:-1] >= SECONDS_BETWEEN_VISITS)
+    person, time = person[apart], time[apart]
+    visits = Situations(
+        person=person,
+        time=time,
+        content_type=choose(rng, np.log(population.content_shares[person])),
+        mood=choose(rng, population.mood_logits[person]),
+    )
+    return visits[np.argsort(visits.time, kind="stable")]
+
+
+def choose(rng: np.random.Generator, logits: Floats) -> Ints:
+    """One column a row, drawn with probabilities softmax(logits), shape (m, k) -> (m,)."""
+    chosen: Ints = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    return chosen
+
+
+def _softmax(logits: Floats) -> Floats:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return softmax
