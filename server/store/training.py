@@ -1,9 +1,12 @@
 """What a training run asks of the database: exactly-once reading and one commit."""
 
+import asyncio
 import json
+import time
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +15,7 @@ from server.store.columns import SELECT_LIST
 from server.store.tasks import TASK
 
 INSERT_LOCK = 7270001
+LONGEST_INSERT_SECONDS = 60.0
 
 # No upper bound in time: an interaction after the window must hold back what arrived after it.
 REBUILD_QUERY = f"""
@@ -54,12 +58,51 @@ async def snapshot(connection: Connection) -> int:
     """An id up to which every interaction is committed, and below which none can appear.
 
     Inserts hold the shared side of the lock from before they draw an id until they commit; holding
-    the exclusive side for an instant waits for those under way.
+    the exclusive side for an instant waits for those under way. It waits in short turns, because
+    new inserts queue behind whoever waits for the exclusive side.
+
+    Raises:
+        TimeoutError: an insert stays under way for `LONGEST_INSERT_SECONDS`.
     """
-    async with connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '60s'")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", INSERT_LOCK)
-        return int(await connection.fetchval("SELECT coalesce(max(id), 0) FROM interactions"))
+    deadline = time.monotonic() + LONGEST_INSERT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            async with connection.transaction():
+                await connection.execute("SET LOCAL lock_timeout = '500ms'")
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", INSERT_LOCK)
+                return int(
+                    await connection.fetchval("SELECT coalesce(max(id), 0) FROM interactions")
+                )
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(0.5)
+    raise TimeoutError(
+        f"an insert of interactions has been under way for {LONGEST_INSERT_SECONDS:g} s"
+    )
+
+
+async def fill_in_profiles(connection: Connection) -> None:
+    """Gives stored profiles to interactions that have none.
+
+    An interaction and its person's profile that were stored at the same time did not see each
+    other. Locks profiles in the order in which `profiles.put` does.
+    """
+    await connection.execute(
+        """
+        WITH stored AS (
+            SELECT * FROM personality_profiles
+            WHERE user_key IN (SELECT user_key FROM interactions WHERE openness IS NULL)
+            ORDER BY user_key FOR SHARE
+        )
+        UPDATE interactions AS i SET
+            openness = s.openness,
+            conscientiousness = s.conscientiousness,
+            extraversion = s.extraversion,
+            agreeableness = s.agreeableness,
+            neuroticism = s.neuroticism
+        FROM stored AS s
+        WHERE i.user_key = s.user_key AND i.openness IS NULL
+        """
+    )
 
 
 async def base_version(connection: Connection) -> int | None:

@@ -141,6 +141,7 @@ async def _run(
     with progress.during("starting"):
         window_start = await _window_start(work, settings, request)
         through = await training.snapshot(work)
+        await training.fill_in_profiles(work)
         parent = None if request.rebuild else await training.base_version(work)
 
     with progress.during("reading"):

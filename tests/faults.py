@@ -1,0 +1,238 @@
+"""What the reliability tests share: stopping things at a chosen point, and waiting for others."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from recparams.v1 import recommendation_pb2 as pb
+from recparams.v1 import training_pb2 as tpb
+from recparams.v1 import types_pb2 as types
+from rl import q_learning
+from rl.hyperparameters import Hyperparameters
+from rl.reward import RewardWeights, rewards
+from rl.state import TRAITS, Context, StateSpace
+from rl.transitions import Interactions, prepare
+from server.requests import to_datetime
+from server.store.models import load_table
+from server.vocabulary import (
+    CONTENT_TYPE_NAMES,
+    MOOD_NAMES,
+    TIME_OF_DAY_NAMES,
+    action_index,
+)
+from tests.support import ADMIN, Client, logged
+
+SPACE = StateSpace(bins=2)
+"""A small space: its table is trained and stored in milliseconds."""
+
+SMALL: dict[str, Any] = {"bins": SPACE.bins, "settling_seconds": 0, "min_interactions_per_user": 1}
+"""Settings of a server that trains everything at once, in `SPACE`."""
+
+TRAINER = "recparams-trainer"
+FIRST_DAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
+    """Asks until the answer is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (answer := await condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.02)
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def holding(url: str, *statements: str) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction that holds the locks its statements take; it is rolled back at the end."""
+    connection = await asyncpg.connect(url)
+    transaction = connection.transaction()
+    await transaction.start()
+    for statement in statements:
+        await connection.execute(statement)
+    yield connection
+    if not connection.is_closed():
+        await transaction.rollback()
+        await connection.close()
+
+
+async def trainer_is_blocked(db: asyncpg.Connection, lock: str) -> bool:
+    """Whether a trainer waits for a relation, an advisory lock's number, or "transactionid"."""
+    return bool(
+        await db.fetchval(
+            """
+            SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+            WHERE NOT granted AND application_name = $1 AND datname = current_database()
+                AND $2 IN (relation::regclass::text, objid::text, locktype)
+            """,
+            TRAINER,
+            lock,
+        )
+    )
+
+
+async def trainers_are_gone(db: asyncpg.Connection) -> bool:
+    """Whether no connection of a trainer is left."""
+    count = await db.fetchval(
+        """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = $1 AND datname = current_database()
+        """,
+        TRAINER,
+    )
+    return bool(count == 0)
+
+
+def trainer_process(server_pid: int, run_id: int) -> psutil.Process:
+    """The process that carries out a run of a server."""
+    for process in psutil.Process(server_pid).children():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[-2:] == ["train", str(run_id)]:
+                return process
+    raise AssertionError(f"run {run_id} has no process")
+
+
+async def trigger(client: Client, **fields: Any) -> int:
+    """Starts a run and returns its number."""
+    started = await client.training.TriggerTraining(
+        tpb.TriggerTrainingRequest(**fields), metadata=ADMIN
+    )
+    return int(started.run.run_id)
+
+
+async def get_run(client: Client, run_id: int) -> tpb.TrainingRun:
+    """A run as it is now."""
+    return (
+        await client.training.GetTrainingRun(
+            tpb.GetTrainingRunRequest(run_id=run_id), metadata=ADMIN
+        )
+    ).run
+
+
+async def trained_state(db: asyncpg.Connection) -> list[tuple[Any, ...]]:
+    """Everything a run changes: watermarks, versions and activations."""
+    rows = await db.fetch(
+        """
+        SELECT 'user', user_id, trained_through FROM users
+        UNION ALL SELECT 'version', '', version FROM model_versions
+        UNION ALL SELECT 'activation', '', id FROM model_activations ORDER BY 1, 2, 3
+        """
+    )
+    return [tuple(row) for row in rows]
+
+
+def batch(number: int, size: int = 200, people: int = 12) -> list[pb.Interaction]:
+    """Interactions of some people in sessions; every batch happens after the one before."""
+    draw = random.Random(number)
+    start = FIRST_DAY + timedelta(hours=6 * number)
+    return [
+        _interaction(draw, f"b{number}-{i}", draw.randrange(people), start + timedelta(minutes=i))
+        for i in range(size)
+    ]
+
+
+def _interaction(
+    draw: random.Random, interaction_id: str, person: int, occurred_at: datetime
+) -> pb.Interaction:
+    action = draw.randint(1, 3), draw.randint(1, 3), draw.randint(1, 3)
+    message = logged(
+        interaction_id,
+        f"user-{person}",
+        draw.choice([types.REACTION_LIKE, types.REACTION_DISLIKE, types.REACTION_SHARE]),
+        action=action,
+        occurred_at=occurred_at,
+        completion_rate=draw.random(),
+    )
+    decision = message.logged_decision
+    decision.mood = draw.randint(1, 3)
+    traits = random.Random(person)
+    for trait in TRAITS:
+        setattr(decision.personality, trait, traits.uniform(0, 100))
+    return message
+
+
+@dataclass(frozen=True)
+class Table:
+    """Q-values and visits."""
+
+    q: NDArray[np.float32]
+    visits: NDArray[np.int32]
+
+
+def learned(interactions: list[pb.Interaction]) -> Table:
+    """The table of one pass over interactions, without any server or database."""
+    people = sorted({one.user_id for one in interactions})
+    space = SPACE
+    states, actions, masks = [], [], []
+    for one in interactions:
+        decision = one.logged_decision
+        context = Context(
+            CONTENT_TYPE_NAMES[decision.content_type],
+            MOOD_NAMES[decision.mood],
+            TIME_OF_DAY_NAMES[decision.time_of_day],
+        )
+        traits = [np.float32(getattr(decision.personality, trait)) for trait in TRAITS]
+        states.append(space.index([float(score) for score in traits], context))
+        actions.append(action_index(decision.action))
+        masks.append(sum(1 << (reaction - 1) for reaction in one.reactions))
+    prepared = prepare(
+        Interactions(
+            id=np.arange(len(interactions), dtype=np.int64),
+            user=np.array([people.index(one.user_id) for one in interactions], dtype=np.int64),
+            time=np.array([_microseconds(one) for one in interactions], dtype=np.int64),
+            state=np.array(states, dtype=np.int32),
+            action=np.array(actions, dtype=np.uint8),
+            reward=rewards(
+                RewardWeights(),
+                np.array(masks, dtype=np.int64),
+                [one.completion_rate for one in interactions],
+                [np.nan] * len(interactions),
+            ),
+        ),
+        n_contexts=space.n_contexts,
+        session_gap=1_800_000_000,
+        settled_before=np.iinfo(np.int64).max,
+        min_interactions=1,
+    )
+    table = Table(
+        np.zeros((space.n_states, 27), dtype=np.float32),
+        np.zeros((space.n_states, 27), dtype=np.int32),
+    )
+    q_learning.train(
+        table.q,
+        table.visits,
+        prepared.transitions,
+        Hyperparameters(),
+        states_per_cell=space.n_contexts,
+    )
+    return table
+
+
+def _microseconds(interaction: pb.Interaction) -> int:
+    return round(to_datetime(interaction.occurred_at).timestamp() * 1_000_000)
+
+
+async def stored_table(db: asyncpg.Connection, version: int) -> Table:
+    """The table of a model version."""
+    stored = await load_table(db, version)
+    return Table(stored.q, stored.visits)
+
+
+async def updates_of(db: asyncpg.Connection, version: int) -> int:
+    """How many interactions a version has counted in all."""
+    return int((await stored_table(db, version)).visits.sum())
+
+
+def assert_same(one: Table, other: Table) -> None:
+    """Two tables are the same, bit for bit."""
+    assert np.array_equal(one.visits, other.visits)
+    assert one.q.tobytes() == other.q.tobytes()
