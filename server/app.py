@@ -81,6 +81,8 @@ class App:
             options=[
                 # Without this a second server on the port would quietly take half the calls.
                 ("grpc.so_reuseport", 0),
+                # Clients may ask every half minute whether an idle connection still lives.
+                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
                 ("grpc.max_receive_message_length", 4 * 1024 * 1024),
             ]
         )

@@ -1,0 +1,52 @@
+"""How a channel is set up: balancing over replicas, retries, keepalive."""
+
+import json
+from collections.abc import Sequence
+
+DECISION_TIMEOUT = 0.05
+WRITE_TIMEOUT = 5.0
+SERVICE = "recparams.v1.RecommendationService"
+_DECISIONS = ("GetRecommendationParams", "BatchGetRecommendationParams")
+_WRITES = ("RecordInteractions", "PutPersonalityProfiles")
+
+
+def _method_config(methods: Sequence[str], initial: str, largest: str) -> dict[str, object]:
+    return {
+        "name": [{"service": SERVICE, "method": method} for method in methods],
+        "retryPolicy": {
+            "maxAttempts": 5,
+            "initialBackoff": initial,
+            "maxBackoff": largest,
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        },
+    }
+
+
+# Every call is idempotent. gRPC keeps retries within the call's deadline.
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        _method_config(_DECISIONS, "0.002s", "0.02s"),
+        _method_config(_WRITES, "0.1s", "1s"),
+    ],
+}
+
+OPTIONS = (
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+
+
+def target(address: str | Sequence[str]) -> str:
+    """A gRPC target of host:port, of a gRPC target itself, or of several ip:port.
+
+    Raises:
+        ValueError: where there is no address.
+    """
+    if isinstance(address, str):
+        return address
+    if not address:
+        raise ValueError("at least one address is needed")
+    return address[0] if len(address) == 1 else "ipv4:" + ",".join(address)

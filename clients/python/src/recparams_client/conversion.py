@@ -1,0 +1,146 @@
+"""Between the client's dataclasses and the contract's messages."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from recparams.v1 import recommendation_pb2 as pb
+from recparams.v1 import types_pb2 as types
+from recparams_client.types import (
+    DecisionRequest,
+    Interaction,
+    PersonalityProfile,
+    Recommendation,
+    RecommendationParams,
+    RecordResult,
+)
+
+_PARAM_NAMES = tuple(field.name for field in fields(RecommendationParams))
+
+
+def _names(enum: Any, prefix: str) -> dict[int, str]:
+    """Number -> name in lower case; the unspecified value has an empty name."""
+    names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
+    return {**names, 0: ""}
+
+
+CONTENT_TYPES = _names(types.ContentType, "CONTENT_TYPE_")
+MOODS = _names(types.Mood, "MOOD_")
+TIMES_OF_DAY = _names(types.TimeOfDay, "TIME_OF_DAY_")
+REACTIONS = _names(types.Reaction, "REACTION_")
+ENERGIES = _names(types.Energy, "ENERGY_")
+DIVERSITIES = _names(types.Diversity, "DIVERSITY_")
+NOVELTIES = _names(types.Novelty, "NOVELTY_")
+_ARMS = _names(pb.PolicyArm, "POLICY_ARM_")
+_SOURCES = _names(pb.DecisionSource, "DECISION_SOURCE_")
+_REASONS = _names(pb.FallbackReason, "FALLBACK_REASON_")
+
+
+def _number(names: dict[int, str], what: str, name: str) -> Any:
+    for number, known in names.items():
+        if known == name and number:
+            return number
+    allowed = ", ".join(known for known in names.values() if known)
+    raise ValueError(f"{what} must be one of {allowed}, not {name!r}")
+
+
+def _stamp(moment: datetime, what: str) -> Timestamp:
+    if moment.tzinfo is None:
+        raise ValueError(f"{what} must be an aware datetime: give it a time zone")
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def profile_message(profile: PersonalityProfile) -> types.PersonalityProfile:
+    """Scores as a message; their range is the server's to check."""
+    return types.PersonalityProfile(**vars(profile))
+
+
+def request_message(request: DecisionRequest) -> pb.GetRecommendationParamsRequest:
+    """A request as a message. Raises ValueError on an unknown name or a missing time."""
+    message = pb.GetRecommendationParamsRequest(
+        user_id=request.user_id,
+        content_type=_number(CONTENT_TYPES, "content_type", request.content_type),
+        mood=_number(MOODS, "mood", request.mood),
+    )
+    if request.personality is not None:
+        message.personality.CopyFrom(profile_message(request.personality))
+    if request.time_of_day is not None:
+        message.time_of_day = _number(TIMES_OF_DAY, "time_of_day", request.time_of_day)
+    elif request.timestamp is not None:
+        message.timestamp.CopyFrom(_stamp(request.timestamp, "timestamp"))
+        offset = request.timestamp.utcoffset()
+        assert offset is not None  # noqa: S101 - an aware datetime has one
+        message.utc_offset_minutes = round(offset.total_seconds() / 60)
+    else:
+        raise ValueError("time_of_day is required, or else timestamp")
+    return message
+
+
+def recommendation(response: pb.GetRecommendationParamsResponse) -> Recommendation:
+    """A response as a dataclass."""
+    return Recommendation(
+        params=RecommendationParams(*(getattr(response.params, name) for name in _PARAM_NAMES)),
+        energy=ENERGIES[response.action.energy],
+        diversity=DIVERSITIES[response.action.diversity],
+        novelty=NOVELTIES[response.action.novelty],
+        decision_token=response.decision_token,
+        model_version=response.model_version,
+        policy_arm=_ARMS.get(response.policy_arm, ""),
+        propensity=response.propensity,
+        source=_SOURCES.get(response.source, ""),
+        fallback_reason=_REASONS.get(response.fallback_reason, "unknown"),
+    )
+
+
+def batch_message(
+    requests: Iterable[DecisionRequest],
+) -> pb.BatchGetRecommendationParamsRequest:
+    """Requests as one message."""
+    return pb.BatchGetRecommendationParamsRequest(
+        requests=[request_message(request) for request in requests]
+    )
+
+
+def record_message(interactions: Iterable[Interaction]) -> pb.RecordInteractionsRequest:
+    """Interactions as one message. Raises ValueError on an unknown reaction or an empty token."""
+    return pb.RecordInteractionsRequest(
+        interactions=[_interaction_message(interaction) for interaction in interactions]
+    )
+
+
+def _interaction_message(interaction: Interaction) -> pb.Interaction:
+    if not interaction.decision_token:
+        raise ValueError("a fallback has no decision_token: there is nothing to record")
+    return pb.Interaction(
+        interaction_id=interaction.interaction_id,
+        user_id=interaction.user_id,
+        decision_token=interaction.decision_token,
+        reactions=[_number(REACTIONS, "reaction", name) for name in interaction.reactions],
+        completion_rate=interaction.completion_rate,
+        mood_change=interaction.mood_change,
+        occurred_at=None
+        if interaction.occurred_at is None
+        else _stamp(interaction.occurred_at, "occurred_at"),
+    )
+
+
+def record_result(response: pb.RecordInteractionsResponse) -> RecordResult:
+    """A response as a dataclass."""
+    return RecordResult(response.recorded, response.duplicates)
+
+
+def profiles_message(
+    profiles: Mapping[str, PersonalityProfile],
+) -> pb.PutPersonalityProfilesRequest:
+    """Profiles by user id as one message."""
+    return pb.PutPersonalityProfilesRequest(
+        profiles=[
+            pb.UserPersonalityProfile(user_id=user_id, personality=profile_message(profile))
+            for user_id, profile in profiles.items()
+        ]
+    )

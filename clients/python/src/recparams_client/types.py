@@ -1,0 +1,126 @@
+"""What goes into the client and comes out of it, as plain frozen dataclasses."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from uuid import uuid4
+
+
+@dataclass(frozen=True)
+class PersonalityProfile:
+    """Big Five scores, each from 0 to 100."""
+
+    openness: float
+    conscientiousness: float
+    extraversion: float
+    agreeableness: float
+    neuroticism: float
+
+
+@dataclass(frozen=True)
+class RecommendationParams:
+    """Query parameters for a catalogue API.
+
+    Units: energies, valence and exploration_rate 0 to 1; genre_count 1 or more; popularities 0 to
+    100.
+    """
+
+    min_energy: float
+    max_energy: float
+    valence: float
+    genre_count: int
+    exploration_rate: float
+    popularity_min: int
+    popularity_max: int
+
+    def as_dict(self) -> dict[str, float]:
+        """By name, as in ``search(**params.as_dict())``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DecisionRequest:
+    """One person in one context.
+
+    Attributes:
+        user_id: 1 to 128 characters.
+        content_type: "music", "video" or "game".
+        mood: "neutral", "happy", "sad", "anxious", "calm", "relaxed", "energetic", "stressed".
+        time_of_day: "morning", "afternoon", "evening" or "night", in the person's place.
+        timestamp: instead of time_of_day: an aware datetime in the person's time zone.
+        personality: their scores; None takes those the server has stored.
+    """
+
+    user_id: str
+    content_type: str
+    mood: str = "neutral"
+    time_of_day: str | None = None
+    timestamp: datetime | None = None
+    personality: PersonalityProfile | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A decision.
+
+    Attributes:
+        params: what to pass to a catalogue API.
+        energy, diversity, novelty: the action behind them, as in "low", "diverse", "mixed".
+        decision_token: send it back with the reaction; empty in a fallback.
+        model_version: the version that decided; 0 is the hand-written rules.
+        policy_arm: "rl" or "rule_based".
+        propensity: probability with which this action was chosen, above 0 and up to 1.
+        source: "learned", "borrowed", "rule_based" or "exploration".
+        fallback_reason: why rules answered, as in "no_model"; empty where they did not stand in.
+    """
+
+    params: RecommendationParams
+    energy: str
+    diversity: str
+    novelty: str
+    decision_token: bytes
+    model_version: int
+    policy_arm: str
+    propensity: float
+    source: str
+    fallback_reason: str
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether this library answered because the server did not."""
+        return self.fallback_reason.startswith("client_")
+
+
+def _new_id() -> str:
+    return uuid4().hex
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What a person did with one recommended item.
+
+    Attributes:
+        user_id: who.
+        decision_token: of the decision it came from. An empty one (of a fallback) cannot be
+            recorded.
+        reactions: "like", "dislike", "complete", "skip", "share", "impression".
+        completion_rate: share taken in, 0 to 1.
+        mood_change: -1 to 1.
+        occurred_at: an aware datetime; None is when the server receives it.
+        interaction_id: unique; keep it when you send the same interaction again.
+    """
+
+    user_id: str
+    decision_token: bytes
+    reactions: tuple[str, ...] = ()
+    completion_rate: float | None = None
+    mood_change: float | None = None
+    occurred_at: datetime | None = None
+    interaction_id: str = field(default_factory=_new_id)
+
+
+@dataclass(frozen=True)
+class RecordResult:
+    """What became of recorded interactions: newly stored, and stored before."""
+
+    recorded: int
+    duplicates: int
