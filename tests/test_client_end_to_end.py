@@ -42,8 +42,8 @@ async def test_decide_and_record(app: App, client: Client, db: asyncpg.Connectio
 async def test_the_clients_readme(app: App, client: Client, db: asyncpg.Connection) -> None:
     readme = (ROOT / "clients" / "python" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    code = code.replace("127.0.0.1:50051", f"127.0.0.1:{app.port}")
-    code = code.replace('50051")', '50051", decision_timeout=5)')
+    code = code.replace('"127.0.0.1:50051"', f'"127.0.0.1:{app.port}", decision_timeout=5')
+    assert "decision_timeout" in code
     searched: list[dict[str, float]] = []
 
     def run() -> None:
