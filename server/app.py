@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ from server.vocabulary import unknown_names
 
 log = structlog.get_logger()
 MAINTENANCE_SECONDS = 3600.0
+RESTART_SECONDS = 1.0
 ADMIN_KEY_FILE = "admin-key"
 
 SERVICES = (
@@ -91,6 +92,13 @@ class App:
     async def start(self) -> None:
         """Listens at once; health turns SERVING when the database has answered."""
         settings = self._settings
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.port = self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            raise StartError(
+                f"cannot listen on {address}: is another server there? (--port takes another)"
+            ) from None
         key = AdminKey(self._admin_key())
         recommendation_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationService(settings, self._runtime, self._cache), self._grpc
@@ -104,16 +112,9 @@ class App:
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        address = f"{settings.host}:{settings.port}"
-        try:
-            self.port = self._grpc.add_insecure_port(address)
-        except RuntimeError:
-            raise StartError(
-                f"cannot listen on {address}: is another server there? (--port takes another)"
-            ) from None
         await self._grpc.start()
         log.info("listening", host=settings.host, port=self.port)
-        self._run_forever(self._connect())
+        self._run_forever(self._connect)
 
     async def stop(self) -> None:
         """Refuses new calls, lets those under way finish, and ends everything else."""
@@ -143,8 +144,8 @@ class App:
         log.info("made up an admin key for this run", file=str(file))
         return key
 
-    def _run_forever(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
+    def _run_forever(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.create_task(_restarting(work)))
 
     async def _connect(self) -> None:
         """Brings the database up, then whatever needs it."""
@@ -163,7 +164,7 @@ class App:
         runtime.pool = pool
         ready = asyncio.Event()
         self._run_forever(
-            keep_up_to_date(
+            lambda: keep_up_to_date(
                 url,
                 self._holder,
                 self._cache.forget,
@@ -171,7 +172,7 @@ class App:
                 ready.set,
             )
         )
-        self._run_forever(self._maintain(pool))
+        self._run_forever(lambda: self._maintain(pool))
         await ready.wait()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
@@ -181,7 +182,12 @@ class App:
     async def _token_key(self, pool: Pool) -> bytes:
         if self._settings.token_key is not None:
             return self._settings.token_key.get_secret_value().encode()
-        return await shared_secrets.shared_secret(pool, "token_key")
+        while True:
+            try:
+                return await shared_secrets.shared_secret(pool, "token_key")
+            except STORE_ERRORS as failure:
+                log.warning("waiting for the database", error=repr(failure))
+            await asyncio.sleep(RESTART_SECONDS)
 
     async def _maintain(self, pool: Pool) -> None:
         """Keeps partitions ahead of time and drops those past retention."""
@@ -199,3 +205,13 @@ class App:
     async def _set_health(self, status: Any) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
+
+
+async def _restarting(work: Callable[[], Awaitable[None]]) -> None:
+    """Begins work again that fails in a way nobody foresaw, so that it never ends in silence."""
+    while True:
+        try:
+            return await work()
+        except Exception as failure:
+            log.error("background work failed and begins again", exc_info=failure)
+        await asyncio.sleep(RESTART_SECONDS)

@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     )
     profile_cache_size: int = Field(100_000, ge=1, description="Stored profiles kept in memory.")
     profile_cache_seconds: float = Field(
-        300.0, gt=0, description="How long a stored profile is kept in memory."
+        300.0, gt=0, description="How long a stored profile is used before it is read again."
     )
     retention_weeks: int = Field(
         26, ge=1, le=1040, description="Interactions are dropped after this many weeks."

@@ -10,10 +10,12 @@ import asyncpg
 import structlog
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from server.config import Settings
+from server.errors import STORE_ERRORS
 
 log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -85,7 +87,7 @@ async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
             url = await asyncio.to_thread(database_url, settings)
             await migrate(url)
             return url, await create_pool(url, settings.database_pool_size)
-        except (OSError, TimeoutError, asyncpg.PostgresError) as failure:
+        except (*STORE_ERRORS, asyncpg.PostgresError, DBAPIError) as failure:
             log.warning("waiting for the database", error=repr(failure), retry_in=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, 10.0)

@@ -17,6 +17,7 @@ from server.store import models
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
 
 log = structlog.get_logger()
+FIRST_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,18 @@ async def keep_up_to_date(
         poll_seconds: mean time between two looks without a notification.
         on_connected: called whenever the first look after connecting has succeeded.
     """
-    delay = 0.1
+    delay = FIRST_PAUSE
+
+    def connected() -> None:
+        nonlocal delay
+        delay = FIRST_PAUSE
+        on_connected()
+
     while True:
         connection = None
         try:
             connection = await asyncpg.connect(url, timeout=5, command_timeout=10)
-            await _follow(connection, holder, forget_profile, poll_seconds, on_connected)
+            await _follow(connection, holder, forget_profile, poll_seconds, connected)
         except (*STORE_ERRORS, asyncpg.PostgresError) as failure:
             log.warning("lost touch with the database", error=repr(failure), retry_in=delay)
         finally:

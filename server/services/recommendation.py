@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -120,35 +119,41 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
             new[one.user_id] = check_personality(one.personality, f"{path}.personality", violations)
         violations.raise_any()
         await profiles.put(self._runtime.require_pool(), new)
-        for user_id, traits in new.items():
-            self._cache.put(user_id, traits)
+        for user_id in new:
+            self._cache.forget(user_id)
         return pb.PutPersonalityProfilesResponse(stored=len(new))
 
     async def _stored_profiles(
         self, user_ids: Iterable[str]
     ) -> tuple[dict[str, Traits], pb.FallbackReason.ValueType]:
-        """Profiles of these people, and why those that are missing are missing."""
+        """Profiles of these people, and why those that are missing are missing.
+
+        While the database cannot be asked, what memory has of them will do.
+        """
         found: dict[str, Traits] = {}
         missing = []
         for user_id in user_ids:
-            known, traits = self._cache.get(user_id)
+            up_to_date, traits = self._cache.get(user_id)
             if traits is not None:
                 found[user_id] = traits
-            elif not known:
+            if not up_to_date:
                 missing.append(user_id)
         if not missing:
             return found, pb.FALLBACK_REASON_NO_PROFILE
         pool = self._runtime.pool
         if pool is None or time.monotonic() < self._no_profiles_until:
             return found, pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
+        changes = self._cache.changes
         try:
-            async with asyncio.timeout(PROFILE_TIMEOUT):
-                fetched = await profiles.fetch(pool, missing)
+            fetched = await profiles.fetch(pool, missing, PROFILE_TIMEOUT)
         except STORE_ERRORS:
             self._no_profiles_until = time.monotonic() + PROFILE_PAUSE
             return found, pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
+        if changes == self._cache.changes:
+            for user_id in missing:
+                self._cache.put(user_id, fetched.get(user_id))
         for user_id in missing:
-            self._cache.put(user_id, fetched.get(user_id))
+            found.pop(user_id, None)
         return found | fetched, pb.FALLBACK_REASON_NO_PROFILE
 
     def _decide_by_stored(

@@ -1,8 +1,11 @@
 """Personality profiles: stored, and kept in memory for the hot path."""
 
+import asyncio
+import math
+import time
 from collections.abc import Iterable, Mapping
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 from server.database import Pool
 from server.store.interactions import INSERT_USERS
@@ -53,15 +56,21 @@ async def put(pool: Pool, profiles: Mapping[str, Traits]) -> None:
         )
 
 
-async def fetch(pool: Pool, user_ids: Iterable[str]) -> dict[str, Traits]:
-    """The stored profiles among those asked for."""
-    rows = await pool.fetch(
-        """
-        SELECT user_id, openness, conscientiousness, extraversion, agreeableness, neuroticism
-        FROM users JOIN personality_profiles USING (user_key) WHERE user_id = ANY($1)
-        """,
-        list(user_ids),
-    )
+async def fetch(pool: Pool, user_ids: Iterable[str], timeout: float) -> dict[str, Traits]:
+    """The stored profiles among those asked for.
+
+    Raises TimeoutError after `timeout` seconds, or twice as long where the connection hangs.
+    """
+    # The pool's timeout covers giving the connection back, which waits until a query that was
+    # given up is known to be cancelled.
+    async with asyncio.timeout(timeout), pool.acquire(timeout=timeout) as connection:
+        rows = await connection.fetch(
+            """
+            SELECT user_id, openness, conscientiousness, extraversion, agreeableness, neuroticism
+            FROM users JOIN personality_profiles USING (user_key) WHERE user_id = ANY($1)
+            """,
+            list(user_ids),
+        )
     return {row[0]: (row[1], row[2], row[3], row[4], row[5]) for row in rows}
 
 
@@ -69,25 +78,32 @@ class ProfileCache:
     """Stored profiles of recent people, and who is known to have none.
 
     Replicas tell each other of changes over `PROFILES_CHANNEL`; the time limit covers the rest.
+    What is out of date is kept for when the database cannot be asked.
+
+    Attributes:
+        changes: how often something was forgotten. What was read before the last time may be out
+            of date and must not be kept.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
-        self._known: TTLCache[str, Traits | None] = TTLCache(size, seconds)
+        self._known: LRUCache[str, tuple[Traits | None, float]] = LRUCache(size)
+        self._seconds = seconds
+        self._doubted_at = -math.inf
+        self.changes = 0
 
     def get(self, user_id: str) -> tuple[bool, Traits | None]:
-        """Whether this person is in memory, and their profile if they have one."""
-        try:
-            return True, self._known[user_id]
-        except KeyError:
-            return False, None
+        """Whether what is in memory is up to date, and the profile, if there is one."""
+        traits, read_at = self._known.get(user_id, (None, -math.inf))
+        return read_at > max(self._doubted_at, time.monotonic() - self._seconds), traits
 
     def put(self, user_id: str, traits: Traits | None) -> None:
         """Keeps a profile, or that there is none."""
-        self._known[user_id] = traits
+        self._known[user_id] = traits, time.monotonic()
 
     def forget(self, user_id: str) -> None:
-        """Drops one person, or all of them for `EVERYBODY`."""
+        """Drops one person; for `EVERYBODY`, takes all of them for out of date."""
+        self.changes += 1
         if user_id == EVERYBODY:
-            self._known.clear()
+            self._doubted_at = time.monotonic()
         else:
             self._known.pop(user_id, None)

@@ -5,11 +5,17 @@ import os
 import sys
 from datetime import datetime
 
+import structlog
+
 from server import logs
 from server.config import Settings
+from server.errors import STORE_ERRORS
+from server.processes import STORE_AWAY
 from server.worker.evaluation import evaluate
 from server.worker.tables import export_table, import_table
 from server.worker.training import train
+
+log = structlog.get_logger()
 
 
 def main(arguments: list[str]) -> int:
@@ -17,6 +23,14 @@ def main(arguments: list[str]) -> int:
     settings = Settings()
     logs.configure(settings.log_level, settings.log_format)
     os.nice(5)
+    try:
+        return _work(settings, arguments)
+    except STORE_ERRORS as failure:
+        log.error("the database cannot be reached", job=arguments[0], error=repr(failure))
+        return STORE_AWAY
+
+
+def _work(settings: Settings, arguments: list[str]) -> int:
     match arguments:
         case ["train", run_id]:
             return asyncio.run(train(settings, int(run_id)))
