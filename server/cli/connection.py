@@ -81,6 +81,20 @@ def channel(address: str) -> Iterator[grpc.Channel]:
             fail(raised, address)
 
 
+def admin_call(
+    service: Callable[[grpc.Channel], Any],
+    method: str,
+    request: Any,
+    address: str,
+    admin_key: str | None,
+    timeout: float = SECONDS,
+) -> Any:
+    """The answer to one unary call of a service's stub; errors as `channel`."""
+    with channel(address) as opened:
+        call = getattr(service(opened), method)
+        return call(request, metadata=admin_metadata(admin_key), timeout=timeout)
+
+
 def reason_of(raised: Any) -> str:
     """The machine-readable reason of an error, or an empty text."""
     info = error_details_pb2.ErrorInfo()

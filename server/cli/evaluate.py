@@ -6,7 +6,7 @@ import click
 
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
-from server.cli.connection import admin_metadata, channel, json_option, server_options
+from server.cli.connection import admin_call, json_option, server_options
 from server.cli.output import print_facts, print_json, when
 from server.cli.train import MOMENT, timestamp
 
@@ -26,12 +26,14 @@ def evaluate(
     \b
     recparams evaluate --days 7
     """
-    with channel(address) as opened:
-        answer = grpc_pb.TrainingServiceStub(opened).Evaluate(
-            pb.EvaluateRequest(test_days=days, as_of=timestamp(as_of)),
-            metadata=admin_metadata(admin_key),
-            timeout=SECONDS,
-        )
+    answer = admin_call(
+        grpc_pb.TrainingServiceStub,
+        "Evaluate",
+        pb.EvaluateRequest(test_days=days, as_of=timestamp(as_of)),
+        address,
+        admin_key,
+        SECONDS,
+    )
     if as_json:
         print_json(answer)
         return

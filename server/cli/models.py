@@ -7,7 +7,7 @@ import click
 
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
-from server.cli.connection import SECONDS, admin_metadata, channel, json_option, server_options
+from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
 from server.cli.output import enum_name, print_facts, print_json, print_table, when
 
 LONG_SECONDS = 600.0
@@ -25,12 +25,13 @@ def models() -> None:
 @json_option
 def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
     """The newest versions; * marks the one to serve."""
-    with channel(address) as opened:
-        answer = grpc_pb.ModelServiceStub(opened).ListModels(
-            pb.ListModelsRequest(page_size=limit),
-            metadata=admin_metadata(admin_key),
-            timeout=SECONDS,
-        )
+    answer = admin_call(
+        grpc_pb.ModelServiceStub,
+        "ListModels",
+        pb.ListModelsRequest(page_size=limit),
+        address,
+        admin_key,
+    )
     if as_json:
         print_json(answer)
         return
@@ -67,16 +68,13 @@ def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) 
 @json_option
 def show(version: int, address: str, admin_key: str | None, as_json: bool) -> None:
     """One version with its statistics; by default the active one."""
-    with channel(address) as opened:
-        model = (
-            grpc_pb.ModelServiceStub(opened)
-            .GetModel(
-                pb.GetModelRequest(version=version),
-                metadata=admin_metadata(admin_key),
-                timeout=SECONDS,
-            )
-            .model
-        )
+    model = admin_call(
+        grpc_pb.ModelServiceStub,
+        "GetModel",
+        pb.GetModelRequest(version=version),
+        address,
+        admin_key,
+    ).model
     if as_json:
         print_json(model)
     else:
@@ -115,12 +113,13 @@ def _print_model(model: pb.Model) -> None:
 @json_option
 def activate(version: int, reason: str, address: str, admin_key: str | None, as_json: bool) -> None:
     """Serve a version on every replica; 0 serves the hand-written rules."""
-    with channel(address) as opened:
-        answer = grpc_pb.ModelServiceStub(opened).ActivateModel(
-            pb.ActivateModelRequest(version=version, reason=reason),
-            metadata=admin_metadata(admin_key),
-            timeout=SECONDS,
-        )
+    answer = admin_call(
+        grpc_pb.ModelServiceStub,
+        "ActivateModel",
+        pb.ActivateModelRequest(version=version, reason=reason),
+        address,
+        admin_key,
+    )
     _print_switch(answer, as_json=as_json)
 
 
@@ -130,12 +129,13 @@ def activate(version: int, reason: str, address: str, admin_key: str | None, as_
 @json_option
 def rollback(reason: str, address: str, admin_key: str | None, as_json: bool) -> None:
     """Serve what was served before; a second time, what was served before that."""
-    with channel(address) as opened:
-        answer = grpc_pb.ModelServiceStub(opened).RollbackModel(
-            pb.RollbackModelRequest(reason=reason),
-            metadata=admin_metadata(admin_key),
-            timeout=SECONDS,
-        )
+    answer = admin_call(
+        grpc_pb.ModelServiceStub,
+        "RollbackModel",
+        pb.RollbackModelRequest(reason=reason),
+        address,
+        admin_key,
+    )
     _print_switch(answer, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ import click
 
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
-from server.cli.connection import SECONDS, admin_metadata, channel, json_option, server_options
+from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
 from server.cli.output import enum_name, print_json, print_table, when
 from server.cli.train import follow, print_run
 
@@ -20,12 +20,13 @@ def runs() -> None:
 @json_option
 def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
     """The newest runs."""
-    with channel(address) as opened:
-        answer = grpc_pb.TrainingServiceStub(opened).ListTrainingRuns(
-            pb.ListTrainingRunsRequest(page_size=limit),
-            metadata=admin_metadata(admin_key),
-            timeout=SECONDS,
-        )
+    answer = admin_call(
+        grpc_pb.TrainingServiceStub,
+        "ListTrainingRuns",
+        pb.ListTrainingRunsRequest(page_size=limit),
+        address,
+        admin_key,
+    )
     if as_json:
         print_json(answer)
         return
@@ -64,16 +65,13 @@ def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) ->
 @json_option
 def show(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
     """One run."""
-    with channel(address) as opened:
-        run = (
-            grpc_pb.TrainingServiceStub(opened)
-            .GetTrainingRun(
-                pb.GetTrainingRunRequest(run_id=run_id),
-                metadata=admin_metadata(admin_key),
-                timeout=SECONDS,
-            )
-            .run
-        )
+    run = admin_call(
+        grpc_pb.TrainingServiceStub,
+        "GetTrainingRun",
+        pb.GetTrainingRunRequest(run_id=run_id),
+        address,
+        admin_key,
+    ).run
     if as_json:
         print_json(run)
     else:
@@ -97,12 +95,13 @@ def watch(run_id: int, address: str, admin_key: str | None, as_json: bool) -> No
 @json_option
 def cancel(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
     """Stop a run; its interactions are learned by the next one."""
-    with channel(address) as opened:
-        answer = grpc_pb.TrainingServiceStub(opened).CancelTrainingRun(
-            pb.CancelTrainingRunRequest(run_id=run_id),
-            metadata=admin_metadata(admin_key),
-            timeout=SECONDS,
-        )
+    answer = admin_call(
+        grpc_pb.TrainingServiceStub,
+        "CancelTrainingRun",
+        pb.CancelTrainingRunRequest(run_id=run_id),
+        address,
+        admin_key,
+    )
     if as_json:
         print_json(answer)
     else:
