@@ -42,6 +42,7 @@ _NOVELTY_PARAMS: dict[str, dict[str, float]] = {
     "exploratory": {"exploration_rate": 0.5, "popularity_min": 0, "popularity_max": 50},
 }
 
+_FURTHEST = 1e6
 # Width of each parameter's range, so that distances along different parameters compare.
 _RANGE = {"genre_count": 4.0, "popularity_min": 100.0, "popularity_max": 100.0}
 
@@ -93,7 +94,8 @@ def infer_action(params: RecommendationParams) -> Action:
     """The action whose parameters are nearest to logged ones, dimension by dimension.
 
     The distance along a dimension is the sum of squared differences over the fields that are
-    given, each divided by its range; ties go to the lower level. Inverts `Action.to_params`.
+    given, each divided by its range; ties go to the lower level. Inverts `Action.to_params`. Values
+    beyond a million count as a million, so that squares stay numbers.
 
     Raises:
         ValueError: where a field is not finite, or a dimension has no field at all.
@@ -103,6 +105,7 @@ def infer_action(params: RecommendationParams) -> Action:
     for name, value in given.items():
         if not isfinite(value):
             raise ValueError(f"{name} must be a finite number, not {value}")
+    given = {name: max(-_FURTHEST, min(_FURTHEST, value)) for name, value in given.items()}
     return Action(
         _nearest("energy", _ENERGY_PARAMS, given),
         _nearest("diversity", _DIVERSITY_PARAMS, given),

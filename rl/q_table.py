@@ -8,7 +8,6 @@ import json
 from ast import literal_eval
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from rl.state import TRAITS, Context, StateSpace
 
 FORMAT = "recparams.q_table/1"
 
+LARGEST_Q = 3e38
 ASSUMED_VISITS = 50
 """Visits of a pair in a file that does not count them: enough for its value to stand."""
 
@@ -77,9 +77,7 @@ def load(text: str | bytes, space: StateSpace) -> QTable:
         space = _space(data["space"])
     q = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
     visits = np.zeros((space.n_states, N_ACTIONS), dtype=np.int32)
-    for where, pair, value in _entries(data["q_table"], space, "q_table"):
-        if not -3e38 < value < 3e38:
-            raise ValueError(f"{where}: a Q-value must be a finite number, not {value}")
+    for _, pair, value in _entries(data["q_table"], space, "q_table"):
         q[pair], visits[pair] = value, ASSUMED_VISITS
     if "visit_counts" in data:
         visits[:] = 0
@@ -116,15 +114,20 @@ def _entries(
     if not isinstance(table, dict):
         raise ValueError(f"{name}: not an object of states")
     action_of = {str(_action_names(action)): action.index for action in ACTIONS}
+    seen = set()
     for key, row in table.items():
         state = _state(key, space, name)
+        if state in seen:
+            raise ValueError(f"{name}[{key!r}]: this state is there twice")
+        seen.add(state)
         if not isinstance(row, dict):
             raise ValueError(f"{name}[{key!r}]: not an object of actions")
         for action, value in row.items():
             where = f"{name}[{key!r}][{action!r}]"
             if action not in action_of:
                 raise ValueError(f"{where}: no such action")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and -LARGEST_Q < value < LARGEST_Q):
                 raise ValueError(f"{where}: not a finite number: {value!r}")
             yield where, (state, action_of[action]), float(value)
 

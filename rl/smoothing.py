@@ -4,19 +4,22 @@ Done once when a version is published; learning never sees it. Every pair's Q-va
 mean of what its visits saw (constant-step-size Q from zero divided by ``1 - (1 - rate) ** n``, the
 bias correction of Kingma & Ba, "Adam", 2015, section 3). From it comes the *advantage* over what
 the other actions brought in that state, so that an action tried mostly in happy states does not
-look good for that alone, while one that alone was tried keeps what it earned. Both that baseline
-and the advantages are shrunk level by level, each towards the one before (hierarchical shrinkage,
-as in Gelman & Hill, "Data Analysis Using Regression and Multilevel/Hierarchical Models", 2007,
-ch. 12):
+look good for that alone, while one that alone was tried keeps what it earned. The rules' action is
+expected to have an advantage of `rule_bonus` in its own context, any other none, and the
+*deviation* from that is borrowed: what everybody likes on the whole then moves the rules' choice in
+a context, and does not replace it. Both the baseline and the deviations are shrunk level by level,
+each towards the one before (hierarchical shrinkage, as in Gelman & Hill, "Data Analysis Using
+Regression and Multilevel/Hierarchical Models", 2007, ch. 12):
 
-    rules -> everybody -> similar people -> + content type -> + mood -> + time of day -> own data
+    0 -> everybody -> similar people -> + content type -> + mood -> + time of day -> own data
 
 *Similar people* is a visit-weighted Gaussian kernel over the five personality axes
 (Nadaraya-Watson), separable and so five small matrix products. Shrinking is
-``(sum of n * advantage + k * parent) / (sum of n + k)``: a state's own data wins as visits grow.
+``(sum of n * deviation + k * parent) / (sum of n + k)``: a state's own data wins as visits grow.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +44,7 @@ class Smoothing:
     rule_bonus: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.kernel_width > 0 and self.shrinkage > 0 and self.rule_bonus >= 0):
+        if not (self.kernel_width > 0 and 0 < self.shrinkage < inf and 0 <= self.rule_bonus < inf):
             raise ValueError("kernel_width and shrinkage must be above 0, rule_bonus at least 0")
 
 
@@ -84,20 +87,18 @@ def smooth(
 
     near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
     others = _shrink_down(
-        *(_of_others(x) for x in (near_weight, near_total, weight, total)),
-        prior=np.zeros(shape, dtype=np.float32),
-        k=smoothing.shrinkage,
+        *(_of_others(x) for x in (near_weight, near_total, weight, total)), k=smoothing.shrinkage
     )
-    total -= weight * others
-
     prior = np.zeros((len(rule_actions), n_actions), dtype=np.float32)
     prior[np.arange(len(rule_actions)), rule_actions] = smoothing.rule_bonus
-    advantage = _shrink_down(
+    prior = prior.reshape(shape)
+
+    total -= weight * (others + prior)
+    advantage = prior + _shrink_down(
         near_weight,
         _over_similar_people(space, total, smoothing),
         weight,
         total,
-        prior=prior.reshape(shape),
         k=smoothing.shrinkage,
     )
     return Smoothed(
@@ -107,11 +108,12 @@ def smooth(
 
 def _unbiased_sums(q: Floats, visits: NDArray[np.int32], learning_rate: float) -> Floats:
     """Visits x bias-corrected Q, 0 where not visited."""
-    longest = int(visits.max(initial=0))
-    learned = 1.0 - (1.0 - learning_rate) ** np.arange(longest + 1)
-    learned[0] = 1.0
-    factor = (np.arange(longest + 1) / learned).astype(np.float32)
-    sums: Floats = q * factor[visits]
+    sums = np.zeros(q.shape, dtype=np.float32)
+    visited = np.flatnonzero(visits)
+    n = visits.ravel()[visited].astype(np.float64)
+    with np.errstate(divide="ignore"):  # a step of 1 leaves nothing of the start: log 0
+        learned = -np.expm1(n * np.log1p(-learning_rate))
+    sums.ravel()[visited] = q.ravel()[visited] * (n / learned)
     return sums
 
 
@@ -138,12 +140,16 @@ def _shrink_down(
     weight: Floats,
     total: Floats,
     *,
-    prior: Floats,
     k: float,
 ) -> Floats:
-    """From everybody down to the pair's own data, each level shrunk to the one above."""
-    level = prior
-    for pooled in ((0, 1, 2, 3), (1, 2, 3), (2, 3), (3,), ()):
+    """From everybody down to the pair's own data, each level shrunk to the one above.
+
+    Everybody's visits count once each: kernel sums over all cells would count them many times.
+    """
+    everybody = (0, 1, 2, 3)
+    sums, counts = (x.sum(axis=everybody, dtype=np.float64) for x in (total, weight))
+    level: Floats = (sums / (counts + k)).astype(np.float32)
+    for pooled in ((1, 2, 3), (2, 3), (3,), ()):
         sums = near_total.sum(axis=pooled, keepdims=True)
         counts = near_weight.sum(axis=pooled, keepdims=True)
         level = (sums + np.float32(k) * level) / (counts + np.float32(k))

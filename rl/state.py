@@ -42,7 +42,8 @@ class StateSpace:
         content_types, moods, times_of_day: distinct names; their order is the table's order.
 
     Raises:
-        ValueError: on bins out of range, or an empty or repeating vocabulary.
+        ValueError: on bins out of range, an empty or repeating vocabulary, or more states than an
+            int32 can number.
     """
 
     bins: int = 5
@@ -57,6 +58,8 @@ class StateSpace:
             words = getattr(self, name)
             if not words or len(set(words)) != len(words):
                 raise ValueError(f"{name} must be distinct names, at least one: {words}")
+        if self.n_states > np.iinfo(np.int32).max:
+            raise ValueError(f"{self.n_states} states are more than an int32 can number")
 
     @cached_property
     def n_cells(self) -> int:
@@ -98,7 +101,8 @@ class StateSpace:
         """
         if not 0.0 <= score <= 100.0:
             raise ValueError(f"a trait score must be from 0 to 100, not {score}")
-        return min(int(score / (100.0 / self.bins)), self.bins - 1)
+        # In float64, as `index_columns`: a float32 score divided by a float stays float32.
+        return min(int(float(score) / (100.0 / self.bins)), self.bins - 1)
 
     def cell(self, traits: Sequence[float]) -> int:
         """Cell of five trait scores in the order of `TRAITS`. Raises as `discretize`."""
@@ -174,12 +178,15 @@ class StateSpace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StateSpace":
         """From what `to_dict` gives. Raises ValueError or KeyError on anything else."""
-        return cls(
-            bins=int(data["bins"]),
-            content_types=tuple(data["content_types"]),
-            moods=tuple(data["moods"]),
-            times_of_day=tuple(data["times_of_day"]),
-        )
+        if type(data["bins"]) is not int:
+            raise ValueError(f"bins must be a whole number, not {data['bins']!r}")
+        vocabularies = {}
+        for name in ("content_types", "moods", "times_of_day"):
+            words = data[name]
+            if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+                raise ValueError(f"{name} must be a list of names, not {words!r}")
+            vocabularies[name] = tuple(words)
+        return cls(bins=data["bins"], **vocabularies)
 
 
 def time_of_day(hour: int) -> str:
