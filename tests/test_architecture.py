@@ -1,0 +1,99 @@
+"""The contracts between packages in pyproject.toml, as import-linter sees them."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def contracts() -> list[dict[str, Any]]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        found: list[dict[str, Any]] = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    return found
+
+
+def lint_imports(config: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as lint; lint()",
+            "--config",
+            str(config),
+            "--no-cache",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_imports_keep_to_the_contracts(contracts: list[dict[str, Any]]) -> None:
+    result = lint_imports(ROOT / "pyproject.toml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"Contracts: {len(contracts)} kept, 0 broken." in result.stdout
+    for contract in contracts:
+        assert f"{contract['name']} KEPT" in result.stdout
+
+
+def test_a_broken_contract_is_noticed(tmp_path: Path) -> None:
+    """The linter sees the packages: what the server surely does can be forbidden to it."""
+    config = tmp_path / "importlinter.toml"
+    config.write_text(
+        """
+        [tool.importlinter]
+        root_packages = ["rl", "server"]
+
+        [[tool.importlinter.contracts]]
+        name = "No server"
+        type = "forbidden"
+        source_modules = ["server"]
+        forbidden_modules = ["rl"]
+        """
+    )
+    result = lint_imports(config)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "No server BROKEN" in result.stdout
+
+
+def test_the_core_and_the_client_are_under_contract(contracts: list[dict[str, Any]]) -> None:
+    forbidden = {
+        source: set(contract["forbidden_modules"])
+        for contract in contracts
+        if contract["type"] == "forbidden"
+        for source in contract["source_modules"]
+    }
+    assert {"server", "grpc", "asyncpg", "time", "datetime"} <= forbidden["rl"]
+    assert {"rl", "server", "numpy"} <= forbidden["recparams_client"]
+
+
+def test_the_client_imports_grpcio_protobuf_and_the_standard_library() -> None:
+    """A contract can only forbid; this is the whole list."""
+    allowed = {"grpc", "google", "recparams", "recparams_client", *sys.stdlib_module_names}
+    for path in sorted((ROOT / "clients/python/src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] in allowed, f"{path}:{node.lineno} imports {name}"
+
+
+def test_the_core_opens_nothing_and_prints_nothing() -> None:
+    """What no import shows."""
+    for path in sorted((ROOT / "rl").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"open", "print", "input"}, f"{path}:{node.lineno}"
+            assert not isinstance(node, ast.Global), f"{path}:{node.lineno}"
