@@ -1,0 +1,146 @@
+"""The demo and the simulation, run as people run them, and what they measure with."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import numpy as np
+import pytest
+
+from rl.population import WEEK
+from rl.reward import RewardWeights
+from server.app import App
+from server.demo import DemoError, HeldOut
+from server.demo_server import MARK, free_port, fresh_folder
+from tests.support import ROOT, environment
+
+START = 1_700_000_000
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "server.cli", *arguments],
+        cwd=ROOT,
+        env=environment("unused"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
+    folder, png = tmp_path / "data", tmp_path / "curve.png"
+    demo = start(
+        *("demo", "--once", "--weeks", "3", "--people", "1000", "--port", "0"),
+        *("--data-dir", str(folder), "--png", str(png)),
+    )
+    output, _ = demo.communicate()
+    assert demo.returncode == 0, output
+    rows = [line.split() for line in output.splitlines() if line.split()[:1] in map(list, "0123")]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3"]
+    learned, rules, random = map(float, rows[-1][2:5])
+    assert random < rules < learned
+    assert rows[0][2] == rows[0][3]
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "postgres" / "postmaster.pid").exists()
+    assert "Traceback" not in output
+
+
+def test_the_demo_stops_its_server_and_database_when_it_is_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    demo = start(
+        *("demo", "--people", "2000", "--port", "0", "--png", str(tmp_path / "curve.png")),
+        *("--data-dir", str(folder)),
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.split()[:1] == ["0"]:
+            break
+    demo.send_signal(signal.SIGINT)
+    output, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 130, output
+    assert output.strip().endswith("Stopped.")
+    assert not (folder / "postgres" / "postmaster.pid").exists()
+    events = [
+        json.loads(line)["event"] for line in (folder / "server.log").read_text().splitlines()
+    ]
+    assert events[-1] == "stopped"
+
+
+def test_the_demo_touches_no_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(DemoError, match="not a demo's"), fresh_folder(tmp_path):
+        pass
+    assert (tmp_path / "precious").exists()
+
+
+def test_one_demo_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    with fresh_folder(tmp_path / "data") as folder:
+        (folder / "postgres").mkdir()
+        (folder / "postgres" / "old").write_text("")
+        with pytest.raises(DemoError, match="another demo"), fresh_folder(folder):
+            pass
+        assert (folder / "postgres" / "old").exists()
+    with fresh_folder(folder):
+        assert [path.name for path in folder.iterdir()] == [MARK]
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(DemoError, match=str(port)):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", port) == port
+    assert free_port("127.0.0.1", 0) > 0
+
+
+def test_held_out_people_are_measured_alike_and_exactly() -> None:
+    one, other = (HeldOut(np.random.default_rng(3), RewardWeights(), START) for _ in range(2))
+    assert one.measure(one.rules) == other.measure(other.rules)
+    random, rules, best = map(one.measure, (one.random, one.rules, one.optimum))
+    assert random.reward < rules.reward < best.reward
+    assert random.like_rate < rules.like_rate < best.like_rate
+    assert one.gain(one.rules) == (0.0, 0.0)
+    gain, error = one.gain(one.optimum)
+    assert gain > 10 * error > 0.0
+    assert np.all((one.at.time >= START) & (one.at.time < START + WEEK))
+
+
+@pytest.mark.usefixtures("client")
+async def test_simulate_records_what_it_says(app: App, db: asyncpg.Connection) -> None:
+    arguments = ("simulate", "--decisions", "300", "--people", "40", "--json")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server.cli", *arguments),
+        cwd=ROOT,
+        env={**os.environ, "RECPARAMS_ADDRESS": f"127.0.0.1:{app.port}"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    facts = json.loads(output)
+    recorded = await db.fetchrow(
+        "SELECT count(*) AS n, count(propensity) AS known, count(openness) AS people "
+        "FROM interactions"
+    )
+    assert facts["interactions"] == recorded["n"] >= 300
+    assert recorded["known"] == recorded["people"] == recorded["n"]
+    assert 0.0 < facts["like_rate"] < 1.0
+
+
+async def test_simulate_without_a_server_says_so() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server.cli", "simulate", "--address", "127.0.0.1:1"),
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 4
+    assert errors.decode().startswith("recparams: 127.0.0.1:1: ")
