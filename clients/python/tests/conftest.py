@@ -68,14 +68,14 @@ class Running:
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Callable[[], Awaitable[Running]]]:
-    """Starts servers on free ports."""
+async def start() -> AsyncIterator[Callable[..., Awaitable[Running]]]:
+    """Starts servers, by default on free ports."""
     servers = []
 
-    async def run() -> Running:
+    async def run(port: int = 0) -> Running:
         service, server = Service(), grpc.aio.server()
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(service, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
         servers.append(server)
         return Running(service, server, port)
@@ -85,6 +85,6 @@ async def start() -> AsyncIterator[Callable[[], Awaitable[Running]]]:
 
 
 @pytest.fixture
-async def running(start: Callable[[], Awaitable[Running]]) -> Running:
+async def running(start: Callable[..., Awaitable[Running]]) -> Running:
     """One server."""
     return await start()

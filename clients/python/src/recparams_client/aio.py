@@ -63,7 +63,7 @@ class AsyncRecParamsClient:
         message = conversion.request_message(request)
         try:
             response = await self._stub.GetRecommendationParams(
-                message, timeout=timeout or self._decision_timeout
+                message, timeout=self._decision_timeout if timeout is None else timeout
             )
         except grpc.RpcError as raised:
             return fallback.recommend(message, fallback.reason_or_raise(raised))
@@ -76,7 +76,7 @@ class AsyncRecParamsClient:
         message = conversion.batch_message(requests)
         try:
             response = await self._stub.BatchGetRecommendationParams(
-                message, timeout=timeout or self._decision_timeout
+                message, timeout=self._decision_timeout if timeout is None else timeout
             )
         except grpc.RpcError as raised:
             reason = fallback.reason_or_raise(raised)
@@ -112,7 +112,9 @@ class AsyncRecParamsClient:
 
     async def _write(self, method: Any, message: Any, timeout: float | None) -> Any:
         try:
-            return await method(message, timeout=timeout or self._write_timeout)
+            return await method(
+                message, timeout=self._write_timeout if timeout is None else timeout
+            )
         except grpc.RpcError as raised:
             raise from_rpc_error(raised) from None
 

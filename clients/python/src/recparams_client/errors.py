@@ -1,10 +1,12 @@
 """Errors of the server, with their google.rpc details decoded."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -102,11 +104,13 @@ def from_rpc_error(raised: Any) -> RecParamsError:
     """The error of a failed sync or async call."""
     details = {}
     for key, value in raised.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
-            for detail in _MESSAGES["Status"].FromString(value).details:
-                name = detail.type_url.rpartition("/google.rpc.")[2]
-                if name in _MESSAGES:
-                    details[name] = _MESSAGES[name].FromString(detail.value)
+        # What a proxy garbled must not hide the error itself.
+        with suppress(DecodeError):
+            if key == _DETAILS_KEY:
+                for detail in _MESSAGES["Status"].FromString(value).details:
+                    name = detail.type_url.rpartition("/google.rpc.")[2]
+                    if name in _MESSAGES:
+                        details[name] = _MESSAGES[name].FromString(detail.value)
     bad, info, retry = (details.get(name) for name in ("BadRequest", "ErrorInfo", "RetryInfo"))
     delays = retry.retry_delay if retry else ()
     return RecParamsError(

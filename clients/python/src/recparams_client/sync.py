@@ -62,7 +62,7 @@ class RecParamsClient:
         message = conversion.request_message(request)
         try:
             response = self._stub.GetRecommendationParams(
-                message, timeout=timeout or self._decision_timeout
+                message, timeout=self._decision_timeout if timeout is None else timeout
             )
         except grpc.RpcError as raised:
             return fallback.recommend(message, fallback.reason_or_raise(raised))
@@ -75,7 +75,7 @@ class RecParamsClient:
         message = conversion.batch_message(requests)
         try:
             response = self._stub.BatchGetRecommendationParams(
-                message, timeout=timeout or self._decision_timeout
+                message, timeout=self._decision_timeout if timeout is None else timeout
             )
         except grpc.RpcError as raised:
             reason = fallback.reason_or_raise(raised)
@@ -111,7 +111,7 @@ class RecParamsClient:
 
     def _write(self, method: Any, message: Any, timeout: float | None) -> Any:
         try:
-            return method(message, timeout=timeout or self._write_timeout)
+            return method(message, timeout=self._write_timeout if timeout is None else timeout)
         except grpc.RpcError as raised:
             raise from_rpc_error(raised) from None
 
