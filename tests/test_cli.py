@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import grpc
 import pytest
 
+from recparams.v1 import models_pb2, models_pb2_grpc
 from recparams.v1 import types_pb2 as types
 from server.app import App
 from tests.support import ADMIN_KEY, ROOT, Client, environment, logged, record
@@ -41,30 +44,45 @@ class Outcome:
         return json.loads(self.out)
 
 
-async def run(*arguments: str, **variables: str) -> Outcome:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "server.cli",
+COMMAND = (sys.executable, "-m", "server.cli")
+IMPATIENT = (
+    sys.executable,
+    "-c",
+    "from server.cli import main, train; train.PATIENCE_SECONDS = 1; main()",
+)
+
+
+async def start(
+    *arguments: str, command: tuple[str, ...] = COMMAND, cwd: Path = ROOT, **variables: str
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
         *arguments,
-        cwd=ROOT,
+        cwd=cwd,
         env={**environment("unused"), **variables},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def finish(process: asyncio.subprocess.Process) -> Outcome:
     out, err = await process.communicate()
     outcome = Outcome(await process.wait(), out.decode(), err.decode())
     assert "Traceback" not in outcome.err
     return outcome
 
 
+async def run(*arguments: str, **options: Any) -> Outcome:
+    return await finish(await start(*arguments, **options))
+
+
 @pytest.fixture
 def cli(app: App, client: Client) -> Any:
     """Runs a command against the test's server."""
 
-    async def call(*arguments: str, **variables: str) -> Outcome:
+    async def call(*arguments: str, cwd: Path = ROOT, **variables: str) -> Outcome:
         address = f"127.0.0.1:{app.port}"
-        return await run(*arguments, **{"RECPARAMS_ADDRESS": address, **variables})
+        return await run(*arguments, cwd=cwd, **{"RECPARAMS_ADDRESS": address, **variables})
 
     return call
 
@@ -80,6 +98,20 @@ async def fill(client: Client) -> None:
             for n in range(20)
         ),
     )
+
+
+async def hold_runs(db: asyncpg.Connection) -> None:
+    """Makes every run wait for a lock where it reads what it may read up to."""
+    await db.execute("SELECT pg_advisory_lock_shared(7270001)")
+
+
+async def let_go(db: asyncpg.Connection) -> None:
+    await db.execute("SELECT pg_advisory_unlock_all()")
+
+
+async def until_running(db: asyncpg.Connection) -> None:
+    while not await db.fetchval("SELECT count(*) FROM system_tasks WHERE status = 'running'"):
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +143,8 @@ async def test_help_teaches(command: tuple[str, ...]) -> None:
     assert outcome.code == 0
     assert "Usage:" in outcome.out
     assert len(outcome.out.splitlines()) > 5
+    if command not in ((), ("runs",), ("models",)):
+        assert f"\n  recparams {' '.join(command)}" in outcome.out, "an example"
 
 
 async def test_training_step_by_step(cli: Any, client: Client) -> None:
@@ -188,11 +222,9 @@ async def test_exit_codes_of_train(
     assert away.err.startswith("recparams: 127.0.0.1:1: ")
     assert len(away.err.splitlines()) == 1
 
-    # The run waits for this lock when it reads where it may read up to.
-    await db.execute("SELECT pg_advisory_lock_shared(7270001)")
+    await hold_runs(db)
     waiting = asyncio.create_task(cli("train", "--wait"))
-    while not await db.fetchval("SELECT count(*) FROM system_tasks WHERE status = 'running'"):
-        await asyncio.sleep(0.05)
+    await until_running(db)
     busy = await cli("train", "--wait")
     assert (busy.code, busy.err.strip()) == (
         3,
@@ -200,7 +232,7 @@ async def test_exit_codes_of_train(
     )
     assert (await cli("runs", "cancel", "1")).code == 0
     assert (await waiting).code == 5
-    await db.execute("SELECT pg_advisory_unlock_all()")
+    await let_go(db)
 
     await fill(client)
     await db.execute("ALTER TABLE model_versions RENAME COLUMN metrics TO metrics_")
@@ -209,10 +241,13 @@ async def test_exit_codes_of_train(
     assert "metrics" in json.loads(failed.out.splitlines()[-1])["error"]
 
 
-async def test_a_development_servers_key_is_found(cli: Any, client: Client, tmp_path: Path) -> None:
-    (tmp_path / "admin-key").write_text(ADMIN_KEY)
-    found = await cli("runs", "list", RECPARAMS_ADMIN_KEY="", RECPARAMS_DATA_DIR=str(tmp_path))
-    assert found.code == 0 or "wrong" in found.err
+async def test_a_development_servers_key_is_found(cli: Any, tmp_path: Path) -> None:
+    folder = tmp_path / ".recparams"
+    folder.mkdir()
+    (folder / "admin-key").write_text(f"{ADMIN_KEY}\n")
+    assert (await cli("runs", "list", RECPARAMS_ADMIN_KEY="", cwd=tmp_path)).code == 0
+    moved = {"RECPARAMS_ADMIN_KEY": "", "RECPARAMS_DATA_DIR": str(folder)}
+    assert (await cli("runs", "list", **moved)).code == 0
 
 
 async def test_models(cli: Any, client: Client, tmp_path: Path) -> None:
@@ -281,3 +316,117 @@ def test_unknown_commands() -> None:
     )
     assert done.returncode == 2
     assert "No such command" in done.stderr
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_waiting_outlives_a_restart(
+    cli: Any, db: asyncpg.Connection, start_server: Any, end: signal.Signals
+) -> None:
+    """The run belongs to `cli`'s server; another one, which is watched, goes and comes back."""
+    watched = start_server(drain_seconds=0.2)
+    await hold_runs(db)
+    assert (await cli("train")).code == 0
+    await until_running(db)
+    watcher = await start("runs", "watch", "1", RECPARAMS_ADDRESS=watched.target)
+    assert watcher.stdout is not None
+    assert json.loads(await watcher.stdout.readline())["run_id"] == 1
+    watched.process.send_signal(end)
+    await asyncio.to_thread(watched.process.wait, 30)
+    start_server(port=watched.port)
+    await let_go(db)
+    outcome = await finish(watcher)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out.splitlines()[-1])["status"] == "TRAINING_RUN_STATUS_COMPLETED"
+
+
+async def test_waiting_ends_where_the_server_stays_away(
+    cli: Any, db: asyncpg.Connection, start_server: Any
+) -> None:
+    watched = start_server()
+    await hold_runs(db)
+    assert (await cli("train")).code == 0
+    variables = {"RECPARAMS_ADDRESS": watched.target}
+    watcher = await start("runs", "watch", "1", command=IMPATIENT, **variables)
+    assert watcher.stdout is not None
+    await watcher.stdout.readline()
+    watched.kill()
+    outcome = await finish(watcher)
+    assert outcome.code == 4
+    assert outcome.err.startswith(f"recparams: {watched.target}: ")
+    assert len(outcome.err.splitlines()) == 1
+
+
+async def test_ctrl_c_leaves_the_run_going(cli: Any, app: App, db: asyncpg.Connection) -> None:
+    await hold_runs(db)
+    address = f"127.0.0.1:{app.port}"
+    waiting = await start("train", "--wait", RECPARAMS_ADDRESS=address)
+    assert waiting.stdout is not None
+    await waiting.stdout.readline()
+    waiting.send_signal(signal.SIGINT)
+    outcome = await finish(waiting)
+    assert (outcome.code, outcome.err.strip()) == (
+        130,
+        "training run 1 goes on: recparams runs watch 1, or recparams runs cancel 1",
+    )
+    await let_go(db)
+    assert (await cli("runs", "watch", "1")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("models", "show", "9" * 20), 2, "is too large"),
+        (("runs", "watch", "9" * 20), 2, "is too large"),
+        (("runs", "show", "one"), 2, "'one' is not a whole number"),
+        (("train", "--days", "9" * 10), 2, "is too large"),
+        (("train", "--as-of", "noon"), 2, "'noon' is no time"),
+        (("train", "--as-of", "0001-01-01T00:00+14:00"), 2, "is no time"),
+        (("evaluate", "--as-of", "2999-01-01"), 2, "as_of: lies in the future"),
+        (("runs", "list", "--admin-key", "schlüssel"), 7, "printable ASCII"),
+        (("runs", "list", "--address", "nowhere:none"), 4, "nowhere:none"),
+    ],
+)
+async def test_bad_input_is_explained(
+    cli: Any, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    outcome = await cli(*arguments)
+    assert outcome.code == code
+    assert says in outcome.err
+
+
+async def test_times_are_iso(cli: Any) -> None:
+    for given in ("2026-03-01", "2026-03-01T00:00:00Z", "2026-03-01T02:00:00.000+02:00"):
+        answer = (await cli("evaluate", "--as-of", given, "--json")).json
+        assert answer["period_end"] == "2026-03-01T00:00:00Z"
+
+
+async def test_what_a_run_says_is_no_markup(cli: Any, db: asyncpg.Connection) -> None:
+    error = "q_table[/bold] :warning: [red]"
+    assert (await cli("train", "--wait")).code == 0
+    await db.execute("UPDATE system_tasks SET error = $1", error)
+    assert error in (await cli("runs", "list")).out
+
+
+class Breaking(models_pb2_grpc.ModelServiceServicer):
+    """Sends half a table."""
+
+    async def ExportModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        yield models_pb2.ExportModelResponse(chunk=b'{"q_table":')
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+async def test_a_broken_export_leaves_the_file_alone(tmp_path: Path) -> None:
+    server = grpc.aio.server()
+    models_pb2_grpc.add_ModelServiceServicer_to_server(Breaking(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    file = tmp_path / "q_table.json"
+    file.write_text("kept")
+    broken = await run("models", "export", "1", "-o", str(file), RECPARAMS_ADDRESS=address)
+    assert (broken.code, broken.err.strip()) == (4, f"recparams: {address}: gone")
+    assert file.read_text() == "kept"
+    assert not file.with_name("q_table.json.part").exists()
+    nowhere = str(tmp_path / "none" / "q_table.json")
+    lost = await run("models", "export", "1", "-o", nowhere, RECPARAMS_ADDRESS=address)
+    assert (lost.code, lost.err.strip()) == (1, f"recparams: {nowhere}: No such file or directory")
+    await server.stop(0)

@@ -11,10 +11,14 @@ import click
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from server.services.admin import HEADER
-
 KEY_FILE = Path(".recparams") / "admin-key"
 SECONDS = 30.0
+HEADER = "x-admin-key"
+_CHANNEL = (
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
 
 
 class Exit(IntEnum):
@@ -63,18 +67,24 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def admin_metadata(admin_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Metadata that lets admin calls in, if there is a key anywhere."""
+    """Metadata that lets admin calls in, if there is a key anywhere.
+
+    A key that cannot be sent ends the program as a wrong one would.
+    """
     folder = os.environ.get("RECPARAMS_DATA_DIR")
     file = Path(folder) / KEY_FILE.name if folder else KEY_FILE
     if admin_key is None and file.is_file():
         admin_key = file.read_text().strip()
+    if admin_key and not (admin_key.isascii() and admin_key.isprintable()):
+        click.echo("recparams: the admin key has characters other than printable ASCII", err=True)
+        raise SystemExit(Exit.REFUSED)
     return ((HEADER, admin_key),) if admin_key else ()
 
 
 @contextlib.contextmanager
 def channel(address: str) -> Iterator[grpc.Channel]:
     """A channel; what goes wrong with a call ends the program with one line and an exit code."""
-    with grpc.insecure_channel(address) as opened:
+    with grpc.insecure_channel(address, options=_CHANNEL) as opened:
         try:
             yield opened
         except grpc.RpcError as raised:

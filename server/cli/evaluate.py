@@ -7,15 +7,16 @@ import click
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import admin_call, json_option, server_options
+from server.cli.options import int32, moment
 from server.cli.output import print_facts, print_json, when
-from server.cli.train import MOMENT, timestamp
+from server.cli.train import timestamp
 
 SECONDS = 600.0
 
 
 @click.command()
-@click.option("--days", type=int, help="Length of the period. [default: 3]")
-@click.option("--as-of", type=MOMENT, help="End of the period, UTC. [default: now]")
+@click.option("--days", type=int32, help="Length of the period in days. [default: 3]")
+@click.option("--as-of", type=moment, help="End of the period, UTC. [default: now]")
 @server_options
 @json_option
 def evaluate(

@@ -1,13 +1,23 @@
 """`recparams models`: versions, rollback, and tables in and out."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
-from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
+from server.cli.connection import (
+    Exit,
+    admin_call,
+    admin_metadata,
+    channel,
+    json_option,
+    server_options,
+)
+from server.cli.options import int64
 from server.cli.output import enum_name, print_facts, print_json, print_table, when
 
 LONG_SECONDS = 600.0
@@ -24,7 +34,11 @@ def models() -> None:
 @server_options
 @json_option
 def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """The newest versions; * marks the one to serve."""
+    """The newest versions; * marks the one to serve.
+
+    \b
+    recparams models list --limit 5
+    """
     answer = admin_call(
         grpc_pb.ModelServiceStub,
         "ListModels",
@@ -63,11 +77,15 @@ def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) 
 
 
 @models.command()
-@click.argument("version", type=int, default=0)
+@click.argument("version", type=int64, default=0)
 @server_options
 @json_option
 def show(version: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """One version with its statistics; by default the active one."""
+    """One version with its statistics; by default the active one.
+
+    \b
+    recparams models show 12 --json
+    """
     model = admin_call(
         grpc_pb.ModelServiceStub,
         "GetModel",
@@ -107,12 +125,16 @@ def _print_model(model: pb.Model) -> None:
 
 
 @models.command()
-@click.argument("version", type=int)
+@click.argument("version", type=int64)
 @click.option("--reason", default="", help="Why, for the record.")
 @server_options
 @json_option
 def activate(version: int, reason: str, address: str, admin_key: str | None, as_json: bool) -> None:
-    """Serve a version on every replica; 0 serves the hand-written rules."""
+    """Serve a version on every replica; 0 serves the hand-written rules.
+
+    \b
+    recparams models activate 12 --reason 'better on new people'
+    """
     answer = admin_call(
         grpc_pb.ModelServiceStub,
         "ActivateModel",
@@ -128,7 +150,11 @@ def activate(version: int, reason: str, address: str, admin_key: str | None, as_
 @server_options
 @json_option
 def rollback(reason: str, address: str, admin_key: str | None, as_json: bool) -> None:
-    """Serve what was served before; a second time, what was served before that."""
+    """Serve what was served before; a second time, what was served before that.
+
+    \b
+    recparams models rollback --reason 'fewer likes since version 12'
+    """
     answer = admin_call(
         grpc_pb.ModelServiceStub,
         "RollbackModel",
@@ -151,16 +177,16 @@ def _print_switch(answer: Any, *, as_json: bool) -> None:
 
 
 @models.command("export")
-@click.argument("version", type=int, default=0)
+@click.argument("version", type=int64, default=0)
 @click.option(
     "-o",
     "--output",
-    type=click.File("wb", atomic=True),
+    type=click.Path(dir_okay=False, allow_dash=True),
     default="-",
-    help="File. [default: stdout]",
+    help="File, replaced once all of it is here. [default: stdout]",
 )
 @server_options
-def export_model(version: int, output: BinaryIO, address: str, admin_key: str | None) -> None:
+def export_model(version: int, output: str, address: str, admin_key: str | None) -> None:
     """Write a version's table as q_table.json; by default the active one's.
 
     \b
@@ -172,8 +198,26 @@ def export_model(version: int, output: BinaryIO, address: str, admin_key: str | 
             metadata=admin_metadata(admin_key),
             timeout=LONG_SECONDS,
         )
-        for piece in stream:
-            output.write(piece.chunk)
+        if output == "-":
+            for piece in stream:
+                sys.stdout.buffer.write(piece.chunk)
+        else:
+            _write_whole(Path(output), stream)
+
+
+def _write_whole(path: Path, stream: Iterable[pb.ExportModelResponse]) -> None:
+    """Writes beside the file and then replaces it, so that it never holds half a table."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            for piece in stream:
+                file.write(piece.chunk)
+        part.replace(path)
+    except OSError as failure:
+        click.echo(f"recparams: {path}: {failure.strerror}", err=True)
+        raise SystemExit(Exit.FAILED) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @models.command("import")

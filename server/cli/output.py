@@ -33,7 +33,11 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Non
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in cells:
         table.add_row(*row)
-    Console(width=None if Console().is_terminal else 200).print(table)
+    # What a server says is text, not markup.
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:

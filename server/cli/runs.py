@@ -5,6 +5,7 @@ import click
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
+from server.cli.options import int64
 from server.cli.output import enum_name, print_json, print_table, when
 from server.cli.train import follow, print_run
 
@@ -19,7 +20,11 @@ def runs() -> None:
 @server_options
 @json_option
 def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """The newest runs."""
+    """The newest runs.
+
+    \b
+    recparams runs list --limit 5
+    """
     answer = admin_call(
         grpc_pb.TrainingServiceStub,
         "ListTrainingRuns",
@@ -60,11 +65,15 @@ def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) ->
 
 
 @runs.command()
-@click.argument("run_id", type=int)
+@click.argument("run_id", type=int64)
 @server_options
 @json_option
 def show(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """One run."""
+    """One run.
+
+    \b
+    recparams runs show 12
+    """
     run = admin_call(
         grpc_pb.TrainingServiceStub,
         "GetTrainingRun",
@@ -79,22 +88,30 @@ def show(run_id: int, address: str, admin_key: str | None, as_json: bool) -> Non
 
 
 @runs.command()
-@click.argument("run_id", type=int)
+@click.argument("run_id", type=int64)
 @server_options
 @json_option
 def watch(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """Follow a run to its end; exit codes as of `recparams train --wait`."""
+    """Follow a run to its end; exit codes as of `recparams train --wait`.
+
+    \b
+    recparams runs watch 12
+    """
     with channel(address) as opened:
         stub = grpc_pb.TrainingServiceStub(opened)
         follow(stub, run_id, admin_metadata(admin_key), address, as_json=as_json)
 
 
 @runs.command()
-@click.argument("run_id", type=int)
+@click.argument("run_id", type=int64)
 @server_options
 @json_option
 def cancel(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """Stop a run; its interactions are learned by the next one."""
+    """Stop a run; its interactions are learned by the next one.
+
+    \b
+    recparams runs cancel 12
+    """
     answer = admin_call(
         grpc_pb.TrainingServiceStub,
         "CancelTrainingRun",

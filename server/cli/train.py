@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -23,6 +23,7 @@ from server.cli.connection import (
     json_option,
     server_options,
 )
+from server.cli.options import int32, moment
 from server.cli.output import enum_name, print_facts, print_json, to_dict, when
 
 Metadata = tuple[tuple[str, str], ...]
@@ -48,22 +49,23 @@ def hyperparameter_options(command: Any) -> Any:
     return command
 
 
-def timestamp(moment: datetime | None) -> Timestamp | None:
-    """A timestamp of an option's value; one without an offset is in UTC."""
-    if moment is None:
+def timestamp(instant: datetime | None) -> Timestamp | None:
+    """A timestamp of an option's value, if it was given."""
+    if instant is None:
         return None
     stamp = Timestamp()
-    stamp.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    stamp.FromDatetime(instant)
     return stamp
-
-
-MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
 
 
 @click.command()
 @click.option("--wait", is_flag=True, help="Follow the run to its end; the exit code tells it.")
-@click.option("--days", type=int, help="Length of the window. [default: 7, or since the last run]")
-@click.option("--min-interactions", type=int, help="Least untrained ones of a person. [default: 5]")
+@click.option(
+    "--days", type=int32, help="Length of the window in days. [default: 7, or since the last run]"
+)
+@click.option(
+    "--min-interactions", type=int32, help="Least untrained ones of a person. [default: 5]"
+)
 @click.option(
     "--mode",
     type=click.Choice(["incremental", "rebuild"]),
@@ -71,7 +73,7 @@ MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
     show_default=True,
     help="Learn what is new, or the whole window from an empty table.",
 )
-@click.option("--as-of", type=MOMENT, help="End of the window, UTC. [default: now]")
+@click.option("--as-of", type=moment, help="End of the window, UTC. [default: now]")
 @click.option("--request-id", default="", help="Repeating one does not start a second run.")
 @click.option("--no-activate", is_flag=True, help="Store the new version without serving it.")
 @hyperparameter_options
@@ -101,7 +103,7 @@ def train(
       0  completed, or nothing new to learn     4  server unreachable
       1  failed; nothing was changed            5  cancelled
       2  bad input                              7  admin key missing or wrong
-      3  another run is under way
+      3  another run is under way             130  Ctrl-C; the run goes on
     """
     request = pb.TriggerTrainingRequest(
         request_id=request_id,
