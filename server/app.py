@@ -117,8 +117,9 @@ class App:
         self._run_forever(self._connect)
 
     async def stop(self) -> None:
-        """Refuses new calls, lets those under way finish, and ends everything else."""
+        """Says that it stops, then refuses new calls, lets those under way finish, and ends."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(self._settings.lame_duck_seconds)
         await self._grpc.stop(self._settings.drain_seconds)
         for task in self._tasks:
             task.cancel()

@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     retention_weeks: int = Field(
         26, ge=1, le=1040, description="Interactions are dropped after this many weeks."
     )
+    lame_duck_seconds: float = Field(
+        1.0,
+        ge=0,
+        description="How long calls are still taken after SIGTERM, while health already says "
+        "NOT_SERVING, so that callers turn to other replicas.",
+    )
     drain_seconds: float = Field(
         10.0, ge=0, description="How long calls under way may take after SIGTERM."
     )
@@ -133,6 +139,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto is console on a terminal, json elsewhere."
     )
+
+    @field_validator("database_url", "admin_key", "token_key", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: Any) -> Any:
+        return None if value == "" else value
 
     @field_validator("content_types", "moods", "times_of_day", mode="before")
     @classmethod

@@ -75,7 +75,12 @@ async def wait_serving(client: Client, seconds: float = 30.0) -> None:
 def environment(database_url: str, **settings: object) -> dict[str, str]:
     """Environment of a server process with these settings and no others."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RECPARAMS_", "DATABASE_"))}
-    given = {"admin_key": ADMIN_KEY, "database_url": database_url, **settings}
+    given = {
+        "admin_key": ADMIN_KEY,
+        "database_url": database_url,
+        "lame_duck_seconds": 0.2,
+        **settings,
+    }
     return {**clean, **{f"RECPARAMS_{k.upper()}": str(v) for k, v in given.items()}}
 
 

@@ -1,10 +1,12 @@
 """The database stops, starts and hangs while the service is in use."""
 
 import asyncio
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -46,10 +48,11 @@ PROFILE_UNAVAILABLE = pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
 
 
 @pytest.fixture(scope="module")
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
-    postgres = OwnPostgres(tmp_path_factory.mktemp("own") / "pg")
-    yield postgres
-    postgres.stop()
+def own_postgres() -> Iterator[OwnPostgres]:
+    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
+        postgres = OwnPostgres(Path(folder) / "pg")
+        yield postgres
+        postgres.stop()
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ STATEMENTS = (
         FOR EACH STATEMENT EXECUTE FUNCTION lock_interaction_insert()
     """,
     # Attaching takes a weaker lock than CREATE TABLE ... PARTITION OF: a long read of the trainer
-    # does not hold up inserts.
+    # does not hold up inserts. Taking that lock first, and not an advisory one, makes the second
+    # look see a partition that somebody else has just made.
     """
     CREATE FUNCTION ensure_interactions_partition(at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
@@ -95,7 +96,7 @@ STATEMENTS = (
         IF to_regclass(partition) IS NOT NULL THEN
             RETURN;
         END IF;
-        PERFORM pg_advisory_xact_lock(7270003);
+        LOCK TABLE interactions IN SHARE UPDATE EXCLUSIVE MODE;
         IF to_regclass(partition) IS NOT NULL THEN
             RETURN;
         END IF;

@@ -18,7 +18,8 @@ def _method_config(methods: Sequence[str], initial: str, largest: str) -> dict[s
             "initialBackoff": initial,
             "maxBackoff": largest,
             "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            # A server that stops cancels calls that it had not begun.
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         },
     }
 
@@ -26,6 +27,8 @@ def _method_config(methods: Sequence[str], initial: str, largest: str) -> dict[s
 # Every call is idempotent. gRPC keeps retries within the call's deadline.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    # A replica that drains says so before it refuses calls.
+    "healthCheckConfig": {"serviceName": SERVICE},
     "methodConfig": [
         _method_config(_DECISIONS, "0.002s", "0.02s"),
         _method_config(_WRITES, "0.1s", "1s"),

@@ -21,6 +21,7 @@ NEUTRAL_SCORE = 50.0
 _REASONS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "client_deadline",
     grpc.StatusCode.UNAVAILABLE: "client_unavailable",
+    grpc.StatusCode.CANCELLED: "client_unavailable",
 }
 
 

@@ -1,0 +1,629 @@
+"""The store against a real Postgres: reading, partitions, idempotence, checksums, backups."""
+
+import asyncio
+import hashlib
+import json
+import random
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+import zstandard
+
+from recparams.v1 import models_pb2 as mpb
+from recparams.v1 import training_pb2 as tpb
+from rl.policy import publish
+from rl.smoothing import Smoothing
+from rl.state import TRAITS, StateSpace
+from server.app import App
+from server.config import Settings
+from server.database import Pool, create_pool
+from server.store import interactions, models, profiles, training
+from server.store.columns import SELECT_LIST, Rows, StateEncoder, copy_rows
+from server.store.interactions import Choice, NewInteraction
+from tests.faults import (
+    SMALL,
+    SPACE,
+    assert_same,
+    batch,
+    eventually,
+    holding,
+    learned,
+    stored_table,
+)
+from tests.support import ADMIN, ADMIN_KEY, Client, connect, record, request, train, wait_serving
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        database_url=database_url, data_dir=tmp_path, port=0, admin_key=ADMIN_KEY, **SMALL
+    )
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    created = await create_pool(database_url, 8)
+    yield created
+    await created.close()
+
+
+def new(interaction_id: str, user_id: str = "ada", occurred_at: datetime = NOW) -> NewInteraction:
+    choice = Choice(content_type=1, mood=1, time_of_day=1, action=3, traits=(1, 2, 3, 4, 5))
+    return NewInteraction(interaction_id, user_id, occurred_at, 1, None, None, choice)
+
+
+class TestReading:
+    """COPY BINARY into NumPy gives what plain SQL gives."""
+
+    COLUMNS = ("completion_rate", "mood_change", "propensity", *TRAITS)
+
+    async def insert_random(self, db: asyncpg.Connection, count: int) -> None:
+        draw = random.Random(count)
+
+        def perhaps(low: float, high: float) -> float | None:
+            return draw.uniform(low, high) if draw.random() < 0.7 else None
+
+        for week in range(4):
+            await interactions.ensure_partition(db, NOW - timedelta(weeks=week))
+        await db.executemany(
+            """
+            INSERT INTO interactions (interaction_id, user_key, occurred_at, content_type, mood,
+                time_of_day, action, reactions, completion_rate, mood_change, propensity,
+                openness, conscientiousness, extraversion, agreeableness, neuroticism)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+            """,
+            [
+                (
+                    str(row),
+                    draw.randrange(-(2**63), 2**63),
+                    NOW - timedelta(microseconds=draw.randrange(3 * 7 * 86400 * 10**6)),
+                    draw.randint(1, 3),
+                    draw.randint(1, 8),
+                    draw.randint(1, 4),
+                    draw.randrange(27),
+                    draw.randrange(64),
+                    perhaps(0, 1),
+                    perhaps(-1, 1),
+                    perhaps(0, 1),
+                    *(perhaps(0, 100) for _ in TRAITS),
+                )
+                for row in range(count)
+            ],
+        )
+
+    # A piece is handed on from 4096 rows.
+    @pytest.mark.parametrize("count", [0, 1, 4096, 9001])
+    async def test_every_value_of_every_row(self, db: asyncpg.Connection, count: int) -> None:
+        await self.insert_random(db, count)
+        pieces: list[Rows] = []
+
+        async def add(rows: Rows) -> None:
+            pieces.append(rows.copy())
+
+        await copy_rows(
+            db,
+            f"SELECT {SELECT_LIST} FROM interactions AS i WHERE i.id <= $1 AND i.occurred_at > $2",
+            2**62,
+            NOW - timedelta(weeks=52),
+            on_rows=add,
+        )
+        plain = await db.fetch("SELECT * FROM interactions ORDER BY id")
+        assert sum(len(piece) for piece in pieces) == len(plain) == count
+        if not count:
+            return
+        assert len(pieces) > 1 or count <= 4096
+        read = np.concatenate(pieces)
+        read = read[np.argsort(read["id"].astype(np.int64))]
+        epoch = datetime(2000, 1, 1, tzinfo=UTC)
+        expected = {
+            "id": [row["id"] for row in plain],
+            "user": [row["user_key"] for row in plain],
+            "time": [(row["occurred_at"] - epoch) // timedelta(microseconds=1) for row in plain],
+            **{
+                name: [row[name] for row in plain]
+                for name in ("content_type", "mood", "time_of_day", "action", "reactions")
+            },
+        }
+        for name, values in expected.items():
+            assert read[name].tolist() == values, name
+        nulls = 0
+        for name in self.COLUMNS:
+            values = np.array([row[name] for row in plain], dtype=np.float32)
+            assert np.array_equal(read[name].astype(np.float32), values, equal_nan=True), name
+            nulls += int(np.isnan(values).sum())
+        assert nulls or count == 1
+
+    async def test_states(self, db: asyncpg.Connection) -> None:
+        await self.insert_random(db, 500)
+        await db.execute(
+            "INSERT INTO users OVERRIDING SYSTEM VALUE "
+            "SELECT DISTINCT user_key, user_key::text FROM interactions"
+        )
+        space = StateSpace(bins=3, moods=("happy", "calm", "neutral"))
+        states: list[int] = []
+        encode = StateEncoder(space)
+
+        async def add(rows: Rows) -> None:
+            states.extend(encode(rows).tolist())
+
+        await copy_rows(db, f"SELECT {SELECT_LIST} FROM interactions AS i ORDER BY id", on_rows=add)
+        for state, row in zip(
+            states,
+            await db.fetch("SELECT * FROM interactions_named ORDER BY id"),
+            strict=True,
+        ):
+            if row["mood"] not in space.moods:
+                assert state == -2
+            elif any(row[trait] is None for trait in TRAITS):
+                assert state == -1
+            else:
+                bins, context = space.decode(state)
+                assert bins == tuple(space.discretize(row[trait]) for trait in TRAITS)
+                assert (context.content_type, context.mood, context.time_of_day) == (
+                    row["content_type"],
+                    row["mood"],
+                    row["time_of_day"],
+                )
+
+
+async def partitions(db: asyncpg.Connection) -> list[str]:
+    rows = await db.fetch("SELECT relname FROM pg_class WHERE relname ~ '^interactions_....w..$'")
+    return sorted(row["relname"] for row in rows)
+
+
+def week_name(instant: datetime) -> str:
+    year, week, _ = instant.isocalendar()
+    return f"interactions_{year}w{week:02d}"
+
+
+class TestPartitions:
+    async def test_past_weeks_are_made_on_demand(self, db: asyncpg.Connection, pool: Pool) -> None:
+        instants = [NOW - timedelta(weeks=week, hours=week) for week in (0, 3, 20, 3)]
+        assert await partitions(db) == []
+        batch_ = [new(str(n), f"u{n}", instant) for n, instant in enumerate(instants)]
+        assert await interactions.record(pool, batch_) == 4
+        assert await partitions(db) == sorted({week_name(instant) for instant in instants})
+        assert await db.fetchval("SELECT count(*) FROM interactions") == 4
+        assert await interactions.record(pool, batch_) == 0
+
+    @pytest.mark.parametrize(
+        "instant",
+        [
+            datetime(2020, 12, 31, 23, 59, 59, 999999, UTC),
+            datetime(2021, 1, 1, tzinfo=UTC),
+            datetime(2021, 1, 3, 23, 59, 59, 999999, UTC),
+            datetime(2021, 1, 4, tzinfo=UTC),
+            datetime(2018, 12, 31, tzinfo=UTC),
+            datetime(2026, 3, 29, 1, 30, tzinfo=UTC),
+        ],
+    )
+    @pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Asia/Kolkata"])
+    async def test_weeks_begin_on_monday_in_utc(
+        self, db: asyncpg.Connection, instant: datetime, zone: str
+    ) -> None:
+        await db.execute(f"SET timezone = '{zone}'")
+        await interactions.ensure_partition(db, instant)
+        where = await db.fetchval(
+            """
+            INSERT INTO interactions (interaction_id, user_key, occurred_at, content_type, mood,
+                time_of_day, action, reactions)
+            VALUES ('i', 1, $1, 1, 1, 1, 1, 1) RETURNING tableoid::regclass::text
+            """,
+            instant,
+        )
+        assert where == week_name(instant)
+
+    async def test_several_servers_make_the_same_week(
+        self, db: asyncpg.Connection, database_url: str
+    ) -> None:
+        connections = [await asyncpg.connect(database_url) for _ in range(6)]
+        for week in range(8):
+            instant = NOW - timedelta(weeks=week)
+            await asyncio.gather(
+                *(interactions.ensure_partition(connection, instant) for connection in connections)
+            )
+        assert len(await partitions(db)) == 8
+        for connection in connections:
+            await connection.close()
+
+    async def test_maintenance(self, db: asyncpg.Connection, pool: Pool) -> None:
+        retention = timedelta(weeks=4)
+        ages = [0, 20, 29, 34, 36, 60]
+        await interactions.record(
+            pool, [new(f"{age} days", "ada", NOW - timedelta(days=age)) for age in ages]
+        )
+        before = await partitions(db)
+        dropped = await interactions.maintain(pool, NOW, retention)
+
+        def is_over(age: int) -> bool:
+            day = NOW - timedelta(days=age)
+            monday = day.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(
+                days=day.weekday()
+            )
+            return monday + timedelta(weeks=1) <= NOW - retention
+
+        expired = sorted({week_name(NOW - timedelta(days=age)) for age in ages if is_over(age)})
+        assert is_over(36) and not is_over(20)
+        assert dropped == expired
+        ahead = {week_name(NOW + timedelta(weeks=week)) for week in range(5)}
+        assert set(await partitions(db)) == (set(before) | ahead) - set(dropped)
+        kept = {row["interaction_id"] for row in await db.fetch("SELECT * FROM interactions")}
+        assert kept == {f"{age} days" for age in ages if not is_over(age)}
+        keys = {row["interaction_id"] for row in await db.fetch("SELECT * FROM interaction_keys")}
+        assert keys == {"0 days", "20 days"}
+        assert await interactions.maintain(pool, NOW, retention) == []
+
+    async def test_one_replica_at_a_time(self, db: asyncpg.Connection, pool: Pool) -> None:
+        await interactions.record(pool, [new("old", "ada", NOW - timedelta(weeks=9))])
+        lock = f"SELECT pg_advisory_lock({interactions.MAINTENANCE_LOCK})"
+        await db.execute(lock)
+        assert await interactions.maintain(pool, NOW, timedelta(weeks=4)) == []
+        await db.execute(lock.replace("lock(", "unlock("))
+        assert len(await interactions.maintain(pool, NOW, timedelta(weeks=4))) == 1
+
+    async def is_pending(self, db: asyncpg.Connection) -> bool:
+        return bool(await db.fetchval("SELECT count(*) FROM pg_inherits WHERE inhdetachpending"))
+
+    @pytest.mark.parametrize("left_after", ["the first step of detaching", "detaching"])
+    async def test_a_drop_that_was_left_half_way(
+        self, db: asyncpg.Connection, pool: Pool, database_url: str, left_after: str
+    ) -> None:
+        old = NOW - timedelta(weeks=9)
+        await interactions.record(pool, [new("old", "ada", old), new("new")])
+        name = week_name(old)
+        if left_after == "detaching":
+            await db.execute(f"ALTER TABLE interactions DETACH PARTITION {name}")
+        else:
+            # The second step waits for whoever is reading; giving up then leaves the first one.
+            detach = f"ALTER TABLE interactions DETACH PARTITION {name} CONCURRENTLY"
+            async with holding(database_url, "SELECT count(*) FROM interactions"):
+                detaching = await asyncpg.connect(database_url)
+                task = asyncio.create_task(detaching.execute(detach))
+                await eventually(lambda: self.is_pending(db))
+                await db.execute("SELECT pg_terminate_backend($1)", detaching.get_server_pid())
+                with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError)):
+                    await task
+            assert await self.is_pending(db)
+        assert name in await partitions(db)
+        assert await interactions.maintain(pool, NOW, timedelta(weeks=4)) == [name]
+        assert name not in await partitions(db)
+        keys = await db.fetch("SELECT interaction_id FROM interaction_keys")
+        assert [row["interaction_id"] for row in keys] == ["new"]
+
+
+class TestRecording:
+    async def test_overlapping_batches_at_once(self, db: asyncpg.Connection, pool: Pool) -> None:
+        names = [f"i{n}" for n in range(400)]
+
+        async def write(writer: int) -> int:
+            draw = random.Random(writer)
+            stored = 0
+            for _ in range(8):
+                chosen = draw.sample(names, 100)
+                weeks = timedelta(weeks=draw.randrange(10))
+                stored += await interactions.record(
+                    pool, [new(name, f"u{draw.randrange(30)}", NOW - weeks) for name in chosen]
+                )
+            return stored
+
+        stored = sum(await asyncio.gather(*(write(writer) for writer in range(8))))
+        missing = await interactions.record(pool, [new(name) for name in names])
+        assert stored + missing == len(names)
+        counts = await db.fetch("SELECT interaction_id FROM interactions")
+        assert sorted(row["interaction_id"] for row in counts) == sorted(names)
+        assert await db.fetchval("SELECT count(*) FROM interaction_keys") == len(names)
+
+    async def test_profiles_and_interactions_of_the_same_people_at_once(
+        self, db: asyncpg.Connection, pool: Pool
+    ) -> None:
+        people = [f"u{n}" for n in range(20)]
+
+        async def write(writer: int) -> None:
+            draw = random.Random(writer)
+            for number in range(15):
+                nameless = [
+                    replace(one, choice=replace(one.choice, traits=None))
+                    for one in (
+                        new(f"{writer}-{number}-{i}", draw.choice(people)) for i in range(10)
+                    )
+                ]
+                await interactions.record(pool, nameless)
+
+        async def put(writer: int) -> None:
+            draw = random.Random(writer)
+            for number in range(15):
+                chosen = draw.sample(people, 10)
+                await profiles.put(pool, dict.fromkeys(chosen, (number, 1, 2, 3, 4)))
+
+        async def fill() -> None:
+            async with pool.acquire() as connection:
+                for _ in range(30):
+                    await training.fill_in_profiles(connection)
+
+        await asyncio.gather(*(write(n) for n in range(3)), *(put(n) for n in range(3)), fill())
+        await profiles.put(pool, dict.fromkeys(people, (50, 50, 50, 50, 50)))
+        assert await db.fetchval("SELECT count(*) FROM interactions") == 450
+        assert await db.fetchval("SELECT count(*) FROM interactions WHERE openness IS NULL") == 0
+
+
+def new_model(space: StateSpace = SPACE, action: int = 5) -> models.NewModel:
+    """A model whose every state has learned one action."""
+    q = np.zeros((space.n_states, 27), dtype=np.float32)
+    visits = np.zeros((space.n_states, 27), dtype=np.int32)
+    q[:, action], visits[:, action] = 1.0, 100
+    policy = publish(space, q, visits, learning_rate=0.1, epsilon=0.25, smoothing=Smoothing())
+    return models.NewModel(
+        origin="imported",
+        run_id=None,
+        parent_version=None,
+        algorithm="q_learning",
+        hyperparameters=Settings(admin_key=ADMIN_KEY).hyperparameters().to_dict(),
+        metrics={
+            "total_states": space.n_states,
+            "total_state_actions": space.n_states,
+            "avg_q_value": 1.0,
+            "max_q_value": 1.0,
+            "coverage": 1.0,
+            "total_updates": 100 * space.n_states,
+            "exploration_rate": 0.25,
+        },
+        q=q,
+        visits=visits,
+        policy=policy,
+    )
+
+
+async def store(db: asyncpg.Connection, model: models.NewModel) -> int:
+    return await models.insert(db, models.encode(model))
+
+
+def flip(column: str, position: str) -> str:
+    return f"{column} = set_byte({column}, {position}, get_byte({column}, {position}) # 1)"
+
+
+class TestChecksums:
+    async def test_what_is_stored_comes_back(self, db: asyncpg.Connection) -> None:
+        model = new_model()
+        version = await store(db, model)
+        assert await models.load_policy(db, version, SPACE) == model.policy
+        table = await models.load_table(db, version, SPACE)
+        assert np.array_equal(table.q, model.q)
+        assert np.array_equal(table.visits, model.visits)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            flip("policy", "0"),
+            flip("policy", "octet_length(policy) / 2"),
+            flip("policy", "octet_length(policy) - 1"),
+            "policy = substr(policy, 1, octet_length(policy) - 1)",
+            "policy = policy || '\\x00'",
+            "policy = ''",
+            "policy_checksum = repeat('0', 64)",
+            "policy = q_table",
+            "metrics = metrics || '{\"exploration_rate\": 2}'",
+            "metrics = metrics - 'exploration_rate'",
+            "space = '{}'",
+            "space = '[]'",
+            'space = space || \'{"bins": "many"}\'',
+        ],
+    )
+    async def test_a_changed_policy_is_refused(self, db: asyncpg.Connection, change: str) -> None:
+        version = await store(db, new_model())
+        await db.execute(f"UPDATE model_versions SET {change}")
+        with pytest.raises(models.CorruptModelError, match=f"model version {version}"):
+            await models.load_policy(db, version, SPACE)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            flip("q_table", "0"),
+            flip("q_table", "octet_length(q_table) / 2"),
+            flip("q_table", "octet_length(q_table) - 1"),
+            "q_table = substr(q_table, 1, octet_length(q_table) - 1)",
+            "q_table = policy",
+            "q_table_checksum = policy_checksum",
+            "space = space || '{\"bins\": 3}'",
+            "space = '{}'",
+        ],
+    )
+    async def test_a_changed_table_is_refused(self, db: asyncpg.Connection, change: str) -> None:
+        version = await store(db, new_model())
+        await db.execute(f"UPDATE model_versions SET {change}")
+        with pytest.raises(models.CorruptModelError, match=f"model version {version}"):
+            await models.load_table(db, version)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"not zstd",
+            zstandard.compress(b"too short"),
+            zstandard.compress(bytes(2 * SPACE.n_states + 1)),
+            zstandard.compress(bytes([27]) * SPACE.n_states + bytes(SPACE.n_states)),
+            zstandard.compress(bytes(SPACE.n_states) + bytes([3]) * SPACE.n_states),
+        ],
+        ids=["not compressed", "short", "long", "impossible action", "impossible source"],
+    )
+    async def test_a_wrong_policy_with_the_right_checksum(
+        self, db: asyncpg.Connection, data: bytes
+    ) -> None:
+        version = await store(db, new_model())
+        space = json.dumps(SPACE.to_dict(), sort_keys=True)
+        await db.execute(
+            "UPDATE model_versions SET policy = $1, policy_checksum = $2",
+            data,
+            hashlib.sha256(space.encode() + data).hexdigest(),
+        )
+        with pytest.raises(models.CorruptModelError):
+            await models.load_policy(db, version, SPACE)
+
+    async def test_another_space_is_refused(self, db: asyncpg.Connection) -> None:
+        version = await store(db, new_model(StateSpace(bins=2, moods=("happy", "calm"))))
+        for load in (models.load_policy, models.load_table):
+            with pytest.raises(models.IncompatibleModelError, match="moods differ"):
+                await load(db, version, SPACE)
+        with pytest.raises(LookupError):
+            await models.load_policy(db, version + 1, SPACE)
+
+
+async def activate(db: asyncpg.Connection, version: int) -> None:
+    """As an operator might, past the checks of the service."""
+    await db.execute(
+        """
+        INSERT INTO model_activations (version, rollback_to)
+        SELECT $1, max(id) FROM model_activations
+        """,
+        version,
+    )
+
+
+async def serving(client: Client) -> tuple[int, int]:
+    """(active version, serving version)."""
+    answer = await client.models.ListModels(mpb.ListModelsRequest(), metadata=ADMIN)
+    return answer.active_version, answer.serving_version
+
+
+async def decided_by(client: Client) -> int:
+    answer = await client.recommendation.GetRecommendationParams(request())
+    return int(answer.model_version)
+
+
+class TestServing:
+    async def fresh_server(
+        self, settings: Settings, check: Callable[[Client], Any], **changes: object
+    ) -> Any:
+        app = App(settings.model_copy(update=changes))
+        await app.start()
+        try:
+            async with connect(f"127.0.0.1:{app.port}") as client:
+                await wait_serving(client)
+                return await check(client)
+        finally:
+            await app.stop()
+
+    async def test_a_corrupt_version_is_not_served(
+        self, client: Client, db: asyncpg.Connection, settings: Settings
+    ) -> None:
+        first, second, third = [await store(db, new_model(action=n)) for n in (1, 2, 3)]
+
+        async def shows(*expected: int) -> bool:
+            return await serving(client) == expected
+
+        for version in (first, second):
+            await activate(db, version)
+        await eventually(lambda: shows(second, second))
+        await db.execute(
+            f"UPDATE model_versions SET {flip('policy', '9')} WHERE version = $1", third
+        )
+        await activate(db, third)
+        for _ in range(20):
+            assert await shows(third, second)
+            assert await decided_by(client) == second
+            await asyncio.sleep(0.02)
+        assert await self.fresh_server(settings, serving) == (third, second)
+
+        await db.execute(
+            f"UPDATE model_versions SET {flip('policy', '9')} WHERE version = $1", second
+        )
+        assert await self.fresh_server(settings, serving) == (third, first)
+        assert await self.fresh_server(settings, decided_by) == first
+        assert await decided_by(client) == second
+
+        await db.execute(
+            f"UPDATE model_versions SET {flip('policy', '9')} WHERE version = $1", first
+        )
+        assert await self.fresh_server(settings, serving) == (third, 0)
+        assert await self.fresh_server(settings, decided_by) == 0
+
+    async def test_a_version_of_another_space_is_not_served(
+        self, client: Client, db: asyncpg.Connection, settings: Settings
+    ) -> None:
+        version = await store(db, new_model())
+        await activate(db, version)
+
+        async def is_served() -> bool:
+            return await serving(client) == (version, version)
+
+        await eventually(is_served)
+        assert await self.fresh_server(settings, serving, bins=3) == (version, 0)
+        assert await self.fresh_server(settings, decided_by, bins=3) == 0
+
+    async def test_nothing_is_learned_on_top_of_a_corrupt_table(
+        self, client: Client, db: asyncpg.Connection
+    ) -> None:
+        await record(client, *batch(0))
+        first = await train(client)
+        await record(client, *batch(1))
+        await db.execute(f"UPDATE model_versions SET {flip('q_table', '9')}")
+        run = await train(client)
+        assert run.status == tpb.TRAINING_RUN_STATUS_FAILED
+        assert f"model version {first.model_version}: the table fails its checksum" in run.error
+        assert await decided_by(client) == first.model_version
+        rebuilt = await train(client, mode=tpb.TRAINING_MODE_REBUILD)
+        assert rebuilt.status == tpb.TRAINING_RUN_STATUS_COMPLETED
+        assert_same(await stored_table(db, rebuilt.model_version), learned(batch(0) + batch(1)))
+
+
+def run_tool(postgres: Any, *command: str) -> None:
+    subprocess.run(
+        [postgres.bin_path / command[0], *command[1:]], check=True, capture_output=True, timeout=60
+    )
+
+
+async def test_a_restored_backup_goes_on_where_it_was(
+    client: Client,
+    db: asyncpg.Connection,
+    database_url: str,
+    postgres: Any,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    await record(client, *batch(0))
+    first = await train(client)
+    await record(client, *batch(1))
+    dump = tmp_path / "backup.sql"
+    await asyncio.to_thread(run_tool, postgres, "pg_dump", "-d", database_url, "-f", str(dump))
+
+    name = f"restored_{uuid.uuid4().hex[:12]}"
+    await db.execute(f"CREATE DATABASE {name}")
+    url = postgres.get_uri(database=name)
+    try:
+        options: Sequence[str] = ("-v", "ON_ERROR_STOP=1", "-q", "-d", url, "-f", str(dump))
+        await asyncio.to_thread(run_tool, postgres, "psql", *options)
+        app = App(Settings(**{**settings.model_dump(), "database_url": url}))
+        await app.start()
+        restored_db = await asyncpg.connect(url)
+        try:
+            async with connect(f"127.0.0.1:{app.port}") as restored:
+                await wait_serving(restored)
+                assert await decided_by(restored) == first.model_version
+                assert (await record(restored, *batch(1))).recorded == 0
+                second = await train(restored)
+                assert second.interactions_trained == len(batch(1))
+                assert_same(
+                    await stored_table(restored_db, second.model_version),
+                    learned(batch(0) + batch(1)),
+                )
+                newer = await record(restored, *batch(2))
+                assert newer.recorded == len(batch(2))
+                third = await train(restored)
+                assert third.interactions_trained == len(batch(2))
+                assert_same(
+                    await stored_table(restored_db, third.model_version),
+                    learned(batch(0) + batch(1) + batch(2)),
+                )
+        finally:
+            await restored_db.close()
+            await app.stop()
+    finally:
+        await db.execute(f"DROP DATABASE {name} WITH (FORCE)")
