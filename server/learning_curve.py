@@ -28,9 +28,10 @@ def draw(weeks: Sequence[Week], file: Path) -> None:
         axes.axhline(reward, color=GREY, linewidth=1.2, linestyle="--")
         axes.annotate(
             f"{label} {reward:.2f}",
-            (0.0, reward),
-            xytext=(4, 4),
+            (numbers[-1], reward),
+            xytext=(0, 4),
             textcoords="offset points",
+            ha="right",
             color="#555555",
         )
     learned = [week.learned.reward for week in weeks]
