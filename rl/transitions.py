@@ -55,6 +55,56 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.state)
 
+    def __getitem__(self, rows: NDArray[np.bool_]) -> "Transitions":
+        return Transitions(
+            self.state[rows], self.action[rows], self.reward[rows], self.next_state[rows]
+        )
+
+
+@dataclass(frozen=True)
+class TrainedThrough:
+    """Up to which id each person's interactions were trained.
+
+    Attributes:
+        users: int64 (u,), ascending.
+        ids: int64 (u,), the highest id dealt with of each.
+    """
+
+    users: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls) -> "TrainedThrough":
+        """Nobody's."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def merged(self, other: "TrainedThrough") -> "TrainedThrough":
+        """What either has, the higher id where both have a person."""
+        users = np.union1d(self.users, other.users)
+        ids = np.zeros(len(users), dtype=np.int64)
+        for one in (self, other):
+            at = np.searchsorted(users, one.users)
+            ids[at] = np.maximum(ids[at], one.ids)
+        return TrainedThrough(users, ids)
+
+    def covers(self, user: NDArray[np.int64], id_: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which interactions, given by columns of shape (n,), were trained."""
+        if not len(self.users):
+            return np.zeros(len(user), dtype=np.bool_)
+        at = np.minimum(np.searchsorted(self.users, user), len(self.users) - 1)
+        trained: NDArray[np.bool_] = (self.users[at] == user) & (id_ <= self.ids[at])
+        return trained
+
+    def to_bytes(self) -> bytes:
+        """Both columns, little-endian."""
+        return self.users.astype("<i8").tobytes() + self.ids.astype("<i8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "TrainedThrough":
+        """From what `to_bytes` gives."""
+        users, ids = np.frombuffer(data, dtype="<i8").astype(np.int64).reshape(2, -1)
+        return cls(users, ids)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,6 +112,7 @@ class Batch:
 
     Attributes:
         transitions: sorted by (personality cell, time, id).
+        rows: int64 (m,), which interaction each transition is.
         users: int64 (u,), the people trained, ascending.
         trained_through: int64 (u,), the highest id dealt with of each of them.
         waiting_users: int64 (w,), the people of whom nothing is trained, ascending.
@@ -72,6 +123,7 @@ class Batch:
     """
 
     transitions: Transitions
+    rows: NDArray[np.int64]
     users: NDArray[np.int64]
     trained_through: NDArray[np.int64]
     waiting_users: NDArray[np.int64]
@@ -133,6 +185,7 @@ def prepare(
             interactions.reward[order[learn]],
             next_state[learn],
         ),
+        rows=order[learn].astype(np.int64),
         users=users[first][included],
         trained_through=through[included],
         waiting_users=users[first][~included],

@@ -13,10 +13,12 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from recparams.v1 import models_pb2, recommendation_pb2, training_pb2
+from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, training_pb2
 from recparams.v1 import models_pb2_grpc as models_grpc
 from recparams.v1 import recommendation_pb2_grpc as recommendation_grpc
+from recparams.v1 import rollout_pb2_grpc as rollout_grpc
 from recparams.v1 import training_pb2_grpc as training_grpc
+from server import metrics
 from server.config import Settings
 from server.database import Pool, connect_when_ready
 from server.decisions import Decider
@@ -27,11 +29,13 @@ from server.runtime import Runtime
 from server.services.admin import AdminKey
 from server.services.models import ModelService
 from server.services.recommendation import RecommendationService
+from server.services.rollout import RolloutService
 from server.services.training import TrainingService
 from server.store import interactions, shared_secrets
 from server.store.profiles import ProfileCache
 from server.tokens import TokenCodec
 from server.vocabulary import unknown_names
+from server.watch import count_shadow, flush_shadow, watch_rollouts
 
 log = structlog.get_logger()
 MAINTENANCE_SECONDS = 3600.0
@@ -42,6 +46,7 @@ SERVICES = (
     recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"].full_name,
     training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name,
 )
 
 
@@ -107,11 +112,19 @@ class App:
             TrainingService(settings, self._runtime, key), self._grpc
         )
         models_grpc.add_ModelServiceServicer_to_server(ModelService(self._runtime, key), self._grpc)
+        rollout_grpc.add_RolloutServiceServicer_to_server(
+            RolloutService(settings, self._runtime, key), self._grpc
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if settings.metrics_port is not None:
+            try:
+                metrics.serve(settings.metrics_port, settings.host)
+            except OSError as failure:
+                raise StartError(f"metrics_port {settings.metrics_port}: {failure}") from None
         await self._grpc.start()
         log.info("listening", host=settings.host, port=self.port)
         self._run_forever(self._connect)
@@ -129,6 +142,7 @@ class App:
         if self._runtime.pool is not None:
             with contextlib.suppress(*STORE_ERRORS):
                 async with asyncio.timeout(2):
+                    await flush_shadow(self._holder, self._runtime.pool)
                     await self._runtime.pool.close()
         log.info("stopped")
 
@@ -174,6 +188,9 @@ class App:
             )
         )
         self._run_forever(lambda: self._maintain(pool))
+        self._run_forever(lambda: count_shadow(self._holder, pool))
+        workers = runtime.workers
+        self._run_forever(lambda: watch_rollouts(settings, pool, workers))
         await ready.wait()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(

@@ -14,7 +14,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from rl.gates import Thresholds
 from rl.hyperparameters import Hyperparameters
+from rl.objectives import Objectives
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
@@ -81,6 +83,16 @@ class Settings(BaseSettings):
     reward_completion_rate: float = Field(0.5, description="Factor on the completion rate, 0 to 1.")
     reward_mood_change: float = Field(0.5, description="Factor on the mood change, -1 to 1.")
 
+    objective_engagement: float = Field(
+        1.0, description="Weight of the reactions' reward among the objectives."
+    )
+    objective_diversity: float = Field(
+        0.0, description="Reward of the most diverse recommendation over the most focused."
+    )
+    objective_novelty: float = Field(
+        0.0, description="Reward of the most exploratory recommendation over the most familiar."
+    )
+
     learning_rate: float = Field(0.1, description="Step size of an update, above 0 and up to 1.")
     discount_factor: float = Field(
         0.95, description="Value of the next step's reward, from 0 up to but not 1."
@@ -112,6 +124,66 @@ class Settings(BaseSettings):
     )
     rule_bonus: float = Field(
         0.1, ge=0, description="Advantage of the rules' action where there is no data, in reward."
+    )
+
+    gates: Literal["enforce", "report"] = Field(
+        "enforce",
+        description="Whether a version that does not pass the gates is held back, or only noted.",
+    )
+    gate_interactions: int = Field(
+        1000, ge=0, description="Least number of interactions behind a version that is served."
+    )
+    gate_average_reward: float = Field(
+        0.3, description="What the average reward of the interactions just trained must exceed."
+    )
+    gate_improvement_tolerance: float = Field(
+        0.1,
+        ge=0,
+        description="How much worse than the active policy, in reward, a version may be at the "
+        "lower confidence bound of the difference on interactions it had not seen.",
+    )
+    gate_confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="Confidence of that lower bound (one-sided)."
+    )
+    gate_q_bound_factor: float = Field(
+        1.0, gt=0, description="Largest |Q| as a multiple of its theoretical bound."
+    )
+    gate_coverage_share: float = Field(
+        0.5, ge=0, le=1, description="Least share of the active version's visited states."
+    )
+    holdout_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Latest share of a run's interactions on which a version is evaluated before "
+        "it is trained on them too.",
+    )
+    rollout: Literal["off", "staged"] = Field(
+        "off",
+        description="Whether a version that passes the gates is served to everybody, or to the "
+        "first step of the ramp.",
+    )
+    rollout_steps: str = Field(
+        "canary=10,half=50,full=100",
+        description="Steps of the ramp, name=percent, comma separated, rising to 100.",
+    )
+    watch_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="How often the arms of a rollout are compared; a version that is worse is "
+        "taken back.",
+    )
+    experiment_alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Most probability that a comparison of arms ever errs.",
+    )
+    experiment_burn_in: int = Field(
+        100, ge=2, description="People in each arm before a comparison says anything."
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of Prometheus metrics over HTTP. Absent: none."
     )
 
     reload_poll_seconds: float = Field(
@@ -157,6 +229,8 @@ class Settings(BaseSettings):
         self.space()
         self.hyperparameters()
         self.reward_weights()
+        self.objectives()
+        self.steps()
         if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
             raise ValueError("token_key must have 32 characters or more")
         if self.environment != "development":
@@ -211,6 +285,36 @@ class Settings(BaseSettings):
             completion_rate=self.reward_completion_rate,
             mood_change=self.reward_mood_change,
         )
+
+    def objectives(self) -> Objectives:
+        """The configured weights of the objectives."""
+        return Objectives(
+            self.objective_engagement, self.objective_diversity, self.objective_novelty
+        )
+
+    def thresholds(self) -> Thresholds:
+        """What the gates hold a version to."""
+        return Thresholds(
+            interactions=self.gate_interactions,
+            average_reward=self.gate_average_reward,
+            improvement_tolerance=self.gate_improvement_tolerance,
+            q_bound_factor=self.gate_q_bound_factor,
+            coverage_share=self.gate_coverage_share,
+        )
+
+    def steps(self) -> dict[str, float]:
+        """Steps of the ramp, by name, rising."""
+        try:
+            pairs = (part.split("=") for part in self.rollout_steps.split(","))
+            steps = {name.strip(): float(percent) for name, percent in pairs}
+        except ValueError:
+            raise ValueError("rollout_steps must be as in canary=10,half=50,full=100") from None
+        values = list(steps.values())
+        if values != sorted(set(values)) or not values[0] > 0 or values[-1] != 100:
+            raise ValueError("rollout_steps must rise from above 0 to 100")
+        if "" in steps or "next" in steps:
+            raise ValueError('rollout_steps need names, and "next" is not one of them')
+        return steps
 
     def smoothing(self) -> Smoothing:
         """The configured smoothing."""

@@ -38,6 +38,10 @@ WINDOW_DAYS = 28
 """People who came too seldom in one week are trained with what they did in later ones."""
 
 SECONDS = 30.0
+_TRAINED = (
+    training_pb2.TRAINING_RUN_STATUS_COMPLETED,
+    training_pb2.TRAINING_RUN_STATUS_GATED,
+)
 
 
 class DemoError(Exception):
@@ -72,6 +76,7 @@ class Week:
         gain: mean over held-out people of the learned policy's reward above the rules'.
         gain_error: half the width of its 95 % interval.
         states: states with at least one update.
+        held_back: why the gates held the week's version back; empty where it is served.
     """
 
     number: int
@@ -83,6 +88,7 @@ class Week:
     gain: float
     gain_error: float
     states: int
+    held_back: str
 
 
 Report = Callable[[str, float], None]
@@ -162,7 +168,7 @@ async def simulate_weeks(
         )
         report("storing profiles", 0.0)
         await put_profiles(stub, crowd)
-        lived, states = Lived(0, 0.0, 0, frozenset()), 0
+        lived, states, held_back = Lived(0, 0.0, 0, frozenset()), 0, ""
         for number in range(plan.weeks + 1):
             if number > 0:
                 start = end - (plan.weeks - number + 1) * WEEK
@@ -173,6 +179,8 @@ async def simulate_weeks(
                 )
                 run = await operator.train(f"demo-week-{number}", start + WEEK, number, report)
                 states = run.statistics.total_states
+                failed = (gate.explanation for gate in run.gates if not gate.passed)
+                held_back = "" if run.served_percent else "; ".join(failed)
             report(f"week {number}: asking for people it has not seen", 0.0)
             actions = await greedy_actions(stub, held_out.crowd, held_out.at)
             gain, gain_error = held_out.gain(actions)
@@ -186,6 +194,7 @@ async def simulate_weeks(
                 gain=gain,
                 gain_error=gain_error,
                 states=states,
+                held_back=held_back,
             )
             people = np.setdiff1d(people, list(lived.leavers))
 
@@ -217,10 +226,12 @@ class _Operator:
         async for update in self.training.WatchTrainingRun(request, metadata=self.metadata):
             run = update.run
             report(f"week {week}: training, {run.stage}", run.progress)
-        if run.status != training_pb2.TRAINING_RUN_STATUS_COMPLETED:
+        if run.status not in _TRAINED:
             raise DemoError(f"training run {run.run_id} did not complete: {run.error or 'stopped'}")
         if not run.model_version:
             raise DemoError("there was nothing to learn from: more --people are needed")
+        if not run.served_percent:
+            return run
         try:
             async with asyncio.timeout(SECONDS):
                 while await self._serving() != run.model_version:

@@ -91,6 +91,7 @@ def running_server(
         "PORT": str(port),
         "ADMIN_KEY": admin_key,
         "EXPLORATION": "schedule",
+        "MIN_EXPLORATION_RATE": "0.2",
         "LOG_FORMAT": "json",
     }
     log = folder / LOG

@@ -18,6 +18,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 DOMAIN = "recparams"
+MOST_DETAIL_BYTES = 4000
+LONGEST_DESCRIPTION = 500
 log = structlog.get_logger()
 
 STORE_ERRORS = (
@@ -90,7 +92,10 @@ class Violations:
             return
         bad = error_details_pb2.BadRequest()
         for name, description in self._found:
-            bad.field_violations.add(field=name, description=description)
+            # Clients refuse an answer whose metadata are too large.
+            if bad.ByteSize() > MOST_DETAIL_BYTES:
+                break
+            bad.field_violations.add(field=name, description=description[:LONGEST_DESCRIPTION])
         name, description = self._found[0]
         more = f" (and {len(self._found) - 1} more)" if len(self._found) > 1 else ""
         raise ServiceError(grpc.StatusCode.INVALID_ARGUMENT, f"{name}: {description}{more}", [bad])

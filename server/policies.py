@@ -4,16 +4,25 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 import structlog
 
+from rl.arms import RULE_BASED
 from rl.policy import Policy, rule_based_policy
 from rl.state import StateSpace
 from server.database import Connection
 from server.errors import STORE_ERRORS
-from server.store import models
+from server.store import models, shadows
+from server.store.activations import (
+    MODEL_CHANNEL,
+    NEVER_ACTIVATED,
+    Activation,
+    current_activation,
+    fetch_activation,
+)
+from server.store.models import RULES_VERSION
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
 
 log = structlog.get_logger()
@@ -21,37 +30,76 @@ FIRST_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
+class Arm:
+    """People who are served one policy; `share` of all, 0 to 1."""
+
+    name: str
+    version: int
+    policy: Policy
+    share: float
+
+
+@dataclass
+class Shadow:
+    """A version scored in passing, with what is counted since the last flush."""
+
+    id: int
+    version: int
+    policy: Policy
+    decisions: int = 0
+    agreements: int = 0
+
+
+@dataclass(frozen=True)
 class Serving:
-    """One whole version, swapped as one reference.
+    """One whole plan, swapped as one reference.
 
     Attributes:
-        policy: what to serve.
-        version: its number, 0 for the rules.
+        arms: every arm with people in it; their shares sum to 1.
+        plan: the activation that is served.
         activation: the newest activation seen, served or refused.
-        refused: why the activated version is not the one served; empty when it is.
+        refused: why the newest activation is not the one served; empty when it is.
+        shadow: a version scored in passing, or None.
     """
 
-    policy: Policy
-    version: int
+    arms: tuple[Arm, ...]
+    plan: Activation
     activation: int
     refused: str = ""
+    shadow: Shadow | None = None
+
+    @property
+    def version(self) -> int:
+        """The version that is active or being rolled out."""
+        return self.plan.version
+
+    def arm_of(self, user_id: str) -> Arm:
+        """The arm of a person."""
+        if len(self.arms) == 1:
+            return self.arms[0]
+        name = self.plan.split.arm(user_id)
+        # With the rules as baseline the previous arm and the rules' are one.
+        return next((arm for arm in self.arms if arm.name == name), self.arms[-1])
 
 
 class PolicyHolder:
-    """Holds the policy that is served. Readers take `serving` once for each answer."""
+    """Holds what is served. Readers take `serving` once for each answer."""
 
     def __init__(self, space: StateSpace, initial_epsilon: float) -> None:
         self.space = space
         self.rules = rule_based_policy(space, initial_epsilon)
-        self.serving = Serving(self.rules, models.RULES_VERSION, -1)
+        self.serving = Serving(
+            (Arm(RULE_BASED, RULES_VERSION, self.rules, 1.0),), NEVER_ACTIVATED, -1
+        )
 
     async def reload(self, connection: Connection) -> None:
-        """Serves what the newest activation says, if it passes its checks.
+        """Serves what the newest activation says, if its versions pass their checks.
 
-        A version that fails them is refused: what is served goes on, or, where that is only the
-        rules, the nearest earlier activation that passes.
+        An activation with a version that fails them is refused: what is served goes on, or, where
+        that is only the rules, the nearest earlier activation that passes.
         """
-        activation = await models.current_activation(connection)
+        await self._reload_shadow(connection)
+        activation = await current_activation(connection)
         before = self.serving
         if activation.id == before.activation:
             return
@@ -59,22 +107,52 @@ class PolicyHolder:
         candidate = activation
         while True:
             try:
-                policy = await self._load(connection, candidate.version)
+                arms = await self._arms(connection, candidate)
                 break
             except (models.CorruptModelError, models.IncompatibleModelError) as failure:
                 refused = refused or str(failure)
                 log.error("model refused", version=candidate.version, error=str(failure))
-            if before.version != models.RULES_VERSION:
-                policy, candidate = before.policy, models.Activation(0, before.version, None)
+            if before.version != RULES_VERSION:
+                arms, candidate = before.arms, before.plan
                 break
-            candidate = await models.fetch_activation(connection, candidate.rollback_to or 0)
-        self.serving = Serving(policy, candidate.version, activation.id, refused)
-        log.info("policy served", version=candidate.version, activation=activation.id)
+            candidate = await fetch_activation(connection, candidate.rollback_to or 0)
+        self.serving = Serving(arms, candidate, activation.id, refused, before.shadow)
+        log.info(
+            "policy served",
+            version=candidate.version,
+            activation=activation.id,
+            arms={arm.name: round(100 * arm.share, 4) for arm in arms},
+        )
+
+    async def _arms(self, connection: Connection, plan: Activation) -> tuple[Arm, ...]:
+        return tuple(
+            [
+                Arm(name, arm.version, await self._load(connection, arm.version), arm.share)
+                for name, arm in plan.arms().items()
+            ]
+        )
 
     async def _load(self, connection: Connection, version: int) -> Policy:
-        if version == models.RULES_VERSION:
+        if version == RULES_VERSION:
             return self.rules
         return await models.load_policy(connection, version, self.space)
+
+    async def _reload_shadow(self, connection: Connection) -> None:
+        wanted = await shadows.current(connection)
+        before = self.serving.shadow
+        if wanted is None or not wanted.version:
+            shadow = None
+        elif before is not None and before.id == wanted.id:
+            return
+        else:
+            try:
+                policy = await self._load(connection, wanted.version)
+                shadow = Shadow(wanted.id, wanted.version, policy)
+            except (models.CorruptModelError, models.IncompatibleModelError) as failure:
+                log.error("shadow refused", version=wanted.version, error=str(failure))
+                shadow = None
+        if shadow is not before:
+            self.serving = replace(self.serving, shadow=shadow)
 
 
 async def keep_up_to_date(
@@ -125,7 +203,7 @@ async def _follow(
     on_connected: Callable[[], None],
 ) -> None:
     wake = asyncio.Event()
-    await connection.add_listener(models.MODEL_CHANNEL, lambda *_: wake.set())
+    await connection.add_listener(MODEL_CHANNEL, lambda *_: wake.set())
     await connection.add_listener(
         PROFILES_CHANNEL, lambda _connection, _pid, _channel, user: forget_profile(str(user))
     )

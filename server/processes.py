@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
+from typing import Any
 
 import structlog
 
@@ -108,6 +110,14 @@ class Workers:
         for process in list(self._trainers.values()):
             _kill(process)
         await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def run_json(workers: Workers, *arguments: str) -> Any:
+    """What a job prints as JSON. Raises RuntimeError where it fails, and as `_ended`."""
+    code, output = await workers.run(*arguments)
+    if code != 0:
+        raise RuntimeError(f"worker {arguments[0]} exited with code {code}")
+    return json.loads(output)
 
 
 async def _ended(process: Process) -> int:

@@ -266,6 +266,7 @@ def _token_choice(
         source=token.source,
         decision_id=token.decision_id,
         decided_at=decided_at,
+        activation_id=token.activation or None,
     )
 
 

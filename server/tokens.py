@@ -11,9 +11,9 @@ import random
 import struct
 from typing import NamedTuple
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAC_BYTES = 16
-_RECORD = struct.Struct("<BQQIfBBBBBB5f")
+_RECORD = struct.Struct("<BQQIfBBBBBB5fI")
 TOKEN_BYTES = _RECORD.size + MAC_BYTES
 
 Traits = tuple[float, float, float, float, float]
@@ -37,6 +37,7 @@ class Decision(NamedTuple):
         arm: the policy arm.
         source: how the choice was made.
         traits: five scores as float32; NaN where there was no profile.
+        activation: the activation in force, 0 before any.
     """
 
     decision_id: int
@@ -50,6 +51,7 @@ class Decision(NamedTuple):
     arm: int
     source: int
     traits: Traits
+    activation: int
 
 
 class TokenCodec:
@@ -71,6 +73,7 @@ class TokenCodec:
         arm: int,
         source: int,
         traits: Traits,
+        activation: int,
     ) -> bytes:
         """A token of `TOKEN_BYTES` bytes. Arguments as in `Decision`."""
         record = _RECORD.pack(
@@ -86,6 +89,7 @@ class TokenCodec:
             arm,
             source,
             *traits,
+            activation,
         )
         return record + self._mac(record, user_id)
 
@@ -97,7 +101,7 @@ class TokenCodec:
         if not hmac.compare_digest(self._mac(record, user_id), token[_RECORD.size :]):
             raise InvalidTokenError("was not issued by this service for this user_id")
         fields = _RECORD.unpack(record)
-        return Decision._make((*fields[1:11], fields[11:]))
+        return Decision._make((*fields[1:11], fields[11:16], fields[16]))
 
     def _mac(self, record: bytes, user_id: str) -> bytes:
         return hmac.digest(self._key, record + user_id.encode(), "sha256")[:MAC_BYTES]

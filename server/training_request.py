@@ -1,15 +1,21 @@
 """What a training run is asked to do: written by the service, read by the trainer."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from rl.hyperparameters import Hyperparameters
+from rl.objectives import Objectives
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run was asked to do: the `request` of its row."""
+    """What a run was asked to do: the `request` of its row.
+
+    Attributes:
+        apart: whether the version stands apart from the main line: it was asked for with objectives
+            of its own.
+    """
 
     rebuild: bool
     days_back: int | None
@@ -17,6 +23,8 @@ class RunRequest:
     hyperparameters: Hyperparameters
     as_of: datetime
     activate: bool
+    objectives: Objectives = field(default_factory=Objectives)
+    apart: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -29,6 +37,7 @@ class RunRequest:
             **{
                 **data,
                 "hyperparameters": Hyperparameters(**data["hyperparameters"]),
+                "objectives": Objectives(**data.get("objectives", {})),
                 "as_of": datetime.fromisoformat(data["as_of"]),
             }
         )

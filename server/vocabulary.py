@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recparams.v1 import types_pb2 as types
+from recparams.v1.recommendation_pb2 import PolicyArm
 from rl.action import ACTIONS, DIVERSITIES, NOVELTIES
+from rl.arms import ARMS
 from rl.reward import REACTIONS
 from rl.state import Context, StateSpace
 
@@ -21,11 +23,16 @@ def _names(enum: Any, prefix: str) -> dict[int, str]:
 CONTENT_TYPE_NAMES = _names(types.ContentType, "CONTENT_TYPE_")
 MOOD_NAMES = _names(types.Mood, "MOOD_")
 TIME_OF_DAY_NAMES = _names(types.TimeOfDay, "TIME_OF_DAY_")
+ARM_NAMES = _names(PolicyArm, "POLICY_ARM_")
+ARM_NUMBERS = {name: PolicyArm.Value(f"POLICY_ARM_{name.upper()}") for name in ARM_NAMES.values()}
 REACTION_NAMES = _names(types.Reaction, "REACTION_")
 TIME_OF_DAY_NUMBERS = {name: number for number, name in TIME_OF_DAY_NAMES.items()}
 
 if tuple(REACTION_NAMES.values()) != REACTIONS or tuple(REACTION_NAMES) != tuple(range(1, 7)):
     raise RuntimeError("the contract's reactions are not the learning core's")
+
+if set(ARM_NUMBERS) != set(ARMS):
+    raise RuntimeError("the contract's arms are not the learning core's")
 
 ACTION_MESSAGES = tuple(
     types.Action(

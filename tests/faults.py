@@ -38,8 +38,13 @@ from tests.support import ADMIN, Client, logged
 SPACE = StateSpace(bins=2)
 """A small space: its table is trained and stored in milliseconds."""
 
-SMALL: dict[str, Any] = {"bins": SPACE.bins, "settling_seconds": 0, "min_interactions_per_user": 1}
-"""Settings of a server that trains everything at once, in `SPACE`."""
+SMALL: dict[str, Any] = {
+    "bins": SPACE.bins,
+    "settling_seconds": 0,
+    "min_interactions_per_user": 1,
+    "gates": "report",
+}
+"""Settings of a server that trains everything at once and serves it, in `SPACE`."""
 
 TRAINER = "recparams-trainer"
 FIRST_DAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)

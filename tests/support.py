@@ -18,7 +18,12 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from recparams.v1 import models_pb2_grpc, recommendation_pb2_grpc, training_pb2_grpc
+from recparams.v1 import (
+    models_pb2_grpc,
+    recommendation_pb2_grpc,
+    rollout_pb2_grpc,
+    training_pb2_grpc,
+)
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
@@ -33,6 +38,7 @@ ENDED = (
     tpb.TRAINING_RUN_STATUS_COMPLETED,
     tpb.TRAINING_RUN_STATUS_FAILED,
     tpb.TRAINING_RUN_STATUS_CANCELLED,
+    tpb.TRAINING_RUN_STATUS_GATED,
 )
 
 
@@ -44,6 +50,7 @@ class Client:
     recommendation: Any
     training: Any
     models: Any
+    rollout: Any
     health: Any
 
 
@@ -56,6 +63,7 @@ async def connect(target: str) -> AsyncIterator[Client]:
             recommendation_pb2_grpc.RecommendationServiceStub(channel),
             training_pb2_grpc.TrainingServiceStub(channel),
             models_pb2_grpc.ModelServiceStub(channel),
+            rollout_pb2_grpc.RolloutServiceStub(channel),
             health_pb2_grpc.HealthStub(channel),
         )
 
@@ -79,6 +87,7 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         "admin_key": ADMIN_KEY,
         "database_url": database_url,
         "lame_duck_seconds": 0.2,
+        "gates": "report",
         **settings,
     }
     return {**clean, **{f"RECPARAMS_{k.upper()}": str(v) for k, v in given.items()}}

@@ -27,6 +27,15 @@ async def put_profile(client: Client, user_id: str, profile: types.PersonalityPr
     )
 
 
+async def test_many_violations_are_still_one_clear_error(client: Client) -> None:
+    """All of them together would not fit into the metadata of an answer."""
+    bad = [pb.Interaction(interaction_id="i" * 65, user_id="") for _ in range(1000)]
+    failure = await failure_of(record(client, *bad))
+    assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "interactions[0].interaction_id" in failure.violations
+    assert "more)" in failure.message
+
+
 async def test_the_seeds_worked_example(client: Client) -> None:
     answer = await get(client)
     assert answer.params == types.RecommendationParams(

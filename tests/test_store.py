@@ -26,7 +26,7 @@ from server.app import App
 from server.config import Settings
 from server.database import Pool, create_pool
 from server.store import interactions, models, profiles, training
-from server.store.columns import SELECT_LIST, Rows, StateEncoder, copy_rows
+from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
 from server.store.interactions import Choice, NewInteraction
 from tests.faults import (
     SMALL,
@@ -112,7 +112,8 @@ class TestReading:
 
         await copy_rows(
             db,
-            f"SELECT {SELECT_LIST} FROM interactions AS i WHERE i.id <= $1 AND i.occurred_at > $2",
+            f"SELECT {INTERACTIONS.select_list} FROM interactions AS i "
+            "WHERE i.id <= $1 AND i.occurred_at > $2",
             2**62,
             NOW - timedelta(weeks=52),
             on_rows=add,
@@ -156,7 +157,8 @@ class TestReading:
         async def add(rows: Rows) -> None:
             states.extend(encode(rows).tolist())
 
-        await copy_rows(db, f"SELECT {SELECT_LIST} FROM interactions AS i ORDER BY id", on_rows=add)
+        query = f"SELECT {INTERACTIONS.select_list} FROM interactions AS i ORDER BY id"
+        await copy_rows(db, query, on_rows=add)
         for state, row in zip(
             states,
             await db.fetch("SELECT * FROM interactions_named ORDER BY id"),

@@ -22,6 +22,7 @@ decisions = st.builds(
     arm=st.integers(0, 255),
     source=st.integers(0, 255),
     traits=st.tuples(float32, float32, float32, float32, float32),
+    activation=st.integers(0, 2**32 - 1),
 )
 keys = st.binary(min_size=1, max_size=64)
 users = st.text(min_size=1, max_size=128)
@@ -67,10 +68,10 @@ def test_other_keys_people_and_bytes_are_refused(
 def test_unknown_traits_survive() -> None:
     codec = TokenCodec(b"key")
     nan = math.nan
-    token = codec.issue("u", 1, 0, 1.0, 1, 1, 1, 0, 1, 1, (nan, nan, nan, nan, nan))
+    token = codec.issue("u", 1, 0, 1.0, 1, 1, 1, 0, 1, 1, (nan, nan, nan, nan, nan), 7)
     assert all(math.isnan(score) for score in codec.read(token, "u").traits)
 
 
 def test_values_that_do_not_fit_are_an_error_at_once() -> None:
     with pytest.raises(struct.error):
-        TokenCodec(b"key").issue("u", 1, 0, 1.0, 300, 1, 1, 0, 1, 1, (1, 2, 3, 4, 5))
+        TokenCodec(b"key").issue("u", 1, 0, 1.0, 300, 1, 1, 0, 1, 1, (1, 2, 3, 4, 5), 0)

@@ -62,7 +62,14 @@ async def test_a_run_learns_and_is_served(client: Client, db: asyncpg.Connection
     assert run.statistics.total_updates == count
     assert run.statistics.coverage == pytest.approx(1 / 300_000)
     assert run.hyperparameters.settling_seconds == 1800
-    assert set(run.stage_seconds) == {"starting", "reading", "preparing", "updating", "smoothing"}
+    assert set(run.stage_seconds) == {
+        "starting",
+        "reading",
+        "preparing",
+        "updating",
+        "evaluating",
+        "smoothing",
+    }
 
     table = await load_table(db, run.model_version)
     liked = disliked = np.float32(0)

@@ -136,6 +136,8 @@ async def _show(console: Console, address: str, key: str, plan: Plan) -> list[We
         async for week in simulate_weeks(address, key, plan, report):
             lived.append(week)
             console.print(_row(_cells(week), [width for _, width in COLUMNS]))
+            if week.held_back:
+                console.print(f"     held back: {week.held_back}", style="dim", highlight=False)
     return lived
 
 

@@ -5,9 +5,10 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from recparams.v1 import models_pb2, training_pb2
+from recparams.v1 import evaluation_pb2, models_pb2, training_pb2
 from rl.hyperparameters import Hyperparameters
 from server.errors import invalid
 
@@ -59,6 +60,14 @@ def run_message(row: Any) -> training_pb2.TrainingRun:
         error=row["error"],
         stage_seconds=result.get("stage_seconds", {}),
         min_interactions_per_user=request["min_interactions_per_user"],
+        gates=[ParseDict(gate, evaluation_pb2.Gate()) for gate in result.get("gates", [])],
+        holdout=ParseDict(result["holdout"], evaluation_pb2.HoldoutEvaluation())
+        if result.get("holdout")
+        else None,
+        objectives=evaluation_pb2.Objectives(**request["objectives"])
+        if "objectives" in request
+        else None,
+        served_percent=result.get("served_percent", 0.0),
     )
 
 
@@ -81,6 +90,10 @@ def model_message(row: Any, active_version: int) -> models_pb2.Model:
         content_types=space["content_types"],
         moods=space["moods"],
         times_of_day=space["times_of_day"],
+        objectives=evaluation_pb2.Objectives(**json.loads(row["objectives"])),
+        main_line=row["main_line"],
+        halted_at=stamp(row["halted_at"]),
+        halted_reason=row["halted_reason"],
     )
 
 

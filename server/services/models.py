@@ -4,19 +4,17 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
-
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
 from server.database import Connection
-from server.errors import ServiceError, error, invalid, not_found, rpc, streaming_rpc
+from server.errors import invalid, not_found, rpc, streaming_rpc
 from server.processes import INVALID_FILE
 from server.runtime import Runtime
 from server.services.admin import AdminKey, admin, streaming_admin
 from server.services.conversion import model_message, page_bounds
-from server.store import models
+from server.services.versions import check_reason, check_servable, refused
+from server.store import activations, models
 
-LONGEST_REASON = 500
 LARGEST_CHUNK = 1024 * 1024
 LARGEST_FILE = 1024 * 1024 * 1024
 
@@ -35,7 +33,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
     ) -> pb.ListModelsResponse:
         size, below = page_bounds(request.page_size, request.page_token)
         async with self._runtime.require_pool().acquire() as connection:
-            active = await models.current_activation(connection)
+            active = await activations.current_activation(connection)
             rows = await models.page(connection, below, size + 1)
         return pb.ListModelsResponse(
             models=[model_message(row, active.version) for row in rows[:size]],
@@ -58,36 +56,24 @@ class ModelService(grpc_pb.ModelServiceServicer):
     ) -> pb.ActivateModelResponse:
         if not request.HasField("version") or request.version < 0:
             raise invalid("version", "is required; 0 serves the rules")
-        _check_reason(request.reason)
+        check_reason(request.reason)
         pool = self._runtime.require_pool()
         async with pool.acquire() as connection, connection.transaction():
-            await self._check_servable(connection, request.version)
-            previous = await models.activate(connection, request.version, request.reason)
+            await check_servable(self._runtime, connection, request.version)
+            previous = await activations.activate(connection, request.version, request.reason)
         return pb.ActivateModelResponse(active_version=request.version, previous_version=previous)
-
-    async def _check_servable(self, connection: Connection, version: int) -> None:
-        if version == models.RULES_VERSION:
-            return
-        try:
-            await models.load_policy(connection, version, self._runtime.holder.space)
-        except LookupError:
-            raise not_found(f"model version {version}") from None
-        except models.CorruptModelError as failure:
-            raise _refused("MODEL_CORRUPT", str(failure)) from None
-        except models.IncompatibleModelError as failure:
-            raise _refused("MODEL_INCOMPATIBLE", str(failure)) from None
 
     @rpc
     @admin
     async def RollbackModel(
         self, request: pb.RollbackModelRequest, context: Any
     ) -> pb.RollbackModelResponse:
-        _check_reason(request.reason)
+        check_reason(request.reason)
         pool = self._runtime.require_pool()
         async with pool.acquire() as connection, connection.transaction():
-            versions = await models.rollback(connection, request.reason or "rollback")
+            versions = await activations.rollback(connection, request.reason or "rollback")
         if versions is None:
-            raise _refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
+            raise refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
         return pb.RollbackModelResponse(active_version=versions[0], previous_version=versions[1])
 
     @streaming_rpc
@@ -116,8 +102,8 @@ class ModelService(grpc_pb.ModelServiceServicer):
         version = json.loads(output)["version"]
         async with pool.acquire() as connection, connection.transaction():
             if upload.activate:
-                await self._check_servable(connection, version)
-                await models.activate(connection, version, "import")
+                await check_servable(self._runtime, connection, version)
+                await activations.activate(connection, version, "import")
             return pb.ImportModelResponse(model=await _model(connection, version))
 
 
@@ -140,20 +126,11 @@ class _Upload:
 
 
 async def _version_or_active(connection: Connection, version: int) -> int:
-    return version or (await models.current_activation(connection)).version
+    return version or (await activations.current_activation(connection)).version
 
 
 async def _model(connection: Connection, version: int) -> pb.Model:
     row = await models.describe(connection, version)
     if row is None:
         raise not_found(f"model version {version}" if version else "active model version")
-    return model_message(row, (await models.current_activation(connection)).version)
-
-
-def _check_reason(reason: str) -> None:
-    if len(reason) > LONGEST_REASON or "\x00" in reason:
-        raise invalid("reason", f"must have up to {LONGEST_REASON} characters and no NUL")
-
-
-def _refused(reason: str, message: str) -> ServiceError:
-    return error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)
+    return model_message(row, (await activations.current_activation(connection)).version)

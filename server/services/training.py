@@ -3,24 +3,30 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import grpc
+from google.protobuf.json_format import ParseDict
 
+from recparams.v1 import evaluation_pb2
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from rl.hyperparameters import Hyperparameters
+from rl.objectives import Objectives
 from rl.state import StateSpace
 from server.config import Settings
 from server.errors import ServiceError, Violations, error, not_found, rpc, streaming_rpc
+from server.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
+from server.processes import run_json
 from server.requests import FUTURE_ALLOWED, check_timestamp, to_datetime
 from server.runtime import Runtime
 from server.services.admin import AdminKey, admin, streaming_admin
-from server.services.conversion import page_bounds, run_message, stamp
+from server.services.conversion import page_bounds, run_message
+from server.services.versions import check_evaluated
 from server.store import models, tasks, training
 from server.training_request import RunRequest
 
@@ -28,6 +34,12 @@ WATCH_SECONDS = 0.25
 MOST_DAYS = 3650
 MOST_INTERACTIONS = 1_000_000_000
 LONGEST_REQUEST_ID = 64
+MOST_POLICIES = 8
+_BUILTIN = {
+    evaluation_pb2.BUILTIN_POLICY_ACTIVE: ACTIVE,
+    evaluation_pb2.BUILTIN_POLICY_RULE_BASED: RULES,
+    evaluation_pb2.BUILTIN_POLICY_UNIFORM_RANDOM: RANDOM,
+}
 
 
 class TrainingService(grpc_pb.TrainingServiceServicer):
@@ -85,6 +97,7 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         if request.mode not in pb.TrainingMode.values():
             violations.add("mode", f"there is no mode {request.mode}")
         hyperparameters = self._hyperparameters(request.hyperparameters, violations)
+        objectives = self._objectives(request, violations)
         as_of = _as_of(request, violations)
         violations.raise_any()
         return RunRequest(
@@ -94,6 +107,8 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             hyperparameters=hyperparameters,
             as_of=as_of,
             activate=request.activate if request.HasField("activate") else True,
+            objectives=objectives,
+            apart=request.HasField("objectives"),
         )
 
     def _hyperparameters(
@@ -106,6 +121,20 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         except ValueError as failure:
             name, _, description = str(failure).partition(" ")
             violations.add(f"hyperparameters.{name}", description)
+            return configured
+
+    def _objectives(self, request: pb.TriggerTrainingRequest, violations: Violations) -> Objectives:
+        configured = self._settings.objectives()
+        if not request.HasField("objectives"):
+            return configured
+        if request.mode != pb.TRAINING_MODE_REBUILD:
+            violations.add("objectives", "need mode TRAINING_MODE_REBUILD")
+        overrides = {field.name: value for field, value in request.objectives.ListFields()}
+        try:
+            return replace(configured, **overrides)
+        except ValueError as failure:
+            name, _, description = str(failure).partition(" ")
+            violations.add(f"objectives.{name}", description)
             return configured
 
     async def _check_base(self) -> None:
@@ -200,17 +229,43 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         violations = Violations()
         days = _bounded(request, "test_days", 3, MOST_DAYS, violations)
         end = _as_of(request, violations)
+        policies = _policies(request.policies, violations)
+        confidence = request.confidence if request.HasField("confidence") else 0.95
+        if not 0.5 <= confidence <= 0.999:
+            violations.add("confidence", f"must be from 0.5 to 0.999, not {confidence:g}")
         violations.raise_any()
-        start = end - timedelta(days=days or 3)
-        self._runtime.require_pool()
-        code, output = await self._runtime.require_workers().run(
-            "evaluate", start.isoformat(), end.isoformat()
+        wanted = EvaluationRequest(
+            start=end - timedelta(days=days or 3),
+            end=end,
+            policies=policies,
+            include_trained=request.include_trained,
+            confidence=confidence,
+            by_segment=not request.overall_only,
         )
-        if code != 0:
-            raise RuntimeError(f"the evaluation exited with code {code}")
-        return pb.EvaluateResponse(
-            period_start=stamp(start), period_end=stamp(end), **json.loads(output)
-        )
+        await check_evaluated(self._runtime, policies)
+        found = await run_json(self._runtime.require_workers(), "evaluate", wanted.to_json())
+        response = ParseDict(found, pb.EvaluateResponse())
+        response.period_start.FromDatetime(wanted.start)
+        response.period_end.FromDatetime(wanted.end)
+        return response
+
+
+def _policies(
+    messages: Sequence[evaluation_pb2.Policy], violations: Violations
+) -> tuple[int | str, ...]:
+    """The policies to evaluate; notes those that are none."""
+    if len(messages) > MOST_POLICIES:
+        violations.add("policies", f"must have up to {MOST_POLICIES} entries")
+    wanted: list[int | str] = []
+    for position, message in enumerate(messages):
+        builtin = _BUILTIN.get(message.builtin)
+        if message.version > 0:
+            wanted.append(message.version)
+        elif builtin is not None:
+            wanted.append(builtin)
+        else:
+            violations.add(f"policies[{position}]", "needs a version from 1, or a builtin")
+    return tuple(wanted) or (ACTIVE, RULES, RANDOM)
 
 
 def _bounded(

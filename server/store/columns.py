@@ -33,13 +33,37 @@ _FIELDS = (
     ("propensity", "coalesce(i.propensity, 'NaN')", ">f4"),
     *((trait, f"coalesce(i.{trait}, 'NaN')", ">f4") for trait in _TRAITS),
 )
-SELECT_LIST = ", ".join(expression for _, expression, _ in _FIELDS)
-
-_ROW = np.dtype(
-    [("fields", ">i2")]
-    + [part for name, _, kind in _FIELDS for part in ((f"{name}_length", ">i4"), (name, kind))]
+_SERVED_FIELDS = (
+    ("arm", "coalesce(i.policy_arm, 0::smallint)", ">i2"),
+    ("activation", "coalesce(i.activation_id, 0::bigint)", ">i8"),
 )
-_LENGTHS = [(f"{name}_length", np.dtype(kind).itemsize) for name, _, kind in _FIELDS]
+
+
+class Layout:
+    """What to select, and how a row of it lies in the wire format."""
+
+    def __init__(self, fields: tuple[tuple[str, str, str], ...]) -> None:
+        self.select_list = ", ".join(expression for _, expression, _ in fields)
+        self.row = np.dtype(
+            [("fields", ">i2")]
+            + [part for n, _, kind in fields for part in ((f"{n}_length", ">i4"), (n, kind))]
+        )
+        self._lengths = [(f"{name}_length", np.dtype(kind).itemsize) for name, _, kind in fields]
+
+    def check(self, rows: Rows) -> None:
+        """Raises ValueError where a row is not as it should be."""
+        same = bool((rows["fields"] == len(self._lengths)).all())
+        for name, size in self._lengths:
+            same = same and bool((rows[name] == size).all())
+        if not same:
+            raise ValueError("a row of COPY output has an unexpected form")
+
+
+INTERACTIONS = Layout(_FIELDS)
+"""What training needs."""
+
+SERVED = Layout((*_FIELDS, *_SERVED_FIELDS))
+"""The same with what was served: arm (0 unknown) and activation (0 unknown)."""
 
 
 async def copy_rows(
@@ -47,13 +71,15 @@ async def copy_rows(
     query: str,
     *arguments: object,
     on_rows: Callable[[Rows], Awaitable[None]],
+    layout: Layout = INTERACTIONS,
 ) -> None:
-    """Runs a query whose select list is `SELECT_LIST` and hands on its rows as they arrive.
+    """Runs a query whose select list is the layout's and hands on its rows as they arrive.
 
     Args:
         connection: where to read.
         query: SQL with $1, $2, ... for the arguments.
         arguments: of the query.
+        layout: what is selected.
         on_rows: gets views of the wire format (big-endian fields by name) that must be copied.
 
     Raises:
@@ -61,38 +87,31 @@ async def copy_rows(
     """
     pending = bytearray()
     header = _HEADER_BYTES
+    size = layout.row.itemsize
 
     async def receive(data: bytes) -> None:
         nonlocal header
         pending.extend(data)
-        whole = (len(pending) - header) // _ROW.itemsize
+        whole = (len(pending) - header) // size
         if whole < 4096:
             return
         await flush(whole)
 
     async def flush(whole: int) -> None:
         nonlocal header
-        end = header + whole * _ROW.itemsize
-        rows = np.frombuffer(bytes(pending[header:end]), dtype=_ROW)
-        _check(rows)
+        end = header + whole * size
+        rows = np.frombuffer(bytes(pending[header:end]), dtype=layout.row)
+        layout.check(rows)
         del pending[:end]
         header = 0
         await on_rows(rows)
 
     await connection.copy_from_query(query, *arguments, output=receive, format="binary")
-    rest = max(0, len(pending) - header) // _ROW.itemsize
+    rest = max(0, len(pending) - header) // size
     if rest:
         await flush(rest)
     if len(pending) != header + 2:
         raise ValueError(f"{len(pending) - header - 2} bytes of COPY output are not a row")
-
-
-def _check(rows: Rows) -> None:
-    same = bool((rows["fields"] == len(_FIELDS)).all())
-    for name, size in _LENGTHS:
-        same = same and bool((rows[name] == size).all())
-    if not same:
-        raise ValueError("a row of COPY output has an unexpected form")
 
 
 class StateEncoder:

@@ -29,6 +29,7 @@ class Choice:
     source: int | None = None
     decision_id: int | None = None
     decided_at: datetime | None = None
+    activation_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ _COLUMNS = (
     ("source", "smallint"),
     ("decision_id", "bigint"),
     ("decided_at", "timestamptz"),
+    ("activation_id", "bigint"),
 )
 _TRAITS = [name for name, _ in _COLUMNS[10:15]]
 _OTHERS = [name for name, _ in _COLUMNS if name != "user_id" and name not in _TRAITS]

@@ -1,4 +1,4 @@
-"""Model versions: their tables, their policies, and which of them is to be served."""
+"""Model versions: their tables, their policies, and what they were trained on."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from rl.action import N_ACTIONS
 from rl.policy import Policy
 from rl.state import StateSpace
+from rl.transitions import TrainedThrough
 from server.database import Connection
 
 RULES_VERSION = 0
-MODEL_CHANNEL = "recparams_model"
 COMPRESSION_LEVEL = 3
 
 
@@ -29,7 +29,13 @@ class IncompatibleModelError(Exception):
 
 @dataclass(frozen=True)
 class NewModel:
-    """A version to store. Arrays are (n_states, n_actions)."""
+    """A version to store. Arrays are (n_states, n_actions).
+
+    Attributes:
+        objectives: the weights of its reward.
+        main_line: whether later incremental runs build on it.
+        trained: whose interactions it was trained on; None where nobody knows.
+    """
 
     origin: str
     run_id: int | None
@@ -40,6 +46,9 @@ class NewModel:
     q: NDArray[np.float32]
     visits: NDArray[np.int32]
     policy: Policy
+    objectives: dict[str, float]
+    main_line: bool
+    trained: TrainedThrough | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ def encode(model: NewModel) -> EncodedModel:
             _checksum(space, table),
             policy,
             _checksum(space, policy),
+            json.dumps(model.objectives),
+            model.main_line,
+            None if model.trained is None else compressor.compress(model.trained.to_bytes()),
         )
     )
 
@@ -79,8 +91,10 @@ async def insert(connection: Connection, model: EncodedModel) -> int:
             """
             INSERT INTO model_versions (
                 origin, run_id, parent_version, algorithm, space, hyperparameters, metrics,
-                q_table, q_table_checksum, policy, policy_checksum
-            ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING version
+                q_table, q_table_checksum, policy, policy_checksum, objectives, main_line,
+                trained_through
+            ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+            RETURNING version
             """,
             *model.values,
         )
@@ -158,6 +172,25 @@ async def load_table(
     )
 
 
+async def load_trained(connection: Connection, version: int) -> TrainedThrough | None:
+    """Whose interactions a version was trained on; None where nobody knows.
+
+    The rules, version 0, were trained on nothing. Raises LookupError where there is no such
+    version.
+    """
+    if version == RULES_VERSION:
+        return TrainedThrough.nothing()
+    row = await connection.fetchrow(
+        "SELECT trained_through FROM model_versions WHERE version = $1", version
+    )
+    if row is None:
+        raise LookupError(f"there is no model version {version}")
+    if row["trained_through"] is None:
+        return None
+    stream = zstandard.ZstdDecompressor().decompressobj()
+    return TrainedThrough.from_bytes(stream.decompress(row["trained_through"]))
+
+
 def _canonical(space: dict[str, Any]) -> str:
     return json.dumps(space, sort_keys=True)
 
@@ -191,86 +224,11 @@ def _decompress(version: int, blob: bytes, size: int) -> bytes:
     return data
 
 
-@dataclass(frozen=True)
-class Activation:
-    """What is to be served. `id` is 0 and `version` `RULES_VERSION` before any activation."""
-
-    id: int
-    version: int
-    rollback_to: int | None
-
-
-NEVER_ACTIVATED = Activation(0, RULES_VERSION, None)
-
-
-async def current_activation(connection: Connection) -> Activation:
-    """The newest activation."""
-    row = await connection.fetchrow(
-        "SELECT id, version, rollback_to FROM model_activations ORDER BY id DESC LIMIT 1"
-    )
-    return NEVER_ACTIVATED if row is None else _activation(row)
-
-
-async def fetch_activation(connection: Connection, activation_id: int) -> Activation:
-    """One activation of the record."""
-    row = await connection.fetchrow(
-        "SELECT id, version, rollback_to FROM model_activations WHERE id = $1", activation_id
-    )
-    return NEVER_ACTIVATED if row is None else _activation(row)
-
-
-def _activation(row: Any) -> Activation:
-    return Activation(row["id"], row["version"] or RULES_VERSION, row["rollback_to"])
-
-
-async def activate(connection: Connection, version: int, reason: str) -> int:
-    """Makes a version the one to serve, within the caller's transaction.
-
-    Returns:
-        The version before it. Replicas hear of it when the transaction commits.
-    """
-    current = await _lock_activations(connection)
-    if current.version != version:
-        await _add_activation(connection, version, current.id or None, reason)
-    return current.version
-
-
-async def rollback(connection: Connection, reason: str) -> tuple[int, int] | None:
-    """Goes back to what was served before the active version, within the caller's transaction.
-
-    A second rollback goes one further back, not forth again.
-
-    Returns:
-        (version now, version before), or None where the rules are served and nothing came before.
-    """
-    current = await _lock_activations(connection)
-    if current.rollback_to is None and current.version == RULES_VERSION:
-        return None
-    target = await fetch_activation(connection, current.rollback_to or 0)
-    await _add_activation(connection, target.version, target.rollback_to, reason)
-    return target.version, current.version
-
-
-async def _lock_activations(connection: Connection) -> Activation:
-    await connection.execute("LOCK TABLE model_activations IN SHARE ROW EXCLUSIVE MODE")
-    return await current_activation(connection)
-
-
-async def _add_activation(
-    connection: Connection, version: int, rollback_to: int | None, reason: str
-) -> None:
-    await connection.execute(
-        "INSERT INTO model_activations (version, rollback_to, reason) VALUES ($1, $2, $3)",
-        version or None,
-        rollback_to,
-        reason,
-    )
-
-
 _DESCRIBE = """
 SELECT version, created_at, origin, run_id, parent_version, algorithm, space::text,
     hyperparameters::text, metrics::text, q_table_checksum,
-    octet_length(q_table) + octet_length(policy) AS stored_bytes
+    octet_length(q_table) + octet_length(policy) AS stored_bytes,
+    objectives::text, main_line, halted_at, halted_reason
 FROM model_versions
 """
 
@@ -286,4 +244,31 @@ async def page(connection: Connection, below: int | None, size: int) -> list[Any
         _DESCRIBE + "WHERE $1::bigint IS NULL OR version < $1 ORDER BY version DESC LIMIT $2",
         below,
         size,
+    )
+
+
+async def metrics(connection: Connection, version: int) -> dict[str, Any]:
+    """What a version's table holds. Raises LookupError where there is no such version."""
+    text = await connection.fetchval(
+        "SELECT metrics::text FROM model_versions WHERE version = $1", version
+    )
+    if text is None:
+        raise LookupError(f"there is no model version {version}")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+async def halt(connection: Connection, version: int, reason: str) -> None:
+    """Notes that the server took a version back by itself."""
+    await connection.execute(
+        "UPDATE model_versions SET halted_at = now(), halted_reason = $2 WHERE version = $1",
+        version,
+        reason,
+    )
+
+
+async def halted_count(connection: Connection) -> int:
+    """How many versions the server took back by itself."""
+    return int(
+        await connection.fetchval("SELECT count(*) FROM model_versions WHERE halted_at IS NOT NULL")
     )

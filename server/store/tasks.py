@@ -7,7 +7,6 @@ from server.database import Connection, Pool
 
 TASK = "rl_training"
 TRAINER_LOCK = 7270002
-ENDED = ("completed", "failed", "cancelled")
 
 _SELECT = """
 SELECT id, request_id, status, executed_at, started_at, finished_at, stage, progress,
@@ -111,11 +110,38 @@ async def request_cancel(pool: Pool, run_id: int) -> bool:
 
 
 async def last_window_end(connection: Connection) -> Any:
-    """End of the last completed run's window as a datetime, or None."""
+    """End of the window of the last run that trained the main line as a datetime, or None."""
     return await connection.fetchval(
         """
         SELECT max((metadata->'training'->>'window_end')::timestamptz) FROM system_tasks
-        WHERE task_name = $1 AND status = 'completed'
+        WHERE task_name = $1 AND status IN ('completed', 'gated')
+            AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
         """,
         TASK,
+    )
+
+
+async def last_was_gated(connection: Connection) -> bool:
+    """Whether the last run that ended with a version was held back by a gate."""
+    status = await connection.fetchval(
+        """
+        SELECT status FROM system_tasks
+        WHERE task_name = $1 AND status IN ('completed', 'gated') ORDER BY id DESC LIMIT 1
+        """,
+        TASK,
+    )
+    return bool(status == "gated")
+
+
+async def note(connection: Connection, task: str, request_id: str, metadata: str) -> None:
+    """Adds a finished entry of another kind of task; one that is there already stays."""
+    await connection.execute(
+        """
+        INSERT INTO system_tasks (
+            task_name, status, request_id, stage, progress, finished_at, metadata
+        ) VALUES ($1, 'completed', $2, 'done', 1, now(), $3) ON CONFLICT DO NOTHING
+        """,
+        task,
+        request_id,
+        metadata,
     )

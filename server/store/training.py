@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.database import Connection
-from server.store.columns import SELECT_LIST
+from server.store.columns import INTERACTIONS
 from server.store.tasks import TASK
 
 INSERT_LOCK = 7270001
@@ -19,10 +19,10 @@ LONGEST_INSERT_SECONDS = 60.0
 
 # No upper bound in time: an interaction after the window must hold back what arrived after it.
 REBUILD_QUERY = f"""
-SELECT {SELECT_LIST} FROM interactions AS i WHERE i.id <= $1 AND i.occurred_at >= $2
+SELECT {INTERACTIONS.select_list} FROM interactions AS i WHERE i.id <= $1 AND i.occurred_at >= $2
 """  # noqa: S608 - constant column names
 INCREMENTAL_QUERY = f"""
-SELECT {SELECT_LIST} FROM interactions AS i JOIN users AS u USING (user_key)
+SELECT {INTERACTIONS.select_list} FROM interactions AS i JOIN users AS u USING (user_key)
 WHERE i.id > u.trained_through AND i.id <= $1 AND i.occurred_at >= $2
 """  # noqa: S608 - constant column names
 
@@ -108,13 +108,13 @@ async def fill_in_profiles(connection: Connection) -> None:
 async def base_version(connection: Connection) -> int | None:
     """The version an incremental run goes on from.
 
-    The newest trained one, whether or not it is served: the watermarks belong to it. Before any
+    The newest trained one of the main line, served or not: the watermarks belong to it. Before any
     training, the active version, which is then an imported one.
     """
     version: int | None = await connection.fetchval(
         """
         SELECT coalesce(
-            (SELECT max(version) FROM model_versions WHERE origin = 'trained'),
+            (SELECT max(version) FROM model_versions WHERE origin = 'trained' AND main_line),
             (SELECT version FROM model_activations ORDER BY id DESC LIMIT 1)
         )
         """
@@ -168,12 +168,15 @@ async def lower_watermarks(
     )
 
 
-async def complete(connection: Connection, run_id: int, metadata: str) -> None:
-    """Ends a run with its results, given as a JSON object that joins its metadata."""
+async def complete(connection: Connection, run_id: int, status: str, metadata: str) -> None:
+    """Ends a run with its results, given as a JSON object that joins its metadata.
+
+    The status is completed or gated.
+    """
     await connection.execute(
         """
         UPDATE system_tasks AS t SET
-            status = 'completed', stage = 'done', progress = 1, finished_at = clock_timestamp(),
+            status = $4, stage = 'done', progress = 1, finished_at = clock_timestamp(),
             users_processed = (m->'training'->>'users_trained')::bigint,
             records_processed = (m->'training'->>'interactions_trained')::bigint,
             metadata = t.metadata || m
@@ -183,4 +186,5 @@ async def complete(connection: Connection, run_id: int, metadata: str) -> None:
         run_id,
         metadata,
         TASK,
+        status,
     )

@@ -1,17 +1,18 @@
-"""Entry of a worker process: train RUN_ID | evaluate START END | export VERSION | import."""
+"""Entry of a worker: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
 
 import asyncio
 import os
 import sys
-from datetime import datetime
 
 import structlog
 
 from server import logs
 from server.config import Settings
 from server.errors import STORE_ERRORS
+from server.evaluation_request import EvaluationRequest
 from server.processes import STORE_AWAY
 from server.worker.evaluation import evaluate
+from server.worker.experiment import compare_arms
 from server.worker.tables import export_table, import_table
 from server.worker.training import train
 
@@ -34,9 +35,10 @@ def _work(settings: Settings, arguments: list[str]) -> int:
     match arguments:
         case ["train", run_id]:
             return asyncio.run(train(settings, int(run_id)))
-        case ["evaluate", start, end]:
-            job = evaluate(settings, datetime.fromisoformat(start), datetime.fromisoformat(end))
-            return asyncio.run(job)
+        case ["evaluate", request]:
+            return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request)))
+        case ["experiment", experiment_id]:
+            return asyncio.run(compare_arms(settings, int(experiment_id)))
         case ["export", version]:
             return asyncio.run(export_table(settings, int(version), sys.stdout))
         case ["import"]:

@@ -64,6 +64,9 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         q=table.q,
         visits=table.visits,
         policy=policy,
+        objectives=settings.objectives().to_dict(),
+        main_line=False,
+        trained=None,
     )
     connection = await asyncpg.connect(database_url(settings))
     try:

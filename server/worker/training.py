@@ -17,17 +17,22 @@ from typing import Any
 import asyncpg
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from rl import q_learning
 from rl.action import N_ACTIONS
-from rl.policy import publish
+from rl.objectives import weighed
+from rl.policy import Policy, publish
 from rl.reward import rewards
-from rl.transitions import Batch, Interactions, prepare
+from rl.state import StateSpace
+from rl.transitions import Batch, Interactions, TrainedThrough, Transitions, prepare
 from server.config import Settings
 from server.database import Connection, database_url
-from server.store import models, tasks, training
+from server.store import activations, models, tasks, training
 from server.store.columns import Collector, Rows, StateEncoder, copy_rows
 from server.training_request import RunRequest
+from server.worker.holdout import Columns, check_gates, evaluate_holdout, held_out, holdout_log
+from server.worker.reports import gate_json
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
@@ -38,15 +43,18 @@ _COLUMNS = {
     "state": np.int32,
     "action": np.uint8,
     "reward": np.float32,
+    "engagement": np.float32,
+    "pscore": np.float32,
 }
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 # Where each stage ends on the way from 0 to 1.
 _STAGES = {
     "starting": 0.02,
-    "reading": 0.5,
-    "preparing": 0.6,
-    "updating": 0.75,
-    "smoothing": 0.85,
+    "reading": 0.45,
+    "preparing": 0.55,
+    "updating": 0.7,
+    "evaluating": 0.8,
+    "smoothing": 0.9,
     "writing": 1.0,
 }
 
@@ -69,7 +77,8 @@ class Progress:
         started = time.perf_counter()
         self.stage, self.fraction = stage, 0.0
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 4)
+        spent = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+        self.seconds[stage] = round(spent, 4)
 
     @property
     def overall(self) -> float:
@@ -137,7 +146,6 @@ async def _run(
     work: Connection, settings: Settings, run_id: int, request: RunRequest, progress: Progress
 ) -> None:
     space = settings.space()
-    hyperparameters = request.hyperparameters
     with progress.during("starting"):
         window_start = await _window_start(work, settings, request)
         through = await training.snapshot(work)
@@ -145,75 +153,140 @@ async def _run(
         parent = None if request.rebuild else await training.base_version(work)
 
     with progress.during("reading"):
-        interactions = await _read(work, settings, request, window_start, through, progress)
+        columns = await _read(work, settings, request, window_start, through, progress)
 
     with progress.during("preparing"):
-        batch = await asyncio.to_thread(
-            prepare,
-            interactions,
-            n_contexts=space.n_contexts,
-            session_gap=_microseconds(hyperparameters.session_gap_seconds),
-            settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
-            min_interactions=request.min_interactions_per_user,
-        )
-        del interactions
+        batch = await asyncio.to_thread(_prepare, columns, request, space.n_contexts)
+        tail = held_out(columns.time[batch.rows], settings.holdout_share)
+        log = holdout_log(columns, batch.rows[tail])
+        ids = columns.id[batch.rows[tail]]
+        del columns
 
     with progress.during("updating"):
-        if parent is None:
-            q = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
-            visits = np.zeros((space.n_states, N_ACTIONS), dtype=np.int32)
-        else:
-            table = await models.load_table(work, parent, space)
-            q, visits = table.q, table.visits
+        table = await _parent_table(work, parent, space)
+        learn = _Learner(settings, request, table, progress, len(batch.transitions))
+        await asyncio.to_thread(learn, batch.transitions[~tail])
 
-        def learned(count: int) -> None:
-            progress.fraction += count / len(batch.transitions)
-
-        await asyncio.to_thread(
-            q_learning.train,
-            q,
-            visits,
-            batch.transitions,
-            hyperparameters,
-            states_per_cell=space.n_contexts,
-            threads=settings.training_threads,
-            on_progress=learned,
-        )
-
-    statistics = q_learning.statistics(q, visits)
-    epsilon = hyperparameters.epsilon(statistics.total_updates)
-    metrics = {**asdict(statistics), "exploration_rate": epsilon}
-    nothing_new = len(batch.transitions) == 0
-    model = None
-    if not nothing_new:
-        with progress.during("smoothing"):
-            if not np.isfinite(q[visits > 0]).all():
-                raise ValueError("a Q-value is not finite: lower learning_rate or the rewards")
-            policy = await asyncio.to_thread(
-                publish,
-                space,
-                q,
-                visits,
-                learning_rate=hyperparameters.learning_rate,
-                epsilon=epsilon,
-                smoothing=settings.smoothing(),
+    holdout = None
+    if tail.any():
+        with progress.during("evaluating"):
+            candidate = await asyncio.to_thread(learn.publish)
+            holdout = await evaluate_holdout(
+                work, settings, request.objectives, candidate, log, ids
             )
+        with progress.during("updating"):
+            await asyncio.to_thread(learn, batch.transitions[tail])
+
+    statistics = q_learning.statistics(table.q, table.visits)
+    metrics = {
+        **asdict(statistics),
+        "exploration_rate": request.hyperparameters.epsilon(statistics.total_updates),
+    }
+    result = _result(request, batch, metrics, window_start, parent, progress)
+    model = None
+    if len(batch.transitions):
+        with progress.during("smoothing"):
             new = models.NewModel(
                 origin="trained",
                 run_id=run_id,
                 parent_version=parent,
                 algorithm="q_learning",
-                hyperparameters=hyperparameters.to_dict(),
+                hyperparameters=request.hyperparameters.to_dict(),
                 metrics=metrics,
-                q=q,
-                visits=visits,
-                policy=policy,
+                q=table.q,
+                visits=table.visits,
+                policy=await asyncio.to_thread(learn.publish),
+                objectives=request.objectives.to_dict(),
+                main_line=not request.apart,
+                trained=await _trained(work, parent, batch),
             )
             model = await asyncio.to_thread(models.encode, new)
+        gates = await check_gates(work, settings, request, holdout, result, new)
+        result |= {
+            "gates": [gate_json(gate) for gate in gates],
+            "holdout": None if holdout is None else holdout.to_json(),
+        }
 
     with progress.during("writing"):
-        result = _result(request, batch, metrics, window_start, parent, progress)
-        await _commit(work, run_id, request, batch, model, result)
+        await _commit(work, settings, run_id, request, batch, model, result)
+
+
+def _prepare(columns: Columns, request: RunRequest, n_contexts: int) -> Batch:
+    hyperparameters = request.hyperparameters
+    return prepare(
+        Interactions(
+            columns.id, columns.user, columns.time, columns.state, columns.action, columns.reward
+        ),
+        n_contexts=n_contexts,
+        session_gap=_microseconds(hyperparameters.session_gap_seconds),
+        settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
+        min_interactions=request.min_interactions_per_user,
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What is learned on, in place: float32 and int32, (n_states, n_actions)."""
+
+    q: NDArray[np.float32]
+    visits: NDArray[np.int32]
+
+
+async def _parent_table(work: Connection, parent: int | None, space: StateSpace) -> _Table:
+    if parent is not None:
+        stored = await models.load_table(work, parent, space)
+        return _Table(stored.q, stored.visits)
+    shape = space.n_states, N_ACTIONS
+    return _Table(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int32))
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """Learns transitions into a table, and publishes what it holds."""
+
+    settings: Settings
+    request: RunRequest
+    table: _Table
+    progress: Progress
+    total: int
+
+    def __call__(self, transitions: Transitions) -> None:
+        q_learning.train(
+            self.table.q,
+            self.table.visits,
+            transitions,
+            self.request.hyperparameters,
+            states_per_cell=self.settings.space().n_contexts,
+            threads=self.settings.training_threads,
+            on_progress=self._learned,
+        )
+
+    def _learned(self, count: int) -> None:
+        self.progress.fraction += count / self.total
+
+    def publish(self) -> Policy:
+        """The table's policy. Raises ValueError where a Q-value is not finite."""
+        q, visits = self.table.q, self.table.visits
+        if not np.isfinite(q[visits > 0]).all():
+            raise ValueError("a Q-value is not finite: lower learning_rate or the rewards")
+        hyperparameters = self.request.hyperparameters
+        return publish(
+            self.settings.space(),
+            q,
+            visits,
+            learning_rate=hyperparameters.learning_rate,
+            epsilon=hyperparameters.epsilon(int(visits.sum(dtype=np.int64))),
+            smoothing=self.settings.smoothing(),
+        )
+
+
+async def _trained(work: Connection, parent: int | None, batch: Batch) -> TrainedThrough | None:
+    """What the new version is trained on; None where nobody knows that of its parent."""
+    new = TrainedThrough(batch.users, batch.trained_through)
+    if parent is None:
+        return new
+    before = await models.load_trained(work, parent)
+    return None if before is None else before.merged(new)
 
 
 async def _window_start(work: Connection, settings: Settings, request: RunRequest) -> datetime:
@@ -232,7 +305,7 @@ async def _read(
     window_start: datetime,
     through: int,
     progress: Progress,
-) -> Interactions:
+) -> Columns:
     encode = StateEncoder(settings.space())
     weights = settings.reward_weights()
     columns = Collector(**_COLUMNS)
@@ -240,23 +313,27 @@ async def _read(
     expected = await training.expected_rows(work, query, through, window_start)
 
     async def add(rows: Rows) -> None:
+        action = rows["action"].astype(np.uint8)
+        engagement = rewards(
+            weights,
+            rows["reactions"].astype(np.int64),
+            rows["completion_rate"],
+            rows["mood_change"],
+        )
         columns.add(
             id=rows["id"],
             user=rows["user"],
             time=rows["time"],
             state=encode(rows),
-            action=rows["action"],
-            reward=rewards(
-                weights,
-                rows["reactions"].astype(np.int64),
-                rows["completion_rate"],
-                rows["mood_change"],
-            ),
+            action=action,
+            reward=weighed(request.objectives, engagement, action),
+            engagement=engagement,
+            pscore=rows["propensity"],
         )
         progress.fraction = columns.rows / max(1, expected)
 
     await copy_rows(work, query, through, window_start, on_rows=add)
-    return Interactions(**{name: columns.column(name) for name in _COLUMNS})
+    return Columns(**{name: columns.column(name) for name in _COLUMNS})
 
 
 def _result(
@@ -280,31 +357,42 @@ def _result(
         "window_start": window_start.isoformat(),
         "window_end": request.as_of.isoformat(),
         "stage_seconds": progress.seconds,
+        "model_version": None,
     }
 
 
 async def _commit(
     work: Connection,
+    settings: Settings,
     run_id: int,
     request: RunRequest,
     batch: Batch,
     model: models.EncodedModel | None,
     result: dict[str, Any],
 ) -> None:
+    failed = [gate["explanation"] for gate in result.get("gates", ()) if not gate["passed"]]
+    wanted = model is not None and request.activate and not request.apart
+    gated = wanted and bool(failed) and settings.gates == "enforce"
     async with work.transaction():
         if not await training.still_wanted(work, run_id):
             raise NotWantedError
-        version = None
         if model is not None:
             version = await models.insert(work, model)
-            await training.set_watermarks(work, batch.users, batch.trained_through)
-            if request.rebuild:
+            result |= {"model_version": version}
+            if not request.apart:
+                await training.set_watermarks(work, batch.users, batch.trained_through)
+            if request.rebuild and not request.apart:
                 await training.lower_watermarks(work, batch.waiting_users, batch.first_waiting - 1)
-            if request.activate:
-                await models.activate(work, version, f"training run {run_id}")
-        await training.complete(
-            work, run_id, json.dumps({"training": {**result, "model_version": version}})
-        )
+            if wanted and not gated:
+                first = (
+                    100.0 if settings.rollout == "off" else next(iter(settings.steps().values()))
+                )
+                served = await activations.promote(work, version, first, f"training run {run_id}")
+                result |= {"served_percent": served}
+        status = "gated" if gated else "completed"
+        await training.complete(work, run_id, status, json.dumps({"training": result}))
+    if gated:
+        log.warning("version held back", run_id=run_id, version=version, reasons=failed)
 
 
 def _instant(moment: datetime) -> int:

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from recparams.v1 import evaluation_pb2 as _evaluation_pb2
 from recparams.v1 import training_pb2 as _training_pb2
 import builtins as _builtins
 import sys
@@ -66,6 +67,10 @@ class Model(_message.Message):
     CONTENT_TYPES_FIELD_NUMBER: _builtins.int
     MOODS_FIELD_NUMBER: _builtins.int
     TIMES_OF_DAY_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
+    MAIN_LINE_FIELD_NUMBER: _builtins.int
+    HALTED_AT_FIELD_NUMBER: _builtins.int
+    HALTED_REASON_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version's number, 1 upwards."""
     active: _builtins.bool
@@ -84,6 +89,10 @@ class Model(_message.Message):
     """Bytes it takes in the database."""
     bins: _builtins.int
     """Bins per personality trait."""
+    main_line: _builtins.bool
+    """Whether later incremental runs build on it: false for imports and for other objectives."""
+    halted_reason: _builtins.str
+    """Why."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
@@ -108,6 +117,14 @@ class Model(_message.Message):
     def times_of_day(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The times of day it knows, in table order."""
 
+    @_builtins.property
+    def objectives(self) -> _evaluation_pb2.Objectives:
+        """Weights of the objectives it was trained with, every field set."""
+
+    @_builtins.property
+    def halted_at(self) -> _timestamp_pb2.Timestamp:
+        """When the server took it back by itself; absent where it did not."""
+
     def __init__(
         self,
         *,
@@ -126,10 +143,14 @@ class Model(_message.Message):
         content_types: _abc.Iterable[_builtins.str] | None = ...,
         moods: _abc.Iterable[_builtins.str] | None = ...,
         times_of_day: _abc.Iterable[_builtins.str] | None = ...,
+        objectives: _evaluation_pb2.Objectives | None = ...,
+        main_line: _builtins.bool = ...,
+        halted_at: _timestamp_pb2.Timestamp | None = ...,
+        halted_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "hyperparameters", b"hyperparameters", "statistics", b"statistics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "halted_at", b"halted_at", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "hyperparameters", b"hyperparameters", "moods", b"moods", "origin", b"origin", "parent_version", b"parent_version", "run_id", b"run_id", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "run_id", b"run_id", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

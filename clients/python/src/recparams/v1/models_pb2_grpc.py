@@ -88,7 +88,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateModel(self, request, context):
-        """Serves a version on every replica. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
+        """Serves a version to everybody on every replica; ends a rollout. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
         MODEL_CORRUPT or MODEL_INCOMPATIBLE), after which the version served before goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -40,7 +40,7 @@ class ModelServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]
     """One version with its statistics. Errors: NOT_FOUND."""
     ActivateModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.ActivateModelRequest, _models_pb2.ActivateModelResponse]
-    """Serves a version on every replica. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
+    """Serves a version to everybody on every replica; ends a rollout. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
     MODEL_CORRUPT or MODEL_INCOMPATIBLE), after which the version served before goes on.
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]
@@ -66,7 +66,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]  # type: ignore[assignment]
     """One version with its statistics. Errors: NOT_FOUND."""
     ActivateModel: _aio.UnaryUnaryMultiCallable[_models_pb2.ActivateModelRequest, _models_pb2.ActivateModelResponse]  # type: ignore[assignment]
-    """Serves a version on every replica. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
+    """Serves a version to everybody on every replica; ends a rollout. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
     MODEL_CORRUPT or MODEL_INCOMPATIBLE), after which the version served before goes on.
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]  # type: ignore[assignment]
@@ -107,7 +107,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ActivateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ActivateModelResponse, _abc.Awaitable[_models_pb2.ActivateModelResponse]]:
-        """Serves a version on every replica. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
+        """Serves a version to everybody on every replica; ends a rollout. Errors: NOT_FOUND; FAILED_PRECONDITION (reason
         MODEL_CORRUPT or MODEL_INCOMPATIBLE), after which the version served before goes on.
         """
 

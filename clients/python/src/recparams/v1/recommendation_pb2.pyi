@@ -36,7 +36,7 @@ class _DecisionSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     DECISION_SOURCE_RULE_BASED: _DecisionSource.ValueType  # 3
     """By the hand-written rules: no model, no profile, or no data anywhere near."""
     DECISION_SOURCE_EXPLORATION: _DecisionSource.ValueType  # 4
-    """Drawn at random to learn from; its propensity is below one half."""
+    """Drawn at random to learn from."""
 
 class DecisionSource(_DecisionSource, metaclass=_DecisionSourceEnumTypeWrapper):
     """How a choice was made."""
@@ -50,7 +50,7 @@ DECISION_SOURCE_BORROWED: DecisionSource.ValueType  # 2
 DECISION_SOURCE_RULE_BASED: DecisionSource.ValueType  # 3
 """By the hand-written rules: no model, no profile, or no data anywhere near."""
 DECISION_SOURCE_EXPLORATION: DecisionSource.ValueType  # 4
-"""Drawn at random to learn from; its propensity is below one half."""
+"""Drawn at random to learn from."""
 Global___DecisionSource: _TypeAlias = DecisionSource  # noqa: Y015
 
 class _FallbackReason:
@@ -98,9 +98,11 @@ class _PolicyArmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyArm.V
     POLICY_ARM_UNSPECIFIED: _PolicyArm.ValueType  # 0
     """Never sent."""
     POLICY_ARM_RL: _PolicyArm.ValueType  # 1
-    """The active learned policy."""
+    """The active learned policy, or the one being rolled out."""
     POLICY_ARM_RULE_BASED: _PolicyArm.ValueType  # 2
     """The hand-written rules."""
+    POLICY_ARM_PREVIOUS: _PolicyArm.ValueType  # 3
+    """The version served before, while a new one is rolled out."""
 
 class PolicyArm(_PolicyArm, metaclass=_PolicyArmEnumTypeWrapper):
     """Which policy a person was assigned to."""
@@ -108,9 +110,11 @@ class PolicyArm(_PolicyArm, metaclass=_PolicyArmEnumTypeWrapper):
 POLICY_ARM_UNSPECIFIED: PolicyArm.ValueType  # 0
 """Never sent."""
 POLICY_ARM_RL: PolicyArm.ValueType  # 1
-"""The active learned policy."""
+"""The active learned policy, or the one being rolled out."""
 POLICY_ARM_RULE_BASED: PolicyArm.ValueType  # 2
 """The hand-written rules."""
+POLICY_ARM_PREVIOUS: PolicyArm.ValueType  # 3
+"""The version served before, while a new one is rolled out."""
 Global___PolicyArm: _TypeAlias = PolicyArm  # noqa: Y015
 
 @_typing.final
@@ -186,9 +190,11 @@ class GetRecommendationParamsResponse(_message.Message):
     model_version: _builtins.int
     """The model version that decided; 0 is the hand-written rules."""
     policy_arm: Global___PolicyArm.ValueType
-    """The arm this person is in."""
+    """The arm this person is in; without a profile the rules answer in every arm."""
     propensity: _builtins.float
-    """Probability with which this action was chosen in this state, above 0 and up to 1."""
+    """Probability with which somebody in this state is given this action, above 0 and up to 1: over
+    the arms and over exploration.
+    """
     source: Global___DecisionSource.ValueType
     """How the choice was made."""
     fallback_reason: Global___FallbackReason.ValueType

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from recparams.v1 import evaluation_pb2 as recparams_dot_v1_dot_evaluation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brecparams/v1/training.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x03\n\x0fHyperparameters\x12\x1a\n\rlearning_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0f\x64iscount_factor\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x65xploration_rate\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11\x65xploration_decay\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12!\n\x14min_exploration_rate\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12 \n\x13session_gap_seconds\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10settling_seconds\x18\x07 \x01(\x01H\x06\x88\x01\x01\x42\x10\n\x0e_learning_rateB\x12\n\x10_discount_factorB\x13\n\x11_exploration_rateB\x14\n\x12_exploration_decayB\x17\n\x15_min_exploration_rateB\x16\n\x14_session_gap_secondsB\x13\n\x11_settling_seconds\"\xc9\x02\n\x16TriggerTrainingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\tdays_back\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12&\n\x19min_interactions_per_user\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.recparams.v1.TrainingMode\x12\x36\n\x0fhyperparameters\x18\x05 \x01(\x0b\x32\x1d.recparams.v1.Hyperparameters\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x08\x61\x63tivate\x18\x07 \x01(\x08H\x02\x88\x01\x01\x42\x0c\n\n_days_backB\x1c\n\x1a_min_interactions_per_userB\x0b\n\t_activate\"A\n\x17TriggerTrainingResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"\xd0\x06\n\x0bTrainingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.recparams.v1.TrainingRunStatus\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.recparams.v1.TrainingMode\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cwindow_start\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0fhyperparameters\x18\x0c \x01(\x0b\x32\x1d.recparams.v1.Hyperparameters\x12\x15\n\rmodel_version\x18\r \x01(\x03\x12\x16\n\x0eparent_version\x18\x0e \x01(\x03\x12\x15\n\rusers_trained\x18\x0f \x01(\x03\x12\x1c\n\x14interactions_trained\x18\x10 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x11 \x01(\x01\x12\x1c\n\x14interactions_waiting\x18\x12 \x01(\x03\x12\x31\n\nstatistics\x18\x13 \x01(\x0b\x32\x1d.recparams.v1.ModelStatistics\x12\r\n\x05\x65rror\x18\x14 \x01(\t\x12\x42\n\rstage_seconds\x18\x15 \x03(\x0b\x32+.recparams.v1.TrainingRun.StageSecondsEntry\x12!\n\x19min_interactions_per_user\x18\x16 \x01(\x05\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xb1\x01\n\x0fModelStatistics\x12\x14\n\x0ctotal_states\x18\x01 \x01(\x03\x12\x1b\n\x13total_state_actions\x18\x02 \x01(\x03\x12\x13\n\x0b\x61vg_q_value\x18\x03 \x01(\x01\x12\x13\n\x0bmax_q_value\x18\x04 \x01(\x01\x12\x10\n\x08\x63overage\x18\x05 \x01(\x01\x12\x15\n\rtotal_updates\x18\x06 \x01(\x03\x12\x18\n\x10\x65xploration_rate\x18\x07 \x01(\x01\"\'\n\x15GetTrainingRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"@\n\x16GetTrainingRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"@\n\x17ListTrainingRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x18ListTrainingRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.recparams.v1.TrainingRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x17WatchTrainingRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"B\n\x18WatchTrainingRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"*\n\x18\x43\x61ncelTrainingRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"C\n\x19\x43\x61ncelTrainingRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"h\n\x0f\x45valuateRequest\x12\x16\n\ttest_days\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\n_test_daysJ\x04\x08\x03\x10\x10\"\xea\x02\n\x10\x45valuateResponse\x12\x30\n\x0cperiod_start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinteractions\x18\x03 \x01(\x03\x12\r\n\x05users\x18\x04 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x05 \x01(\x01\x12\x11\n\tlike_rate\x18\x06 \x01(\x01\x12K\n\x0freaction_counts\x18\x07 \x03(\x0b\x32\x32.recparams.v1.EvaluateResponse.ReactionCountsEntry\x12\x1a\n\x12unknown_propensity\x18\x08 \x01(\x03\x1a\x35\n\x13ReactionCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01J\x04\x08\t\x10\x1f*g\n\x0cTrainingMode\x12\x1d\n\x19TRAINING_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRAINING_MODE_INCREMENTAL\x10\x01\x12\x19\n\x15TRAINING_MODE_REBUILD\x10\x02*\xe0\x01\n\x11TrainingRunStatus\x12#\n\x1fTRAINING_RUN_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRAINING_RUN_STATUS_PENDING\x10\x01\x12\x1f\n\x1bTRAINING_RUN_STATUS_RUNNING\x10\x02\x12!\n\x1dTRAINING_RUN_STATUS_COMPLETED\x10\x03\x12\x1e\n\x1aTRAINING_RUN_STATUS_FAILED\x10\x04\x12!\n\x1dTRAINING_RUN_STATUS_CANCELLED\x10\x05\x32\xc7\x04\n\x0fTrainingService\x12^\n\x0fTriggerTraining\x12$.recparams.v1.TriggerTrainingRequest\x1a%.recparams.v1.TriggerTrainingResponse\x12[\n\x0eGetTrainingRun\x12#.recparams.v1.GetTrainingRunRequest\x1a$.recparams.v1.GetTrainingRunResponse\x12\x61\n\x10ListTrainingRuns\x12%.recparams.v1.ListTrainingRunsRequest\x1a&.recparams.v1.ListTrainingRunsResponse\x12\x63\n\x10WatchTrainingRun\x12%.recparams.v1.WatchTrainingRunRequest\x1a&.recparams.v1.WatchTrainingRunResponse0\x01\x12\x64\n\x11\x43\x61ncelTrainingRun\x12&.recparams.v1.CancelTrainingRunRequest\x1a\'.recparams.v1.CancelTrainingRunResponse\x12I\n\x08\x45valuate\x12\x1d.recparams.v1.EvaluateRequest\x1a\x1e.recparams.v1.EvaluateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brecparams/v1/training.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drecparams/v1/evaluation.proto\"\x85\x03\n\x0fHyperparameters\x12\x1a\n\rlearning_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0f\x64iscount_factor\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10\x65xploration_rate\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11\x65xploration_decay\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12!\n\x14min_exploration_rate\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12 \n\x13session_gap_seconds\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10settling_seconds\x18\x07 \x01(\x01H\x06\x88\x01\x01\x42\x10\n\x0e_learning_rateB\x12\n\x10_discount_factorB\x13\n\x11_exploration_rateB\x14\n\x12_exploration_decayB\x17\n\x15_min_exploration_rateB\x16\n\x14_session_gap_secondsB\x13\n\x11_settling_seconds\"\xf7\x02\n\x16TriggerTrainingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\tdays_back\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12&\n\x19min_interactions_per_user\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.recparams.v1.TrainingMode\x12\x36\n\x0fhyperparameters\x18\x05 \x01(\x0b\x32\x1d.recparams.v1.Hyperparameters\x12)\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x08\x61\x63tivate\x18\x07 \x01(\x08H\x02\x88\x01\x01\x12,\n\nobjectives\x18\x08 \x01(\x0b\x32\x18.recparams.v1.ObjectivesB\x0c\n\n_days_backB\x1c\n\x1a_min_interactions_per_userB\x0b\n\t_activate\"A\n\x17TriggerTrainingResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"\xeb\x07\n\x0bTrainingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.recparams.v1.TrainingRunStatus\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.recparams.v1.TrainingMode\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cwindow_start\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nwindow_end\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0fhyperparameters\x18\x0c \x01(\x0b\x32\x1d.recparams.v1.Hyperparameters\x12\x15\n\rmodel_version\x18\r \x01(\x03\x12\x16\n\x0eparent_version\x18\x0e \x01(\x03\x12\x15\n\rusers_trained\x18\x0f \x01(\x03\x12\x1c\n\x14interactions_trained\x18\x10 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x11 \x01(\x01\x12\x1c\n\x14interactions_waiting\x18\x12 \x01(\x03\x12\x31\n\nstatistics\x18\x13 \x01(\x0b\x32\x1d.recparams.v1.ModelStatistics\x12\r\n\x05\x65rror\x18\x14 \x01(\t\x12\x42\n\rstage_seconds\x18\x15 \x03(\x0b\x32+.recparams.v1.TrainingRun.StageSecondsEntry\x12!\n\x19min_interactions_per_user\x18\x16 \x01(\x05\x12!\n\x05gates\x18\x17 \x03(\x0b\x32\x12.recparams.v1.Gate\x12\x30\n\x07holdout\x18\x18 \x01(\x0b\x32\x1f.recparams.v1.HoldoutEvaluation\x12,\n\nobjectives\x18\x19 \x01(\x0b\x32\x18.recparams.v1.Objectives\x12\x16\n\x0eserved_percent\x18\x1a \x01(\x01\x1a\x33\n\x11StageSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xb1\x01\n\x0fModelStatistics\x12\x14\n\x0ctotal_states\x18\x01 \x01(\x03\x12\x1b\n\x13total_state_actions\x18\x02 \x01(\x03\x12\x13\n\x0b\x61vg_q_value\x18\x03 \x01(\x01\x12\x13\n\x0bmax_q_value\x18\x04 \x01(\x01\x12\x10\n\x08\x63overage\x18\x05 \x01(\x01\x12\x15\n\rtotal_updates\x18\x06 \x01(\x03\x12\x18\n\x10\x65xploration_rate\x18\x07 \x01(\x01\"\'\n\x15GetTrainingRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"@\n\x16GetTrainingRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"@\n\x17ListTrainingRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x18ListTrainingRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.recparams.v1.TrainingRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x17WatchTrainingRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"B\n\x18WatchTrainingRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"*\n\x18\x43\x61ncelTrainingRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\"C\n\x19\x43\x61ncelTrainingRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.recparams.v1.TrainingRun\"\xe1\x01\n\x0f\x45valuateRequest\x12\x16\n\ttest_days\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08policies\x18\x03 \x03(\x0b\x32\x14.recparams.v1.Policy\x12\x17\n\x0finclude_trained\x18\x04 \x01(\x08\x12\x17\n\nconfidence\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0coverall_only\x18\x06 \x01(\x08\x42\x0c\n\n_test_daysB\r\n\x0b_confidence\"\x92\x06\n\x10\x45valuateResponse\x12\x30\n\x0cperiod_start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinteractions\x18\x03 \x01(\x03\x12\r\n\x05users\x18\x04 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x05 \x01(\x01\x12\x11\n\tlike_rate\x18\x06 \x01(\x01\x12K\n\x0freaction_counts\x18\x07 \x03(\x0b\x32\x32.recparams.v1.EvaluateResponse.ReactionCountsEntry\x12\x1a\n\x12unknown_propensity\x18\x08 \x01(\x03\x12\x11\n\tevaluated\x18\t \x01(\x03\x12\x18\n\x10trained_excluded\x18\n \x01(\x03\x12\x15\n\runknown_state\x18\x0b \x01(\x03\x12\x30\n\x08policies\x18\x0c \x03(\x0b\x32\x1e.recparams.v1.PolicyEvaluation\x12\x33\n\x0b\x64ifferences\x18\r \x03(\x0b\x32\x1e.recparams.v1.PolicyDifference\x12(\n\x05\x64\x61ily\x18\x0e \x03(\x0b\x32\x19.recparams.v1.DailyReward\x12/\n\x08\x63overage\x18\x0f \x03(\x0b\x32\x1d.recparams.v1.ContextCoverage\x12\x1c\n\x14logged_action_shares\x18\x10 \x03(\x01\x12O\n\x11logged_objectives\x18\x11 \x03(\x0b\x32\x34.recparams.v1.EvaluateResponse.LoggedObjectivesEntry\x1a\x35\n\x13ReactionCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x37\n\x15LoggedObjectivesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*g\n\x0cTrainingMode\x12\x1d\n\x19TRAINING_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRAINING_MODE_INCREMENTAL\x10\x01\x12\x19\n\x15TRAINING_MODE_REBUILD\x10\x02*\xff\x01\n\x11TrainingRunStatus\x12#\n\x1fTRAINING_RUN_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRAINING_RUN_STATUS_PENDING\x10\x01\x12\x1f\n\x1bTRAINING_RUN_STATUS_RUNNING\x10\x02\x12!\n\x1dTRAINING_RUN_STATUS_COMPLETED\x10\x03\x12\x1e\n\x1aTRAINING_RUN_STATUS_FAILED\x10\x04\x12!\n\x1dTRAINING_RUN_STATUS_CANCELLED\x10\x05\x12\x1d\n\x19TRAINING_RUN_STATUS_GATED\x10\x06\x32\xc7\x04\n\x0fTrainingService\x12^\n\x0fTriggerTraining\x12$.recparams.v1.TriggerTrainingRequest\x1a%.recparams.v1.TriggerTrainingResponse\x12[\n\x0eGetTrainingRun\x12#.recparams.v1.GetTrainingRunRequest\x1a$.recparams.v1.GetTrainingRunResponse\x12\x61\n\x10ListTrainingRuns\x12%.recparams.v1.ListTrainingRunsRequest\x1a&.recparams.v1.ListTrainingRunsResponse\x12\x63\n\x10WatchTrainingRun\x12%.recparams.v1.WatchTrainingRunRequest\x1a&.recparams.v1.WatchTrainingRunResponse0\x01\x12\x64\n\x11\x43\x61ncelTrainingRun\x12&.recparams.v1.CancelTrainingRunRequest\x1a\'.recparams.v1.CancelTrainingRunResponse\x12I\n\x08\x45valuate\x12\x1d.recparams.v1.EvaluateRequest\x1a\x1e.recparams.v1.EvaluateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,44 +37,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGRUN_STAGESECONDSENTRY']._serialized_options = b'8\001'
   _globals['_EVALUATERESPONSE_REACTIONCOUNTSENTRY']._loaded_options = None
   _globals['_EVALUATERESPONSE_REACTIONCOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_TRAININGMODE']._serialized_start=2862
-  _globals['_TRAININGMODE']._serialized_end=2965
-  _globals['_TRAININGRUNSTATUS']._serialized_start=2968
-  _globals['_TRAININGRUNSTATUS']._serialized_end=3192
-  _globals['_HYPERPARAMETERS']._serialized_start=79
-  _globals['_HYPERPARAMETERS']._serialized_end=468
-  _globals['_TRIGGERTRAININGREQUEST']._serialized_start=471
-  _globals['_TRIGGERTRAININGREQUEST']._serialized_end=800
-  _globals['_TRIGGERTRAININGRESPONSE']._serialized_start=802
-  _globals['_TRIGGERTRAININGRESPONSE']._serialized_end=867
-  _globals['_TRAININGRUN']._serialized_start=870
-  _globals['_TRAININGRUN']._serialized_end=1718
-  _globals['_TRAININGRUN_STAGESECONDSENTRY']._serialized_start=1667
-  _globals['_TRAININGRUN_STAGESECONDSENTRY']._serialized_end=1718
-  _globals['_MODELSTATISTICS']._serialized_start=1721
-  _globals['_MODELSTATISTICS']._serialized_end=1898
-  _globals['_GETTRAININGRUNREQUEST']._serialized_start=1900
-  _globals['_GETTRAININGRUNREQUEST']._serialized_end=1939
-  _globals['_GETTRAININGRUNRESPONSE']._serialized_start=1941
-  _globals['_GETTRAININGRUNRESPONSE']._serialized_end=2005
-  _globals['_LISTTRAININGRUNSREQUEST']._serialized_start=2007
-  _globals['_LISTTRAININGRUNSREQUEST']._serialized_end=2071
-  _globals['_LISTTRAININGRUNSRESPONSE']._serialized_start=2073
-  _globals['_LISTTRAININGRUNSRESPONSE']._serialized_end=2165
-  _globals['_WATCHTRAININGRUNREQUEST']._serialized_start=2167
-  _globals['_WATCHTRAININGRUNREQUEST']._serialized_end=2208
-  _globals['_WATCHTRAININGRUNRESPONSE']._serialized_start=2210
-  _globals['_WATCHTRAININGRUNRESPONSE']._serialized_end=2276
-  _globals['_CANCELTRAININGRUNREQUEST']._serialized_start=2278
-  _globals['_CANCELTRAININGRUNREQUEST']._serialized_end=2320
-  _globals['_CANCELTRAININGRUNRESPONSE']._serialized_start=2322
-  _globals['_CANCELTRAININGRUNRESPONSE']._serialized_end=2389
-  _globals['_EVALUATEREQUEST']._serialized_start=2391
-  _globals['_EVALUATEREQUEST']._serialized_end=2495
-  _globals['_EVALUATERESPONSE']._serialized_start=2498
-  _globals['_EVALUATERESPONSE']._serialized_end=2860
-  _globals['_EVALUATERESPONSE_REACTIONCOUNTSENTRY']._serialized_start=2801
-  _globals['_EVALUATERESPONSE_REACTIONCOUNTSENTRY']._serialized_end=2854
-  _globals['_TRAININGSERVICE']._serialized_start=3195
-  _globals['_TRAININGSERVICE']._serialized_end=3778
+  _globals['_EVALUATERESPONSE_LOGGEDOBJECTIVESENTRY']._loaded_options = None
+  _globals['_EVALUATERESPONSE_LOGGEDOBJECTIVESENTRY']._serialized_options = b'8\001'
+  _globals['_TRAININGMODE']._serialized_start=3640
+  _globals['_TRAININGMODE']._serialized_end=3743
+  _globals['_TRAININGRUNSTATUS']._serialized_start=3746
+  _globals['_TRAININGRUNSTATUS']._serialized_end=4001
+  _globals['_HYPERPARAMETERS']._serialized_start=110
+  _globals['_HYPERPARAMETERS']._serialized_end=499
+  _globals['_TRIGGERTRAININGREQUEST']._serialized_start=502
+  _globals['_TRIGGERTRAININGREQUEST']._serialized_end=877
+  _globals['_TRIGGERTRAININGRESPONSE']._serialized_start=879
+  _globals['_TRIGGERTRAININGRESPONSE']._serialized_end=944
+  _globals['_TRAININGRUN']._serialized_start=947
+  _globals['_TRAININGRUN']._serialized_end=1950
+  _globals['_TRAININGRUN_STAGESECONDSENTRY']._serialized_start=1899
+  _globals['_TRAININGRUN_STAGESECONDSENTRY']._serialized_end=1950
+  _globals['_MODELSTATISTICS']._serialized_start=1953
+  _globals['_MODELSTATISTICS']._serialized_end=2130
+  _globals['_GETTRAININGRUNREQUEST']._serialized_start=2132
+  _globals['_GETTRAININGRUNREQUEST']._serialized_end=2171
+  _globals['_GETTRAININGRUNRESPONSE']._serialized_start=2173
+  _globals['_GETTRAININGRUNRESPONSE']._serialized_end=2237
+  _globals['_LISTTRAININGRUNSREQUEST']._serialized_start=2239
+  _globals['_LISTTRAININGRUNSREQUEST']._serialized_end=2303
+  _globals['_LISTTRAININGRUNSRESPONSE']._serialized_start=2305
+  _globals['_LISTTRAININGRUNSRESPONSE']._serialized_end=2397
+  _globals['_WATCHTRAININGRUNREQUEST']._serialized_start=2399
+  _globals['_WATCHTRAININGRUNREQUEST']._serialized_end=2440
+  _globals['_WATCHTRAININGRUNRESPONSE']._serialized_start=2442
+  _globals['_WATCHTRAININGRUNRESPONSE']._serialized_end=2508
+  _globals['_CANCELTRAININGRUNREQUEST']._serialized_start=2510
+  _globals['_CANCELTRAININGRUNREQUEST']._serialized_end=2552
+  _globals['_CANCELTRAININGRUNRESPONSE']._serialized_start=2554
+  _globals['_CANCELTRAININGRUNRESPONSE']._serialized_end=2621
+  _globals['_EVALUATEREQUEST']._serialized_start=2624
+  _globals['_EVALUATEREQUEST']._serialized_end=2849
+  _globals['_EVALUATERESPONSE']._serialized_start=2852
+  _globals['_EVALUATERESPONSE']._serialized_end=3638
+  _globals['_EVALUATERESPONSE_REACTIONCOUNTSENTRY']._serialized_start=3528
+  _globals['_EVALUATERESPONSE_REACTIONCOUNTSENTRY']._serialized_end=3581
+  _globals['_EVALUATERESPONSE_LOGGEDOBJECTIVESENTRY']._serialized_start=3583
+  _globals['_EVALUATERESPONSE_LOGGEDOBJECTIVESENTRY']._serialized_end=3638
+  _globals['_TRAININGSERVICE']._serialized_start=4004
+  _globals['_TRAININGSERVICE']._serialized_end=4587
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from recparams.v1 import evaluation_pb2 as _evaluation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -62,6 +63,8 @@ class _TrainingRunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     """Stopped by an error or a crash; nothing was changed."""
     TRAINING_RUN_STATUS_CANCELLED: _TrainingRunStatus.ValueType  # 5
     """Stopped by CancelTrainingRun; nothing was changed."""
+    TRAINING_RUN_STATUS_GATED: _TrainingRunStatus.ValueType  # 6
+    """A new model version is stored and trained on, but not served: it did not pass the gates."""
 
 class TrainingRunStatus(_TrainingRunStatus, metaclass=_TrainingRunStatusEnumTypeWrapper):
     """Where a run stands."""
@@ -78,6 +81,8 @@ TRAINING_RUN_STATUS_FAILED: TrainingRunStatus.ValueType  # 4
 """Stopped by an error or a crash; nothing was changed."""
 TRAINING_RUN_STATUS_CANCELLED: TrainingRunStatus.ValueType  # 5
 """Stopped by CancelTrainingRun; nothing was changed."""
+TRAINING_RUN_STATUS_GATED: TrainingRunStatus.ValueType  # 6
+"""A new model version is stored and trained on, but not served: it did not pass the gates."""
 Global___TrainingRunStatus: _TypeAlias = TrainingRunStatus  # noqa: Y015
 
 @_typing.final
@@ -172,6 +177,7 @@ class TriggerTrainingRequest(_message.Message):
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     ACTIVATE_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's unique name for this request, up to 64 characters. A repeated one returns the run
     it started the first time. Default: a new one.
@@ -185,7 +191,9 @@ class TriggerTrainingRequest(_message.Message):
     mode: Global___TrainingMode.ValueType
     """Default: incremental."""
     activate: _builtins.bool
-    """Serve the new version when the run completes. Default true."""
+    """Serve the new version if it passes the gates: to everybody, or from the first step of the ramp
+    where rollouts are on. Default true.
+    """
     @_builtins.property
     def hyperparameters(self) -> Global___Hyperparameters:
         """Overrides for this run."""
@@ -194,6 +202,13 @@ class TriggerTrainingRequest(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """The end of the window: train as if it were this instant (backfills, simulations). Not in the
         future. Default: now.
+        """
+
+    @_builtins.property
+    def objectives(self) -> _evaluation_pb2.Objectives:
+        """Learns with other weights of the objectives than the configured ones. Only with
+        TRAINING_MODE_REBUILD. The version stands apart: later runs do not build on it, its
+        interactions still count as they did, and it is never served by itself.
         """
 
     def __init__(
@@ -206,10 +221,11 @@ class TriggerTrainingRequest(_message.Message):
         hyperparameters: Global___Hyperparameters | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         activate: _builtins.bool | None = ...,
+        objectives: _evaluation_pb2.Objectives | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "objectives", b"objectives"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activate: _TypeAlias = _typing.Literal["activate"]  # noqa: Y015
     _WhichOneofArgType__activate: _TypeAlias = _typing.Literal["_activate", b"_activate"]  # noqa: Y015
@@ -298,6 +314,10 @@ class TrainingRun(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     STAGE_SECONDS_FIELD_NUMBER: _builtins.int
     MIN_INTERACTIONS_PER_USER_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    HOLDOUT_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
+    SERVED_PERCENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.int
     """The run's number, 1 upwards."""
     request_id: _builtins.str
@@ -326,6 +346,8 @@ class TrainingRun(_message.Message):
     """Why it failed, in one sentence."""
     min_interactions_per_user: _builtins.int
     """Least number of interactions for a person to be trained."""
+    served_percent: _builtins.float
+    """Share of the people the version is served to since this run, 0 to 100."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -358,6 +380,18 @@ class TrainingRun(_message.Message):
     def stage_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds each stage took."""
 
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Gate]:
+        """What the version had to show, with its figures. Empty where there was nothing new to learn."""
+
+    @_builtins.property
+    def holdout(self) -> _evaluation_pb2.HoldoutEvaluation:
+        """The version on interactions it had not seen yet, before it was trained on those too."""
+
+    @_builtins.property
+    def objectives(self) -> _evaluation_pb2.Objectives:
+        """The weights of the objectives, every field set."""
+
     def __init__(
         self,
         *,
@@ -383,10 +417,14 @@ class TrainingRun(_message.Message):
         error: _builtins.str = ...,
         stage_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         min_interactions_per_user: _builtins.int = ...,
+        gates: _abc.Iterable[_evaluation_pb2.Gate] | None = ...,
+        holdout: _evaluation_pb2.HoldoutEvaluation | None = ...,
+        objectives: _evaluation_pb2.Objectives | None = ...,
+        served_percent: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "started_at", b"started_at", "statistics", b"statistics", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "started_at", b"started_at", "statistics", b"statistics", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "hyperparameters", b"hyperparameters", "interactions_trained", b"interactions_trained", "interactions_waiting", b"interactions_waiting", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "model_version", b"model_version", "parent_version", b"parent_version", "progress", b"progress", "request_id", b"request_id", "run_id", b"run_id", "stage", b"stage", "stage_seconds", b"stage_seconds", "started_at", b"started_at", "statistics", b"statistics", "status", b"status", "users_trained", b"users_trained", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "gates", b"gates", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "interactions_trained", b"interactions_trained", "interactions_waiting", b"interactions_waiting", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "model_version", b"model_version", "objectives", b"objectives", "parent_version", b"parent_version", "progress", b"progress", "request_id", b"request_id", "run_id", b"run_id", "served_percent", b"served_percent", "stage", b"stage", "stage_seconds", b"stage_seconds", "started_at", b"started_at", "statistics", b"statistics", "status", b"status", "users_trained", b"users_trained", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,31 +676,54 @@ class EvaluateRequest(_message.Message):
 
     TEST_DAYS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    INCLUDE_TRAINED_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    OVERALL_ONLY_FIELD_NUMBER: _builtins.int
     test_days: _builtins.int
     """Length of the period in days, 1 to 3650. Default 3."""
+    include_trained: _builtins.bool
+    """Keep interactions that an evaluated version was trained on, although they flatter it."""
+    confidence: _builtins.float
+    """Confidence of the intervals, 0.5 to 0.999. Default 0.95."""
+    overall_only: _builtins.bool
+    """Leave out the estimates by content type, mood, time of day and trait."""
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """End of the period. Not in the future. Default: now."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Policy]:
+        """What to estimate, at most 8. Default: active, rule-based and uniform random."""
 
     def __init__(
         self,
         *,
         test_days: _builtins.int | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        policies: _abc.Iterable[_evaluation_pb2.Policy] | None = ...,
+        include_trained: _builtins.bool = ...,
+        confidence: _builtins.float | None = ...,
+        overall_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_test_days", b"_test_days", "as_of", b"as_of", "test_days", b"test_days"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_test_days", b"_test_days", "as_of", b"as_of", "confidence", b"confidence", "test_days", b"test_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_test_days", b"_test_days", "as_of", b"as_of", "test_days", b"test_days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_test_days", b"_test_days", "as_of", b"as_of", "confidence", b"confidence", "include_trained", b"include_trained", "overall_only", b"overall_only", "policies", b"policies", "test_days", b"test_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__test_days: _TypeAlias = _typing.Literal["test_days"]  # noqa: Y015
     _WhichOneofArgType__test_days: _TypeAlias = _typing.Literal["_test_days", b"_test_days"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__test_days) -> _WhichOneofReturnType__test_days | None: ...
 
 Global___EvaluateRequest: _TypeAlias = EvaluateRequest  # noqa: Y015
 
 @_typing.final
 class EvaluateResponse(_message.Message):
-    """What was logged. Estimates of policies that were not served come in a later version."""
+    """What was logged, and what other policies would have been worth."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -686,6 +747,26 @@ class EvaluateResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LoggedObjectivesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PERIOD_START_FIELD_NUMBER: _builtins.int
     PERIOD_END_FIELD_NUMBER: _builtins.int
     INTERACTIONS_FIELD_NUMBER: _builtins.int
@@ -694,6 +775,15 @@ class EvaluateResponse(_message.Message):
     LIKE_RATE_FIELD_NUMBER: _builtins.int
     REACTION_COUNTS_FIELD_NUMBER: _builtins.int
     UNKNOWN_PROPENSITY_FIELD_NUMBER: _builtins.int
+    EVALUATED_FIELD_NUMBER: _builtins.int
+    TRAINED_EXCLUDED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_STATE_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    DAILY_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    LOGGED_ACTION_SHARES_FIELD_NUMBER: _builtins.int
+    LOGGED_OBJECTIVES_FIELD_NUMBER: _builtins.int
     interactions: _builtins.int
     """Interactions in the period."""
     users: _builtins.int
@@ -704,6 +794,12 @@ class EvaluateResponse(_message.Message):
     """Share of interactions with a like, 0 to 1; 0 where there are none."""
     unknown_propensity: _builtins.int
     """Interactions whose propensity is not known, because they came without a decision token."""
+    evaluated: _builtins.int
+    """Interactions the estimates rest on: known state and propensity, and not trained on."""
+    trained_excluded: _builtins.int
+    """Interactions left out because one of the versions was trained on them."""
+    unknown_state: _builtins.int
+    """Interactions left out because their personality or context is not known."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """Beginning of the period, inclusive."""
@@ -716,6 +812,30 @@ class EvaluateResponse(_message.Message):
     def reaction_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Interactions with each reaction, by name: like, dislike, complete, skip, share, impression."""
 
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.PolicyEvaluation]:
+        """The policies asked for."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.PolicyDifference]:
+        """Every pair of them."""
+
+    @_builtins.property
+    def daily(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.DailyReward]:
+        """Logged reward by day and arm."""
+
+    @_builtins.property
+    def coverage(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.ContextCoverage]:
+        """Where the interactions lie; contexts without any are left out."""
+
+    @_builtins.property
+    def logged_action_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Share of each action, 0 to 26, in the interactions."""
+
+    @_builtins.property
+    def logged_objectives(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Mean of each objective in the interactions: engagement, diversity, novelty."""
+
     def __init__(
         self,
         *,
@@ -727,10 +847,19 @@ class EvaluateResponse(_message.Message):
         like_rate: _builtins.float = ...,
         reaction_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         unknown_propensity: _builtins.int = ...,
+        evaluated: _builtins.int = ...,
+        trained_excluded: _builtins.int = ...,
+        unknown_state: _builtins.int = ...,
+        policies: _abc.Iterable[_evaluation_pb2.PolicyEvaluation] | None = ...,
+        differences: _abc.Iterable[_evaluation_pb2.PolicyDifference] | None = ...,
+        daily: _abc.Iterable[_evaluation_pb2.DailyReward] | None = ...,
+        coverage: _abc.Iterable[_evaluation_pb2.ContextCoverage] | None = ...,
+        logged_action_shares: _abc.Iterable[_builtins.float] | None = ...,
+        logged_objectives: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "interactions", b"interactions", "like_rate", b"like_rate", "period_end", b"period_end", "period_start", b"period_start", "reaction_counts", b"reaction_counts", "unknown_propensity", b"unknown_propensity", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,7 +111,9 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Evaluate(self, request, context):
-        """How people reacted to what they were given in the last days. Errors: INVALID_ARGUMENT.
+        """How people reacted to what they were given in the last days, and what other policies would have
+        been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
+        MODEL_INCOMPATIBLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,10 @@ class TrainingServiceStub:
     trained by the next one. Errors: NOT_FOUND; FAILED_PRECONDITION (reason RUN_ENDED).
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]
-    """How people reacted to what they were given in the last days. Errors: INVALID_ARGUMENT."""
+    """How people reacted to what they were given in the last days, and what other policies would have
+    been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
+    MODEL_INCOMPATIBLE).
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -74,7 +77,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     trained by the next one. Errors: NOT_FOUND; FAILED_PRECONDITION (reason RUN_ENDED).
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]  # type: ignore[assignment]
-    """How people reacted to what they were given in the last days. Errors: INVALID_ARGUMENT."""
+    """How people reacted to what they were given in the last days, and what other policies would have
+    been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
+    MODEL_INCOMPATIBLE).
+    """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Learning from what was recorded. Every call needs the x-admin-key metadata."""
@@ -131,6 +137,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.EvaluateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.EvaluateResponse, _abc.Awaitable[_training_pb2.EvaluateResponse]]:
-        """How people reacted to what they were given in the last days. Errors: INVALID_ARGUMENT."""
+        """How people reacted to what they were given in the last days, and what other policies would have
+        been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
+        MODEL_INCOMPATIBLE).
+        """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

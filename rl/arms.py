@@ -1,0 +1,55 @@
+"""Arms: who is served which policy while a version is rolled out.
+
+People are put into arms by a hash of their id, so that everybody stays where they are, every
+replica agrees, and whoever is in at 10 % is in at 50 %. The salt is drawn anew for each rollout:
+successive rollouts do not try everything on the same people.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+RL, PREVIOUS, RULE_BASED = "rl", "previous", "rule_based"
+ARMS = (RL, PREVIOUS, RULE_BASED)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How people are divided.
+
+    Args:
+        percent: share with the new version, 0 to 100.
+        rule_based_percent: share kept on the rules, 0 to 100; the rest have the previous version.
+        salt: what makes this division differ from others.
+
+    Raises:
+        ValueError: where a share is out of range or they exceed 100 together.
+    """
+
+    percent: float = 100.0
+    rule_based_percent: float = 0.0
+    salt: str = ""
+
+    def __post_init__(self) -> None:
+        if not (
+            self.percent >= 0 <= self.rule_based_percent
+            and self.percent + self.rule_based_percent <= 100
+        ):
+            raise ValueError("shares must be 0 or more, and 100 at most together")
+
+    def shares(self) -> dict[str, float]:
+        """Share of each arm, 0 to 1; they sum to 1."""
+        rl, rules = self.percent / 100, self.rule_based_percent / 100
+        return {RL: rl, PREVIOUS: max(0.0, 1.0 - rl - rules), RULE_BASED: rules}
+
+    def arm(self, user_id: str) -> str:
+        """The arm of a person: the version from the bottom of the range, the rules from the top."""
+        position = 100.0 * position_of(self.salt, user_id)
+        if position < self.percent:
+            return RL
+        return RULE_BASED if position >= 100.0 - self.rule_based_percent else PREVIOUS
+
+
+def position_of(salt: str, user_id: str) -> float:
+    """Where a person falls in [0, 1): the top 53 bits of SHA-256 of ``salt:user_id`` (UTF-8)."""
+    digest = sha256(f"{salt}:{user_id}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)

@@ -1,0 +1,258 @@
+"""Several policies on one log: every estimate, by segment, pair by pair, and by objective."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from rl.estimators import ESTIMATORS, DoublyRobust, Rounds, rounds
+from rl.evaluation import Estimate, difference, estimate
+from rl.objectives import OBJECTIVES, Objectives, components, objective_rewards, weighed
+from rl.reward_model import estimate_rewards
+from rl.state import TRAITS, StateSpace
+
+TERCILES = ("low", "middle", "high")
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Log:
+    """n interactions with known state and propensity, columns of shape (n,).
+
+    Attributes:
+        state: int32, 0 to n_states - 1.
+        action: uint8, 0 to 26.
+        engagement: reward of the reactions, float32.
+        pscore: propensity, above 0 up to 1, float32.
+        person: whose it is, int64.
+        traits: scores 0 to 100, float32 (n, 5); only segments need them.
+    """
+
+    state: NDArray[np.int32]
+    action: NDArray[np.uint8]
+    engagement: NDArray[np.float32]
+    pscore: NDArray[np.float32]
+    person: NDArray[np.int64]
+    traits: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A policy to evaluate: its greedy actions, uint8 (n_states,), or None for uniform random."""
+
+    name: str
+    version: int
+    actions: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Estimates within a part of the log."""
+
+    dimension: str
+    value: str
+    estimates: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class PolicyReport:
+    """One policy.
+
+    Attributes:
+        target: the policy.
+        estimates: over the whole log, in the order of `ESTIMATORS`.
+        segments: the same by content type, mood, time of day and tercile of each trait.
+        action_shares: how often it would take each action on this log, 27 shares of 1.
+        objectives: doubly robust estimate of each of `OBJECTIVES`.
+        pareto_optimal: whether no other policy is at least as good in every objective and better
+            in one.
+    """
+
+    target: Target
+    estimates: tuple[Estimate, ...]
+    segments: tuple[Segment, ...]
+    action_shares: tuple[float, ...]
+    objectives: dict[str, Estimate]
+    pareto_optimal: bool
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """Value of one policy minus that of another, doubly robust and paired."""
+
+    policy: str
+    other: str
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All policies, and all pairs of them."""
+
+    policies: tuple[PolicyReport, ...]
+    pairs: tuple[PairReport, ...]
+
+
+def compare(
+    space: StateSpace,
+    log: Log,
+    targets: Sequence[Target],
+    objectives: Objectives,
+    *,
+    confidence: float = 0.95,
+    rng: np.random.Generator | None = None,
+    by_segment: bool = True,
+) -> Comparison:
+    """Evaluates policies on the same interactions.
+
+    Args:
+        space: the state space of the log and of the targets.
+        log: what was logged.
+        targets: the policies, with distinct names.
+        objectives: what the reward is made of.
+        confidence: of the intervals, above 0 and below 1.
+        rng: draws the bootstrap samples of the estimates over the whole log; None draws none.
+        by_segment: whether to look at segments too.
+    """
+    engagement = estimate_rewards(space, log.state, log.action, log.engagement, log.person)
+    reward = weighed(objectives, log.engagement, log.action)
+    estimated = np.float32(objectives.engagement) * engagement + objectives.offsets()
+    seen = [_rounds(log, target, reward, estimated) for target in targets]
+    by_objective = [_objectives(log, target, engagement, confidence) for target in targets]
+    optimal = _pareto([[e.value for e in one.values()] for one in by_objective])
+    segments = list(_segments(space, log)) if by_segment else []
+    return Comparison(
+        policies=tuple(
+            PolicyReport(
+                target=target,
+                estimates=tuple(
+                    estimate(one, columns, confidence=confidence, rng=rng) for one in ESTIMATORS
+                ),
+                segments=tuple(
+                    Segment(
+                        dimension,
+                        value,
+                        tuple(
+                            estimate(one, columns[rows], confidence=confidence)
+                            for one in ESTIMATORS
+                        ),
+                    )
+                    for dimension, value, rows in segments
+                ),
+                action_shares=_action_shares(target, log.state),
+                objectives=values,
+                pareto_optimal=best,
+            )
+            for target, columns, values, best in zip(
+                targets, seen, by_objective, optimal, strict=True
+            )
+        ),
+        pairs=tuple(
+            PairReport(
+                targets[a].name,
+                targets[b].name,
+                difference(DoublyRobust(), seen[a], seen[b], confidence=confidence, rng=rng),
+            )
+            for a, b in combinations(range(len(targets)), 2)
+        ),
+    )
+
+
+def _rounds(
+    log: Log, target: Target, reward: NDArray[np.float32], estimated: NDArray[np.float32]
+) -> Rounds:
+    """The log as a policy sees it, made in pieces: 27 probabilities a row take much memory."""
+    pieces = []
+    for first in range(0, max(len(log), 1), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        pieces.append(
+            rounds(
+                reward[rows],
+                log.action[rows],
+                log.pscore[rows],
+                _action_dist(target, log.state[rows]),
+                estimated[rows],
+                log.person[rows],
+            )
+        )
+    return Rounds(
+        *(
+            np.concatenate([getattr(piece, name) for piece in pieces])
+            for name in ("weight", "reward", "estimated", "direct", "cluster")
+        )
+    )
+
+
+def _action_dist(target: Target, state: NDArray[np.int32]) -> NDArray[np.float32]:
+    if target.actions is None:
+        return np.full((len(state), N_ACTIONS), 1 / N_ACTIONS, dtype=np.float32)
+    chosen = np.zeros((len(state), N_ACTIONS), dtype=np.float32)
+    chosen[np.arange(len(state)), target.actions[state]] = 1.0
+    return chosen
+
+
+def _action_shares(target: Target, state: NDArray[np.int32]) -> tuple[float, ...]:
+    if target.actions is None:
+        return (1 / N_ACTIONS,) * N_ACTIONS
+    return action_shares(target.actions[state])
+
+
+def action_shares(action: NDArray[np.uint8]) -> tuple[float, ...]:
+    """How often each action occurs, shape (n,) -> 27 shares; zeros where n is 0."""
+    counts = np.bincount(action, minlength=N_ACTIONS)
+    return tuple((counts / max(1, len(action))).tolist())
+
+
+def _objectives(
+    log: Log, target: Target, engagement: NDArray[np.float32], confidence: float
+) -> dict[str, Estimate]:
+    logged = components(log.engagement, log.action)
+    values = {}
+    for position, name in enumerate(OBJECTIVES):
+        columns = _rounds(log, target, logged[:, position], objective_rewards(engagement, name))
+        values[name] = estimate(DoublyRobust(), columns, confidence=confidence)
+    return values
+
+
+def _pareto(values: list[list[float]]) -> list[bool]:
+    """Which rows no other row dominates; rows with a NaN are out of it."""
+    known = [not np.isnan(row).any() for row in values]
+    return [
+        known[i]
+        and not any(
+            known[j] and all(b >= a for a, b in zip(mine, other, strict=True)) and mine != other
+            for j, other in enumerate(values)
+        )
+        for i, mine in enumerate(values)
+    ]
+
+
+def _segments(space: StateSpace, log: Log) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Name of the dimension, name of the part, and which rows are in it; empty parts are not."""
+    parts = np.unravel_index(log.state % space.n_contexts, space.context_shape)
+    names = {
+        "content_type": space.content_types,
+        "mood": space.moods,
+        "time_of_day": space.times_of_day,
+    }
+    for (dimension, words), part in zip(names.items(), parts, strict=True):
+        for position, word in enumerate(words):
+            rows = part == position
+            if rows.any():
+                yield dimension, word, rows
+    if log.traits is None:
+        return
+    for position, trait in enumerate(TRAITS):
+        scores = log.traits[:, position]
+        edges = np.quantile(scores, (1 / 3, 2 / 3)) if len(scores) else np.zeros(2)
+        tercile = np.searchsorted(edges, scores, side="right")
+        for part_of, word in enumerate(TERCILES):
+            rows = tercile == part_of
+            if rows.any():
+                yield trait, word, rows

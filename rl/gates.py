@@ -1,0 +1,171 @@
+"""Gates: what a candidate must show before it is served."""
+
+from dataclasses import dataclass
+from math import isnan
+
+from rl.objectives import LEVELS, Objectives
+from rl.reward import RewardWeights
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition with its figures; `value` is None where it could not be had."""
+
+    name: str
+    passed: bool
+    value: float | None
+    threshold: float
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What candidates are held to.
+
+    Attributes:
+        interactions: least number of updates behind the version.
+        average_reward: what the mean reward of the interactions just trained must exceed.
+        improvement_tolerance: how much worse than the active policy the lower confidence bound may
+            be, in units of reward, 0 or more.
+        q_bound_factor: largest |Q| as a multiple of its theoretical bound.
+        coverage_share: least number of visited states as a share of the active version's, 0 to 1.
+    """
+
+    interactions: int = 1000
+    average_reward: float = 0.3
+    improvement_tolerance: float = 0.1
+    q_bound_factor: float = 1.0
+    coverage_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a candidate.
+
+    Attributes:
+        interactions: updates behind it, its ancestors' included.
+        average_reward: mean reward of the interactions just trained.
+        improvement_low: lower confidence bound of its value minus the active policy's on
+            interactions it had not seen; None where that cannot be said.
+        improvement_reason: why not.
+        largest_q: largest |Q|.
+        q_bound: what |Q| cannot exceed in theory.
+        states: states visited.
+        active_states: states the active version has visited, 0 for the rules.
+        ramp_version: the version another rollout is under way with, None without one.
+    """
+
+    interactions: int
+    average_reward: float
+    improvement_low: float | None
+    improvement_reason: str
+    largest_q: float
+    q_bound: float
+    states: int
+    active_states: int
+    ramp_version: int | None
+
+
+def reward_bounds(weights: RewardWeights, objectives: Objectives) -> tuple[float, float]:
+    """Least and largest reward of one interaction.
+
+    Like and dislike exclude each other, as complete and skip do; every other term is free.
+    """
+    pairs = ((weights.like, weights.dislike), (weights.complete, weights.skip))
+    low = high = 0.0
+    for terms in (
+        *pairs,
+        (weights.share,),
+        (weights.impression,),
+        (weights.completion_rate,),
+        (weights.mood_change, -weights.mood_change),
+    ):
+        low += min(0.0, *terms)
+        high += max(0.0, *terms)
+    low, high = sorted((objectives.engagement * low, objectives.engagement * high))
+    offsets = LEVELS @ (objectives.diversity, objectives.novelty)
+    return low + float(offsets.min()), high + float(offsets.max())
+
+
+def q_bound(weights: RewardWeights, objectives: Objectives, discount_factor: float) -> float:
+    """Largest |Q| that Q-learning can reach from 0: max |r| / (1 - discount_factor)."""
+    return max(map(abs, reward_bounds(weights, objectives))) / (1.0 - discount_factor)
+
+
+def check(figures: Figures, thresholds: Thresholds) -> tuple[Gate, ...]:
+    """Every gate with its figure; a figure that could not be had does not pass."""
+    return (
+        _gate(
+            "interactions",
+            figures.interactions >= thresholds.interactions,
+            figures.interactions,
+            thresholds.interactions,
+            f"trained on {figures.interactions} interactions, at least "
+            f"{thresholds.interactions} are needed",
+        ),
+        _gate(
+            "average_reward",
+            figures.average_reward > thresholds.average_reward,
+            figures.average_reward,
+            thresholds.average_reward,
+            f"average reward {figures.average_reward:.4f} of the interactions just trained, more "
+            f"than {thresholds.average_reward:g} is needed",
+        ),
+        _improvement(figures, -thresholds.improvement_tolerance),
+        _largest_q(figures, thresholds.q_bound_factor * figures.q_bound),
+        _gate(
+            "coverage",
+            figures.states >= thresholds.coverage_share * figures.active_states,
+            figures.states,
+            thresholds.coverage_share * figures.active_states,
+            f"{figures.states} states visited, {figures.active_states} by the active version, of "
+            f"which at least {thresholds.coverage_share:.0%} are needed",
+        ),
+        _gate(
+            "rollout",
+            figures.ramp_version is None,
+            None if figures.ramp_version is None else figures.ramp_version,
+            0.0,
+            "no other version is being rolled out"
+            if figures.ramp_version is None
+            else f"version {figures.ramp_version} is being rolled out: finish that or take it back",
+        ),
+    )
+
+
+def _improvement(figures: Figures, threshold: float) -> Gate:
+    low = figures.improvement_low
+    if low is None or isnan(low):
+        return Gate(
+            "improvement",
+            passed=False,
+            value=None,
+            threshold=threshold,
+            explanation="the value against the active policy cannot be estimated: "
+            f"{figures.improvement_reason}",
+        )
+    return _gate(
+        "improvement",
+        low > threshold,
+        low,
+        threshold,
+        f"on interactions it had not seen, {low:+.4f} against the active policy at the lower "
+        f"confidence bound; more than {threshold:+g} is needed",
+    )
+
+
+def _largest_q(figures: Figures, threshold: float) -> Gate:
+    # float32 rounds up at most a little at each update.
+    return _gate(
+        "q_bound",
+        figures.largest_q <= threshold * (1 + 1e-4),
+        figures.largest_q,
+        threshold,
+        f"largest |Q| {figures.largest_q:.3f}, and {threshold:.3f} is the most there can be",
+    )
+
+
+def _gate(name: str, passed: bool, value: float | None, threshold: float, explanation: str) -> Gate:
+    return Gate(
+        name, bool(passed), None if value is None else float(value), float(threshold), explanation
+    )

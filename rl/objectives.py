@@ -1,0 +1,82 @@
+"""Objectives: what a recommendation is good for, kept apart until they are weighed.
+
+*Engagement* is the reward of the reactions (rl/reward.py). *Diversity* and *novelty* are how
+diverse and how new what was recommended is, from the level of the action: 0, 0.5 or 1.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.action import ACTIONS, DIVERSITIES, N_ACTIONS, NOVELTIES
+
+OBJECTIVES = ("engagement", "diversity", "novelty")
+
+LEVELS = np.array(
+    [
+        (DIVERSITIES.index(action.diversity) / 2, NOVELTIES.index(action.novelty) / 2)
+        for action in ACTIONS
+    ],
+    dtype=np.float32,
+)
+"""Diversity and novelty of each action, 0 to 1, float32 (27, 2)."""
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """Factors on the objectives; the reward that is learned is their weighted sum.
+
+    Raises:
+        ValueError: where one is not a finite number; its message begins with the field's name.
+    """
+
+    engagement: float = 1.0
+    diversity: float = 0.0
+    novelty: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not isfinite(getattr(self, field.name)):
+                raise ValueError(f"{field.name} must be a finite number")
+
+    def to_dict(self) -> dict[str, float]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    def offsets(self) -> NDArray[np.float32]:
+        """What each action brings whatever the reaction, float32 (27,)."""
+        weights = np.array((self.diversity, self.novelty), dtype=np.float32)
+        return (LEVELS @ weights).astype(np.float32)
+
+
+def components(engagement: NDArray[np.float32], action: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The objectives of n interactions in the order of `OBJECTIVES`, float32 (n, 3)."""
+    return np.column_stack((engagement, LEVELS[action])).astype(np.float32)
+
+
+def weighed(
+    objectives: Objectives, engagement: NDArray[np.float32], action: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """The reward that is learned, float32 (n,).
+
+    Args:
+        objectives: the factors.
+        engagement: reward of the reactions, float32 (n,).
+        action: 0 to 26, shape (n,).
+    """
+    return np.float32(objectives.engagement) * engagement + objectives.offsets()[action]
+
+
+def objective_rewards(
+    engagement_estimates: NDArray[np.float32], objective: str
+) -> NDArray[np.float32]:
+    """Estimated value of an objective for every action, shape (n, 27).
+
+    Diversity and novelty are known exactly; engagement is what a model estimates.
+    """
+    if objective == "engagement":
+        return engagement_estimates
+    column = LEVELS[:, OBJECTIVES.index(objective) - 1]
+    return np.broadcast_to(column, (len(engagement_estimates), N_ACTIONS))

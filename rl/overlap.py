@@ -1,0 +1,103 @@
+"""Overlap: whether a log holds enough of what a policy would do to estimate its value at all.
+
+Under a behaviour policy that does not explore every pscore is 1, and any estimator gives a number
+for any other policy, with a narrow interval around it. Such numbers are refused.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+SUPPORT_CONFIDENCE = 0.99
+"""Of the interval of the mean weight: a policy is rarely called unsupported by chance."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a log has to hold of a policy for any estimator to be let at it.
+
+    Args:
+        least_effective_sample_size: in rounds, above 0. 50: below it one round is 2 % of the value.
+        least_clusters: in people, and in effective people, at least 2. 20: below it cluster-robust
+            intervals are too narrow (Cameron, Gelbach & Miller 2008).
+        least_mean_weight: share of what the policy would do that was tried, 0 to 1.
+
+    Raises:
+        ValueError: on a value out of range.
+    """
+
+    least_effective_sample_size: float = 50.0
+    least_clusters: int = 20
+    least_mean_weight: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not (
+            self.least_effective_sample_size > 0
+            and self.least_clusters >= 2
+            and 0 <= self.least_mean_weight <= 1
+        ):
+            raise ValueError(f"out of range: {self}")
+
+    def too_thin(self, weight: Floats, person: NDArray[np.intp]) -> str:
+        """Why a policy cannot be estimated, a sentence; empty where it can.
+
+        Args:
+            weight: importance weights, shape (n,).
+            person: whose rounds they are, 0, 1, ... without gaps, shape (n,).
+        """
+        people = int(person.max(initial=-1)) + 1
+        if people < self.least_clusters:
+            return f"the log is of {people} people, fewer than {self.least_clusters}"
+        # With full support the mean weight is 1 in expectation; it is the share that was tried.
+        tried = float(weight.mean())
+        z = NormalDist().inv_cdf((1.0 + SUPPORT_CONFIDENCE) / 2.0)
+        if tried + z * standard_error(weight, person) < self.least_mean_weight:
+            return f"about {100 * (1 - tried):.0f} % of what this policy would do was never tried"
+        size, least = effective_size(weight), self.least_effective_sample_size
+        if size < least:
+            return f"the log is worth about {int(size)} rounds of it, fewer than {least:g}"
+        # Not only rounds: where one person carries the weight, SNIPW sees no spread of people.
+        size = _effective_people(weight, person)
+        if size < self.least_clusters:
+            return f"the log is worth about {int(size)} people, fewer than {self.least_clusters}"
+        return ""
+
+    def too_alike(self, a: Floats, b: Floats, person: NDArray[np.intp]) -> str:
+        """Why two policies, of weights a and b, cannot be told apart; empty where they can.
+
+        Each may have many rounds and yet hardly any where they differ. A paired interval would
+        then be narrow because what is rare has not been seen.
+        """
+        for which, surplus in (("first", a - b), ("second", b - a)):
+            size = _effective_people(np.maximum(surplus, 0.0), person)
+            if size < self.least_clusters:
+                return (
+                    f"what only the {which} policy would do was given to about {int(size)} people, "
+                    f"fewer than {self.least_clusters}"
+                )
+        return ""
+
+
+OVERLAP = Overlap()
+
+
+def effective_size(weight: Floats) -> float:
+    """Equally weighted rounds with the same variance (Kish 1965): (sum w)^2 / sum w^2."""
+    squares = float(np.square(weight).sum())
+    return float(weight.sum()) ** 2 / squares if squares else 0.0
+
+
+def _effective_people(weight: Floats, person: NDArray[np.intp]) -> float:
+    return effective_size(np.bincount(person, weight).astype(np.float64, copy=False))
+
+
+def standard_error(terms: Floats, person: NDArray[np.intp]) -> float:
+    """Of the mean of terms that are dependent within a person (Liang & Zeger 1986)."""
+    sums = np.bincount(person, terms - terms.mean())
+    clusters = len(sums)
+    return sqrt(clusters / (clusters - 1) * float(np.square(sums).sum())) / len(terms)

@@ -1,0 +1,207 @@
+"""How much better one arm is than the other, with an interval that may be looked at all the time.
+
+People are randomised to an arm, arrive over time and then react for weeks. So the unit is the
+person, and an arm is known by sums over its people: Y, a person's total reward so far, and C, their
+number of interactions so far. The interval is an asymptotic confidence sequence: it holds at all
+times together, so the first look that leaves 0 outside decides, however many looks there were.
+
+The boundary is Robbins' normal mixture with an estimated variance (Waudby-Smith, Arbour, Sinha,
+Kennedy & Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences", Annals of
+Statistics 2024; arXiv:2103.06476), made more careful in three ways. Without them, up to 8 % of
+simulated experiments found a difference where there was none, instead of at most 5 %.
+
+- Time is information, not people. The same people tell more and more too; counted in people, the
+  boundary would stand still meanwhile, and a boundary that stands still is crossed in the end.
+- Few or uneven people leave the standard error uncertain, so the mixture is that of Student's t
+  (Lai, Annals of Statistics 1976; Wang & Ramdas, arXiv:2310.03722), which tends to the normal one.
+- The burn-in asks for effective people too: a few heavy users do not make an arm.
+"""
+
+from dataclasses import dataclass
+from math import expm1, inf, log, log1p, sqrt
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Verdict = Literal["better", "worse", "undecided"]
+
+_ROUNDING = 1e-12
+"""What a subtraction leaves of a sum of squares is 0 if it is a smaller share of it than this."""
+
+
+@dataclass(frozen=True)
+class ArmTotals:
+    """Sums over the people of one arm. Those of different people add up, field by field.
+
+    Attributes:
+        persons, interactions, likes: people, sum of C, and interactions that were liked; weights
+            are scaled so that they sum to the interactions.
+        reward, reward_squares: sum over interactions of the reward and of its square.
+        person_reward_squares, person_reward_interactions, person_interaction_squares: sum over
+            people of Y^2, Y C and C^2.
+    """
+
+    persons: int
+    interactions: int
+    likes: float
+    reward: float
+    reward_squares: float
+    person_reward_squares: float
+    person_reward_interactions: float
+    person_interaction_squares: float
+
+    @staticmethod
+    def of(
+        person: NDArray[np.int64],
+        reward: NDArray[np.floating[Any]],
+        like: NDArray[np.bool_],
+        weight: NDArray[np.floating[Any]] | None = None,
+    ) -> "ArmTotals":
+        """Sums up n interactions of one arm, in any order.
+
+        Args:
+            person: whose interaction it is, int64 (n,).
+            reward: finite, any float type, (n,).
+            like: whether it was liked, bool (n,).
+            weight: how much it counts, above 0, (n,); only ratios matter. None counts all alike.
+
+        Raises:
+            ValueError: where lengths differ, a reward is not finite or a weight not above 0.
+        """
+        weight = np.ones(person.size) if weight is None else weight.astype(np.float64)
+        if not person.shape == reward.shape == like.shape == weight.shape == (person.size,):
+            raise ValueError("person, reward, like and weight must be columns of one length")
+        if not (np.isfinite(reward).all() and np.isfinite(weight).all() and (weight > 0).all()):
+            raise ValueError("rewards must be finite numbers, and weights above 0")
+        reward = reward.astype(np.float64)
+        weight = weight * (person.size / max(float(weight.sum()), 1e-300))
+        people, index = np.unique(person, return_inverse=True)
+        y = np.bincount(index, weights=weight * reward, minlength=len(people))
+        c = np.bincount(index, weights=weight, minlength=len(people))
+        return ArmTotals(
+            persons=len(people),
+            interactions=len(reward),
+            likes=float(weight @ like),
+            reward=float(weight @ reward),
+            reward_squares=float(weight @ reward**2),
+            person_reward_squares=float(y @ y),
+            person_reward_interactions=float(y @ c),
+            person_interaction_squares=float(c @ c),
+        )
+
+    @property
+    def mean_reward(self) -> float:
+        """Sum of Y / sum of C: reward per interaction; 0 for an empty arm."""
+        return self.reward / max(self.interactions, 1)
+
+    @property
+    def like_rate(self) -> float:
+        """Share of interactions that were liked, 0 to 1; 0 for an empty arm."""
+        return self.likes / max(self.interactions, 1)
+
+    @property
+    def effective_persons(self) -> float:
+        """(sum of C)^2 / sum of C^2 (Kish 1965), up to persons; 0 for an empty arm."""
+        return self.interactions**2 / max(self.person_interaction_squares, 1.0)
+
+    @property
+    def variance(self) -> float:
+        """Squared standard error of mean_reward; infinite for fewer than two people.
+
+        Linearised, whatever the dependence within a person:
+        sum of (Y - mean_reward C)^2 * persons / (persons - 1) / (sum of C)^2.
+        """
+        if self.persons < 2:
+            return inf
+        mean, squares = self.mean_reward, self.person_reward_squares
+        spread = squares - 2.0 * mean * self.person_reward_interactions
+        spread += mean**2 * self.person_interaction_squares
+        spread = spread if spread > _ROUNDING * squares else 0.0
+        return spread * self.persons / (self.persons - 1) / self.interactions**2
+
+    @property
+    def reward_spread(self) -> float:
+        """Sum over interactions of (reward - mean_reward)^2."""
+        spread = self.reward_squares - self.reward * self.mean_reward
+        return spread if spread > _ROUNDING * self.reward_squares else 0.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean reward per interaction of the treatment minus that of the control.
+
+    Attributes:
+        value: the difference, in units of reward.
+        low, high: its confidence sequence; -inf and inf before the burn-in is over.
+        standard_error: of value; infinite while an arm has fewer than two people.
+        persons: people in both arms.
+        started: whether the burn-in is over.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    persons: int
+    started: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the treatment. The first one that is not "undecided" may be acted on at once."""
+        if self.low > 0.0:
+            return "better"
+        return "worse" if self.high < 0.0 else "undecided"
+
+
+def difference(
+    treatment: ArmTotals,
+    control: ArmTotals,
+    *,
+    alpha: float = 0.05,
+    tightest_at: float = 1000,
+    burn_in: int = 100,
+) -> Difference:
+    """Compares two arms of different people. Settings may not depend on the data.
+
+    Args:
+        treatment, control: the arms so far.
+        alpha: probability that the interval ever misses the true difference, above 0, below 1.
+        tightest_at: people after whom it is tightest, above 0, if they have one interaction each
+            and are split evenly; more interactions count for more, an uneven split for less.
+        burn_in: least number of people in each arm, 4 or more; half as many effective people will
+            do, which is what geometric numbers of interactions leave.
+
+    Raises:
+        ValueError: where a setting is out of range.
+    """
+    if not (0.0 < alpha < 1.0 and 0.0 < tightest_at < inf and burn_in >= 4):
+        raise ValueError("alpha must be from 0 to 1, tightest_at above 0 and burn_in at least 4")
+    arms = (treatment, control)
+    value = treatment.mean_reward - control.mean_reward
+    variance = treatment.variance + control.variance
+    started = all(min(arm.persons, 2.0 * arm.effective_persons) >= burn_in for arm in arms)
+    half_width = 0.0 if started else inf
+    if started and variance > 0.0:
+        rho_squared = (log1p(-2.0 * log(alpha)) - 2.0 * log(alpha)) / tightest_at
+        spread = sum(arm.reward_spread for arm in arms) / sum(arm.interactions for arm in arms)
+        m = rho_squared * 4.0 * spread / variance
+        # Welch 1947, Satterthwaite 1946.
+        parts = ((arm.variance / variance) ** 2 / (arm.effective_persons - 1.0) for arm in arms)
+        half_width = sqrt(variance) * boundary(m, 1.0 / sum(parts), alpha)
+    error, persons = sqrt(variance), treatment.persons + control.persons
+    return Difference(value, value - half_width, value + half_width, error, persons, started)
+
+
+def boundary(m: float, degrees: float, alpha: float) -> float:
+    """Half-width of the confidence sequence in standard errors; infinite if too little is known.
+
+    As degrees grow it tends to Robbins' sqrt(2 (m + 1) / m * log(sqrt(m + 1) / alpha)).
+
+    Args:
+        m: information times rho^2, which tunes the mixture, 0 or more.
+        degrees: of freedom of the standard error, finite, above 0.
+        alpha: above 0 and below 1.
+    """
+    growth = expm1((log1p(m) - 2.0 * log(alpha)) / (degrees + 1.0))
+    return sqrt(degrees * growth * (m + 1.0) / (m - growth)) if growth < m else inf

@@ -1,0 +1,59 @@
+"""Prometheus metrics of rollouts and gates, served over HTTP where a port is set."""
+
+from typing import Any
+
+from prometheus_client import Gauge, start_http_server
+
+from server.store.activations import Activation
+from server.vocabulary import ARM_NAMES
+
+_ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
+_PERCENT = Gauge("recparams_rollout_percent", "Share of the people with that version, 0 to 100")
+_GATED = Gauge("recparams_training_gated", "1 where the last training run was held back by a gate")
+_HALTED = Gauge("recparams_rollouts_taken_back", "Versions the server took back by itself")
+_REWARD = Gauge("recparams_arm_reward", "Mean reward of an interaction in the arm", ["arm"])
+_LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", ["arm"])
+_USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])
+_LOW = Gauge("recparams_arm_difference_low", "Lower end of RL minus the arm, in reward", ["arm"])
+_HIGH = Gauge("recparams_arm_difference_high", "Upper end of RL minus the arm, in reward", ["arm"])
+
+
+def serve(port: int, host: str) -> None:
+    """Serves the metrics from a thread of their own."""
+    start_http_server(port, host)
+
+
+def rollout(activation: Activation) -> None:
+    """What is active."""
+    _ACTIVE.set(activation.version)
+    _PERCENT.set(activation.split.percent)
+
+
+def training_gated(gated: bool) -> None:
+    """Whether the last run was held back."""
+    _GATED.set(gated)
+
+
+def halted(count: int) -> None:
+    """How many versions the server took back."""
+    _HALTED.set(count)
+
+
+def arms(experiment: dict[str, Any]) -> None:
+    """What is known of the arms: the JSON form of GetExperimentResponse."""
+    no_arms()
+    for arm in experiment["arms"]:
+        name = ARM_NAMES[arm["arm"]]
+        _REWARD.labels(name).set(arm["average_reward"])
+        _LIKES.labels(name).set(arm["like_rate"])
+        _USERS.labels(name).set(arm["users"])
+    for one in experiment["differences"]:
+        if "low" in one:
+            _LOW.labels(ARM_NAMES[one["other"]]).set(one["low"])
+            _HIGH.labels(ARM_NAMES[one["other"]]).set(one["high"])
+
+
+def no_arms() -> None:
+    """Everybody is served alike."""
+    for gauge in (_REWARD, _LIKES, _USERS, _LOW, _HIGH):
+        gauge.clear()

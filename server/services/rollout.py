@@ -1,0 +1,189 @@
+"""RolloutService: who is served what, how the arms compare, and shadowing."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from recparams.v1 import rollout_pb2 as pb
+from recparams.v1 import rollout_pb2_grpc as grpc_pb
+from server.config import Settings
+from server.errors import Violations, not_found, rpc
+from server.evaluation_request import ACTIVE, EvaluationRequest
+from server.processes import run_json
+from server.runtime import Runtime
+from server.services.admin import AdminKey, admin
+from server.services.conversion import stamp
+from server.services.versions import check_evaluated, check_reason, check_servable, refused
+from server.store import activations, shadows
+from server.store.activations import Activation
+from server.store.models import RULES_VERSION
+from server.vocabulary import ARM_NUMBERS
+
+MOST_HISTORY = 20
+NEXT = "next"
+
+
+class RolloutService(grpc_pb.RolloutServiceServicer):
+    """Rollouts are rows, and every replica hears of them from the database."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, admin_key: AdminKey) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self.admin_key = admin_key
+
+    @rpc
+    @admin
+    async def SetRollout(
+        self, request: pb.SetRolloutRequest, context: Any
+    ) -> pb.SetRolloutResponse:
+        check_reason(request.reason)
+        pool = self._runtime.require_pool()
+        async with pool.acquire() as connection, connection.transaction():
+            current = await activations.lock(connection)
+            version = request.version if request.HasField("version") else current.version
+            if version == RULES_VERSION:
+                raise refused("NO_ROLLOUT", "the rules are served to everybody: name a version")
+            percent, rules = self._shares(request, current, version)
+            await check_servable(self._runtime, connection, version)
+            await activations.set_rollout(connection, version, percent, rules, request.reason)
+            rollout = await self._current(connection)
+        return pb.SetRolloutResponse(rollout=rollout)
+
+    def _shares(
+        self, request: pb.SetRolloutRequest, current: Activation, version: int
+    ) -> tuple[float, float]:
+        """The version's and the rules' share of the people. Raises INVALID_ARGUMENT."""
+        violations = Violations()
+        steps = self._settings.steps()
+        before = current.split.percent if version == current.version else 0.0
+        rules = current.split.rule_based_percent
+        if request.HasField("rule_based_percent"):
+            rules = request.rule_based_percent
+            _check_percent(rules, "rule_based_percent", violations)
+        percent = before if version == current.version else next(iter(steps.values()))
+        kind = request.WhichOneof("target")
+        if kind == "percent":
+            percent = request.percent
+            _check_percent(percent, "percent", violations)
+        elif kind == "step" and request.step == NEXT:
+            percent = next((step for step in steps.values() if step > before), 100.0)
+        elif kind == "step" and request.step in steps:
+            percent = steps[request.step]
+        elif kind == "step":
+            known = ", ".join([*steps, NEXT])
+            violations.add("step", f"there is no step {request.step!r}: {known}")
+        if kind != "percent":
+            percent = min(percent, 100.0 - rules)
+        if not violations and percent + rules > 100.0:
+            violations.add("percent", f"{percent:g} and {rules:g} on the rules exceed 100")
+        violations.raise_any()
+        return percent, rules
+
+    async def _current(self, connection: Any) -> pb.Rollout:
+        (newest,) = await self._history(connection, 1) or [pb.Rollout()]
+        shadow = await shadows.current(connection)
+        newest.shadow_version = shadow.version if shadow else 0
+        if not newest.arms:
+            newest.MergeFrom(self._message(activations.NEVER_ACTIVATED))
+        return newest
+
+    async def _history(self, connection: Any, size: int) -> list[pb.Rollout]:
+        rollouts = []
+        for activation, row in await activations.history(connection, size):
+            message = self._message(activation)
+            message.changed_at.FromDatetime(row["activated_at"])
+            message.reason = row["reason"]
+            message.automatic = row["automatic"]
+            rollouts.append(message)
+        return rollouts
+
+    def _message(self, activation: Activation) -> pb.Rollout:
+        split = activation.split
+        return pb.Rollout(
+            version=activation.version,
+            baseline_version=activation.baseline,
+            percent=split.percent,
+            rule_based_percent=split.rule_based_percent,
+            experiment_id=activation.experiment_id or 0,
+            arms=[
+                pb.ArmShare(arm=ARM_NUMBERS[name], version=arm.version, percent=100.0 * arm.share)
+                for name, arm in activation.arms().items()
+            ],
+            steps=[
+                pb.RolloutStep(name=name, percent=percent)
+                for name, percent in self._settings.steps().items()
+            ],
+        )
+
+    @rpc
+    @admin
+    async def GetRollout(
+        self, request: pb.GetRolloutRequest, context: Any
+    ) -> pb.GetRolloutResponse:
+        async with self._runtime.require_pool().acquire() as connection:
+            history = await self._history(connection, MOST_HISTORY + 1)
+            return pb.GetRolloutResponse(
+                rollout=await self._current(connection), history=history[1:]
+            )
+
+    @rpc
+    @admin
+    async def GetExperiment(
+        self, request: pb.GetExperimentRequest, context: Any
+    ) -> pb.GetExperimentResponse:
+        async with self._runtime.require_pool().acquire() as connection:
+            number = request.experiment_id or await activations.newest_experiment(connection)
+            if not number:
+                raise not_found("experiment: nothing was ever rolled out to a share of the people")
+            times = await activations.experiment_times(connection, number)
+        if times is None or times["started_at"] is None:
+            raise not_found(f"experiment {number}")
+        found = await run_json(self._runtime.require_workers(), "experiment", str(number))
+        return ParseDict(
+            found,
+            pb.GetExperimentResponse(
+                experiment_id=number,
+                started_at=stamp(times["started_at"]),
+                ended_at=stamp(times["ended_at"]),
+            ),
+        )
+
+    @rpc
+    @admin
+    async def SetShadow(self, request: pb.SetShadowRequest, context: Any) -> pb.SetShadowResponse:
+        violations = Violations()
+        if not request.HasField("version") or request.version < 0:
+            violations.add("version", "is required; 0 stops shadowing")
+        violations.raise_any()
+        pool = self._runtime.require_pool()
+        async with pool.acquire() as connection, connection.transaction():
+            await check_servable(self._runtime, connection, request.version)
+            await shadows.start(connection, request.version)
+        return pb.SetShadowResponse(shadow_version=request.version)
+
+    @rpc
+    @admin
+    async def GetShadow(self, request: pb.GetShadowRequest, context: Any) -> pb.GetShadowResponse:
+        async with self._runtime.require_pool().acquire() as connection:
+            shadow = await shadows.current(connection)
+        if shadow is None or not shadow.version:
+            raise not_found("version in shadow mode")
+        policies = (shadow.version, ACTIVE)
+        await check_evaluated(self._runtime, policies)
+        wanted = EvaluationRequest(shadow.since, datetime.now(UTC), policies, by_segment=False)
+        found = await run_json(self._runtime.require_workers(), "evaluate", wanted.to_json())
+        return ParseDict(
+            {name: found[name] for name in ("policies", "differences")},
+            pb.GetShadowResponse(
+                version=shadow.version,
+                since=stamp(shadow.since),
+                decisions=shadow.decisions,
+                agreements=shadow.agreements,
+            ),
+        )
+
+
+def _check_percent(value: float, name: str, violations: Violations) -> None:
+    if not 0.0 <= value <= 100.0:
+        violations.add(name, f"must be from 0 to 100, not {value:g}")

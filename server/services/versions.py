@@ -1,0 +1,49 @@
+"""What the services ask of a version before it is served."""
+
+from collections.abc import Iterable
+
+import grpc
+
+from server.database import Connection
+from server.errors import ServiceError, error, invalid, not_found
+from server.evaluation_request import ACTIVE
+from server.runtime import Runtime
+from server.store import models
+from server.store.activations import current_activation
+
+LONGEST_REASON = 500
+
+
+async def check_servable(runtime: Runtime, connection: Connection, version: int) -> None:
+    """Raises NOT_FOUND or FAILED_PRECONDITION for a version that servers would refuse."""
+    if version == models.RULES_VERSION:
+        return
+    try:
+        await models.load_policy(connection, version, runtime.holder.space)
+    except LookupError:
+        raise not_found(f"model version {version}") from None
+    except models.CorruptModelError as failure:
+        raise refused("MODEL_CORRUPT", str(failure)) from None
+    except models.IncompatibleModelError as failure:
+        raise refused("MODEL_INCOMPATIBLE", str(failure)) from None
+
+
+async def check_evaluated(runtime: Runtime, policies: Iterable[int | str]) -> None:
+    """Raises as `check_servable` for the versions among policies to evaluate."""
+    async with runtime.require_pool().acquire() as connection:
+        for policy in policies:
+            if policy == ACTIVE:
+                policy = (await current_activation(connection)).version
+            if isinstance(policy, int):
+                await check_servable(runtime, connection, policy)
+
+
+def check_reason(reason: str) -> None:
+    """Raises INVALID_ARGUMENT for a reason that cannot be kept."""
+    if len(reason) > LONGEST_REASON or "\x00" in reason:
+        raise invalid("reason", f"must have up to {LONGEST_REASON} characters and no NUL")
+
+
+def refused(reason: str, message: str) -> ServiceError:
+    """FAILED_PRECONDITION with a machine-readable reason."""
+    return error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)

@@ -1,0 +1,242 @@
+"""What is to be served to whom: a record of which the newest row counts."""
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rl.arms import PREVIOUS, RL, RULE_BASED, Split
+from server.database import Connection
+from server.store.models import RULES_VERSION
+
+MODEL_CHANNEL = "recparams_model"
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Who is served what.
+
+    Attributes:
+        id: 0 before any activation.
+        version: what the RL arm is served; `RULES_VERSION` is the rules.
+        rollback_to: the activation to go back to; None is the rules.
+        split: how people are divided.
+        baseline: what the previous arm is served.
+        experiment_id: the first activation of the comparison under way; None without one.
+    """
+
+    id: int
+    version: int
+    rollback_to: int | None
+    split: Split
+    baseline: int
+    experiment_id: int | None
+
+    @property
+    def is_ramp(self) -> bool:
+        """Whether some people are still served what was before."""
+        return self.split.percent + self.split.rule_based_percent < 100
+
+    def arms(self) -> dict[str, "ArmPlan"]:
+        """Every arm with people in it; whoever gets the rules is in their arm."""
+        versions = {RL: self.version, PREVIOUS: self.baseline, RULE_BASED: RULES_VERSION}
+        arms: dict[str, ArmPlan] = {}
+        for wanted, share in self.split.shares().items():
+            version = versions[wanted]
+            name = RULE_BASED if version == RULES_VERSION else wanted
+            before = arms[name].share if name in arms else 0.0
+            if share > 0.0:
+                arms[name] = ArmPlan(version, before + share)
+        return arms
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What an arm is served, and its share of the people, 0 to 1."""
+
+    version: int
+    share: float
+
+
+NEVER_ACTIVATED = Activation(0, RULES_VERSION, None, Split(), RULES_VERSION, None)
+
+_SELECT = """
+SELECT id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
+    activated_at, reason, automatic
+FROM model_activations
+"""
+
+
+async def current_activation(connection: Connection) -> Activation:
+    """The newest activation."""
+    return _activation(await connection.fetchrow(_SELECT + "ORDER BY id DESC LIMIT 1"))
+
+
+async def fetch_activation(connection: Connection, activation_id: int) -> Activation:
+    """One activation of the record; `NEVER_ACTIVATED` where there is none."""
+    return _activation(await connection.fetchrow(_SELECT + "WHERE id = $1", activation_id))
+
+
+async def history(connection: Connection, size: int) -> list[tuple[Activation, Any]]:
+    """The newest activations, each with its row (activated_at, reason, automatic)."""
+    rows = await connection.fetch(_SELECT + "ORDER BY id DESC LIMIT $1", size)
+    return [(_activation(row), row) for row in rows]
+
+
+async def experiment(connection: Connection, experiment_id: int) -> list[Activation]:
+    """The activations of a comparison in order; empty where there is none of this number."""
+    rows = await connection.fetch(_SELECT + "WHERE experiment_id = $1 ORDER BY id", experiment_id)
+    return [_activation(row) for row in rows]
+
+
+async def newest_experiment(connection: Connection) -> int | None:
+    """The number of the comparison that began last, or None."""
+    number: int | None = await connection.fetchval(
+        "SELECT max(experiment_id) FROM model_activations"
+    )
+    return number
+
+
+async def experiment_times(connection: Connection, experiment_id: int) -> Any:
+    """When a comparison began and ended (None while it goes on)."""
+    return await connection.fetchrow(
+        """
+        SELECT min(activated_at) AS started_at, (
+            SELECT min(activated_at) FROM model_activations AS later
+            WHERE later.id > max(model_activations.id)
+        ) AS ended_at
+        FROM model_activations WHERE experiment_id = $1
+        """,
+        experiment_id,
+    )
+
+
+def _activation(row: Any) -> Activation:
+    if row is None:
+        return NEVER_ACTIVATED
+    return Activation(
+        row["id"],
+        row["version"] or RULES_VERSION,
+        row["rollback_to"],
+        Split(row["percent"], row["rule_based_percent"], row["salt"]),
+        row["baseline"] or RULES_VERSION,
+        row["experiment_id"],
+    )
+
+
+async def activate(connection: Connection, version: int, reason: str) -> int:
+    """Serves a version to everybody, within the caller's transaction.
+
+    Returns:
+        The version before it. Replicas hear of it when the transaction commits.
+    """
+    current = await lock(connection)
+    if (current.version, current.split.percent) != (version, 100):
+        await _add(connection, _successor(current, version, 100.0, 0.0), reason)
+    return current.version
+
+
+async def set_rollout(
+    connection: Connection,
+    version: int,
+    percent: float,
+    rule_based_percent: float | None,
+    reason: str,
+) -> None:
+    """Serves a version to a share of the people, within the caller's transaction.
+
+    Args:
+        connection: in a transaction.
+        version: what to roll out.
+        percent: 0 to 100; together with the rules' share at most 100.
+        rule_based_percent: share kept on the rules; None leaves it as it is.
+        reason: for the record.
+
+    Raises:
+        ValueError: where the shares exceed 100.
+    """
+    current = await lock(connection)
+    rules = current.split.rule_based_percent if rule_based_percent is None else rule_based_percent
+    await _add(connection, _successor(current, version, percent, rules), reason)
+
+
+async def promote(connection: Connection, version: int, first_step: float, reason: str) -> float:
+    """Serves a version that passed its gates, and returns the share of people that get it.
+
+    The share on the rules stays; the rest get it up to the first step of the ramp.
+    """
+    current = await lock(connection)
+    rules = current.split.rule_based_percent
+    percent = min(first_step, 100.0 - rules)
+    await _add(connection, _successor(current, version, percent, rules), reason)
+    return percent
+
+
+def _successor(current: Activation, version: int, percent: float, rules: float) -> Activation:
+    """The activation that follows when a version gets these shares."""
+    split = Split(percent, rules, current.split.salt)
+    if version == current.version:
+        baseline, back, experiment = current.baseline, current.rollback_to, current.experiment_id
+    else:
+        # Whoever is not in the new ramp goes on with what was settled before an unfinished one.
+        settled = not current.is_ramp
+        baseline = current.version if settled else current.baseline
+        back = (current.id or None) if settled else current.rollback_to
+        experiment = None
+    following = Activation(0, version, back, split, baseline, experiment)
+    if experiment is None:
+        following = replace(following, split=replace(split, salt=secrets.token_hex(8)))
+    return following
+
+
+async def rollback(
+    connection: Connection, reason: str, *, automatic: bool = False
+) -> tuple[int, int] | None:
+    """Goes back to what was served before the active version, within the caller's transaction.
+
+    A second rollback goes one further back, not forth again.
+
+    Returns:
+        (version now, version before), or None where the rules are served and nothing came before.
+    """
+    current = await lock(connection)
+    if current.rollback_to is None and current.version == RULES_VERSION:
+        return None
+    target = await fetch_activation(connection, current.rollback_to or 0)
+    following = replace(target, id=0, experiment_id=None)
+    await _add(connection, following, reason, automatic=automatic)
+    return target.version, current.version
+
+
+async def lock(connection: Connection) -> Activation:
+    """The newest activation, which nobody else can follow until the transaction ends."""
+    await connection.execute("LOCK TABLE model_activations IN SHARE ROW EXCLUSIVE MODE")
+    return await current_activation(connection)
+
+
+async def _add(
+    connection: Connection, following: Activation, reason: str, *, automatic: bool = False
+) -> None:
+    split = following.split
+    compares = split.percent < 100 and (
+        split.rule_based_percent > 0 or following.baseline != following.version
+    )
+    await connection.execute(
+        """
+        INSERT INTO model_activations (
+            id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
+            reason, automatic
+        ) OVERRIDING SYSTEM VALUE
+        SELECT id, $1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN coalesce($8, id) END, $9, $10
+        FROM nextval(pg_get_serial_sequence('model_activations', 'id')) AS id
+        """,
+        following.version or None,
+        following.rollback_to,
+        split.percent,
+        split.rule_based_percent,
+        split.salt,
+        following.baseline or None,
+        compares,
+        following.experiment_id,
+        reason,
+        automatic,
+    )

@@ -1,0 +1,103 @@
+"""Watches a rollout: follows the reward of its arms, and takes back a version that is worse."""
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import structlog
+
+from rl.arms import RULE_BASED
+from server import metrics
+from server.config import Settings
+from server.database import Connection, Pool
+from server.errors import STORE_ERRORS
+from server.policies import PolicyHolder
+from server.processes import Workers, run_json
+from server.store import activations, models, shadows, tasks
+from server.vocabulary import ARM_NAMES
+
+log = structlog.get_logger()
+WATCH_LOCK = 7270005
+SHADOW_SECONDS = 5.0
+TASK = "rollout_watch"
+
+
+async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> None:
+    """Looks at the arms again and again, on one replica at a time. Runs until cancelled."""
+    while True:
+        try:
+            await _look(pool, workers)
+        except STORE_ERRORS as failure:
+            log.warning("the rollout is not watched for now", error=repr(failure))
+        await asyncio.sleep(settings.watch_seconds)
+
+
+async def _look(pool: Pool, workers: Workers) -> None:
+    async with pool.acquire() as connection:
+        metrics.training_gated(await tasks.last_was_gated(connection))
+        metrics.halted(await models.halted_count(connection))
+        current = await activations.current_activation(connection)
+        metrics.rollout(current)
+        if current.experiment_id is None:
+            metrics.no_arms()
+            return
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", WATCH_LOCK):
+            return
+        try:
+            found = await run_json(workers, "experiment", str(current.experiment_id))
+            metrics.arms(found)
+            worse = [d for d in found["differences"] if d["verdict"] == "VERDICT_WORSE"]
+            if worse:
+                await _take_back(connection, current.experiment_id, found, worse[0])
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock($1)", WATCH_LOCK)
+
+
+async def _take_back(
+    connection: Connection, experiment_id: int, found: dict[str, Any], worse: dict[str, Any]
+) -> None:
+    """Rolls back, if it is still this experiment that is under way."""
+    arm = ARM_NAMES[worse["other"]]
+    other = "the rules" if arm == RULE_BASED else "the previous version"
+    reason = (
+        f"version {found['version']} is worse than {other}: {worse['difference']:+.4f} reward an "
+        f"interaction, at most {worse['high']:+.4f} with {1 - found['alpha']:.0%} confidence"
+    )
+    async with connection.transaction():
+        current = await activations.lock(connection)
+        if current.experiment_id != experiment_id:
+            return
+        versions = await activations.rollback(connection, reason, automatic=True)
+        await models.halt(connection, found["version"], reason)
+        await tasks.note(
+            connection,
+            TASK,
+            f"experiment-{experiment_id}",
+            json.dumps({"reason": reason, "experiment": found}),
+        )
+    log.error(
+        "rollout taken back",
+        reason=reason,
+        experiment_id=experiment_id,
+        serving=None if versions is None else versions[0],
+    )
+
+
+async def count_shadow(holder: PolicyHolder, pool: Pool) -> None:
+    """Adds what this replica has counted of the shadowed version, until cancelled."""
+    while True:
+        await asyncio.sleep(SHADOW_SECONDS)
+        with contextlib.suppress(*STORE_ERRORS):
+            await flush_shadow(holder, pool)
+
+
+async def flush_shadow(holder: PolicyHolder, pool: Pool) -> None:
+    """Writes the counts; those that could not be written are kept for the next time."""
+    shadow = holder.serving.shadow
+    if shadow is None or not shadow.decisions:
+        return
+    decisions, agreements = shadow.decisions, shadow.agreements
+    await shadows.count(pool, shadow.id, decisions, agreements)
+    shadow.decisions -= decisions
+    shadow.agreements -= agreements

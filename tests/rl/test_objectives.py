@@ -1,0 +1,55 @@
+"""Objectives: kept apart, and weighed exactly."""
+
+from math import inf, nan
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rl.action import ACTIONS
+from rl.objectives import OBJECTIVES, Objectives, components, objective_rewards, weighed
+
+weights = st.floats(-5, 5, width=32)
+engagements = hnp.arrays(np.float32, st.integers(0, 30), elements=st.floats(-2, 4, width=32))
+
+
+@given(engagements, st.randoms(use_true_random=False), weights, weights, weights)
+def test_the_reward_is_the_weighted_sum_of_the_components(
+    engagement: np.ndarray, draw: object, first: float, second: float, third: float
+) -> None:
+    action = np.array([draw.randrange(27) for _ in engagement], dtype=np.uint8)  # type: ignore[attr-defined]
+    kept = components(engagement, action)
+    assert kept.shape == (len(engagement), len(OBJECTIVES))
+    reward = weighed(Objectives(first, second, third), engagement, action)
+    assert reward.dtype == np.float32
+    np.testing.assert_allclose(reward, kept @ np.array((first, second, third)), atol=1e-4)
+
+
+@given(engagements)
+def test_by_default_the_reward_is_that_of_the_reactions_to_the_bit(engagement: np.ndarray) -> None:
+    action = (np.arange(len(engagement)) % 27).astype(np.uint8)
+    assert np.array_equal(weighed(Objectives(), engagement, action), engagement)
+
+
+def test_levels_of_every_action() -> None:
+    kept = components(np.zeros(27, dtype=np.float32), np.arange(27, dtype=np.uint8))
+    for action, (_, diversity, novelty) in zip(ACTIONS, kept, strict=True):
+        assert diversity == {"focused": 0, "balanced": 0.5, "diverse": 1}[action.diversity]
+        assert novelty == {"familiar": 0, "mixed": 0.5, "exploratory": 1}[action.novelty]
+
+
+def test_diversity_and_novelty_need_no_model() -> None:
+    model = np.full((4, 27), 7, dtype=np.float32)
+    assert objective_rewards(model, "engagement") is model
+    novelty = objective_rewards(model, "novelty")
+    assert novelty.shape == (4, 27)
+    assert novelty[2].tolist() == [0, 0.5, 1] * 9
+
+
+@pytest.mark.parametrize("bad", [nan, inf, -inf])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weights_are_finite(name: str, bad: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} "):
+        Objectives(**{name: bad})
