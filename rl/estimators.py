@@ -49,12 +49,6 @@ class Rounds:
         )
 
 
-def known_propensity(pscore: NDArray[np.floating[Any]]) -> tuple[NDArray[np.bool_], float]:
-    """Which rows of pscore, shape (n,), are not NaN, and the share that is, 0 to 1."""
-    unknown = np.isnan(pscore)
-    return ~unknown, float(np.count_nonzero(unknown) / max(len(pscore), 1))
-
-
 def rounds(
     reward: NDArray[np.floating[Any]],
     action: NDArray[np.integer[Any]],
@@ -68,7 +62,7 @@ def rounds(
     Args:
         reward: shape (n,), finite.
         action: the logged action, shape (n,), 0 to n_actions - 1.
-        pscore: above 0 up to 1, shape (n,); see `known_propensity` for rows that have none.
+        pscore: above 0 up to 1, shape (n,); rows without one are left out before.
         action_dist: shape (n, n_actions), rows sum to 1.
         estimated_rewards: shape (n, n_actions), finite, from a model not fit to the same person.
         cluster: whose round it is, shape (n,); without it every round is somebody else's.

@@ -33,7 +33,9 @@ class Workers:
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
-        self._environment = {**os.environ, **settings.to_environment(url)}
+        # Idle BLAS threads spin on cores that serving needs; the matrices here are small.
+        blas = {"OPENBLAS_NUM_THREADS": "1"}
+        self._environment = {**blas, **os.environ, **settings.to_environment(url)}
         self._trainers: dict[asyncio.Task[None], Process] = {}
 
     async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:

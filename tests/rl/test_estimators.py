@@ -16,7 +16,6 @@ from rl.estimators import (
     InverseProbabilityWeighting,
     Rounds,
     SwitchDoublyRobust,
-    known_propensity,
     rounds,
 )
 
@@ -310,12 +309,3 @@ def test_bad_arrays(column: str, wrong: np.ndarray, message: str) -> None:
 def test_sums_may_be_off_by_the_rounding_of_float32() -> None:
     nearly = replace(BY_HAND, action_dist=BY_HAND.action_dist * (1 - 5e-7))
     assert value(IPW, nearly) == pytest.approx(1.0, rel=1e-6)
-
-
-def test_known_propensities() -> None:
-    known, share = known_propensity(np.array([0.5, nan, 1.0, 0.1], dtype=np.float32))
-    assert known.tolist() == [True, False, True, True]
-    assert share == 0.25
-    known, share = known_propensity(np.array([]))
-    assert known.tolist() == []
-    assert share == 0.0
