@@ -7,8 +7,8 @@ times together, so the first look that leaves 0 outside decides, however many lo
 
 The boundary is Robbins' normal mixture with an estimated variance (Waudby-Smith, Arbour, Sinha,
 Kennedy & Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences", Annals of
-Statistics 2024; arXiv:2103.06476), for people who keep adding interactions made more careful in two
-ways. Without either, up to 8 % of simulated experiments found a difference where there was none.
+Statistics 2024; arXiv:2103.06476), made more careful in two ways for people who keep interacting.
+Without them, up to 8 % of simulated experiments found a difference where there was none.
 
 - Time is information, not people. The same people tell more and more too; counted in people, the
   boundary would stand still meanwhile, and a boundary that stands still is crossed in the end.
@@ -17,7 +17,7 @@ ways. Without either, up to 8 % of simulated experiments found a difference wher
 """
 
 from dataclasses import dataclass
-from math import expm1, inf, log, log1p, sqrt
+from math import inf, log, log1p, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -25,20 +25,15 @@ from numpy.typing import NDArray
 
 Verdict = Literal["better", "worse", "undecided"]
 
-_ROUNDING = 1e-12
-"""What a subtraction leaves of a sum of squares is 0 if it is a smaller share of it than this."""
-
 
 @dataclass(frozen=True)
 class ArmTotals:
-    """Sums over the people of one arm. Those of different people add up, field by field.
+    """Sums over the people of one arm; weights count as scaled to a mean of 1.
 
     Attributes:
-        persons, interactions, likes: people, sum of C, and interactions that were liked; weights
-            are scaled so that they sum to the interactions.
+        persons, interactions, likes: people, sum of C, and interactions that were liked.
         reward, reward_squares: sum over interactions of the reward and of its square.
-        person_reward_squares, person_reward_interactions, person_interaction_squares: sum over
-            people of Y^2, Y C and C^2.
+        person_*: sum over people of Y^2, Y C and C^2.
     """
 
     persons: int
@@ -60,9 +55,8 @@ class ArmTotals:
         """Sums up n interactions of one arm, in any order.
 
         Args:
-            person: whose interaction it is, int64 (n,).
-            reward: finite, any float type, (n,).
-            like: whether it was liked, bool (n,).
+            person, reward, like: whose interaction it is, its reward, finite, and whether it was
+                liked, each (n,).
             weight: how much it counts, above 0, (n,); only ratios matter. None counts all alike.
 
         Raises:
@@ -103,22 +97,21 @@ class ArmTotals:
     def variance(self) -> float:
         """Squared standard error of mean_reward; infinite for fewer than two people.
 
-        Linearised, whatever the dependence within a person:
+        Linearised, for any dependence within people:
         sum of (Y - mean_reward C)^2 * persons / (persons - 1) / (sum of C)^2.
         """
         if self.persons < 2:
             return inf
         mean, squares = self.mean_reward, self.person_reward_squares
-        spread = squares - 2.0 * mean * self.person_reward_interactions
-        spread += mean**2 * self.person_interaction_squares
-        spread = spread if spread > _ROUNDING * squares else 0.0
+        cross = 2.0 * self.person_reward_interactions - mean * self.person_interaction_squares
+        spread = _unless_rounding(squares - mean * cross, squares)
         return spread * self.persons / (self.persons - 1) / self.interactions**2
 
     @property
     def reward_spread(self) -> float:
         """Sum over interactions of (reward - mean_reward)^2."""
-        spread = self.reward_squares - self.reward * self.mean_reward
-        return spread if spread > _ROUNDING * self.reward_squares else 0.0
+        squares = self.reward_squares
+        return _unless_rounding(squares - self.reward * self.mean_reward, squares)
 
 
 @dataclass(frozen=True)
@@ -128,8 +121,7 @@ class Difference:
     Attributes:
         value: the difference, in units of reward.
         low, high: its confidence sequence; -inf and inf before the burn-in is over.
-        standard_error: of value, as the sequence takes it; infinite while an arm has fewer than
-            two people.
+        standard_error: of value, 0 or more; infinite while an arm has fewer than two people.
         persons: people in both arms.
         started: whether the burn-in is over.
     """
@@ -162,8 +154,8 @@ def difference(
     Args:
         treatment, control: the arms so far.
         alpha: probability that the interval ever misses the true difference, above 0, below 1.
-        tightest_at: people after whom it is tightest, above 0, if they have one interaction each
-            and are split evenly; more interactions count for more, an uneven split for less.
+        tightest_at: people at whom it is tightest, above 0, if evenly split at one interaction
+            each; more interactions count for more, an uneven split for less.
         burn_in: least number of people in each arm, 2 or more.
 
     Raises:
@@ -171,7 +163,6 @@ def difference(
     """
     if not (0.0 < alpha < 1.0 and 0.0 < tightest_at < inf and burn_in >= 2):
         raise ValueError("alpha must be from 0 to 1, tightest_at above 0 and burn_in at least 2")
-    persons = treatment.persons + control.persons
     value = treatment.mean_reward - control.mean_reward
     error = _standard_error(treatment, control)
     started = min(treatment.persons, control.persons) >= burn_in
@@ -181,23 +172,28 @@ def difference(
         people = 4.0 * spread / (treatment.interactions + control.interactions) / error**2
         rho_squared = (log1p(-2.0 * log(alpha)) - 2.0 * log(alpha)) / tightest_at
         half_width = error * boundary(people * rho_squared, alpha)
+    persons = treatment.persons + control.persons
     return Difference(value, value - half_width, value + half_width, error, persons, started)
 
 
 def boundary(m: float, alpha: float) -> float:
     """Half-width in standard errors, sqrt(2 (m + 1) / m * log(sqrt(m + 1) / alpha)).
 
-    Args:
-        m: information times rho^2, which tunes the mixture, 0 or more; infinite width at 0.
-        alpha: above 0 and below 1.
+    m, 0 (infinite width) or more, is information times rho^2, which tunes the mixture; alpha is
+    above 0 and below 1.
     """
     return sqrt((m + 1.0) / m * (log1p(m) - 2.0 * log(alpha))) if m > 0.0 else inf
 
 
 def _standard_error(treatment: ArmTotals, control: ArmTotals) -> float:
     """Of the difference of means, no arm's people less spread than both arms' on average."""
-    if min(treatment.persons, control.persons) < 2:
-        return inf
     arms = (treatment, control)
+    if min(arm.persons for arm in arms) < 2:
+        return inf
     average = sum(arm.persons**2 * arm.variance for arm in arms) / sum(arm.persons for arm in arms)
     return sqrt(sum(max(arm.variance, average / arm.persons) for arm in arms))
+
+
+def _unless_rounding(rest: float, squares: float) -> float:
+    """What a subtraction leaves of a sum of squares; 0 where that may well be rounding."""
+    return rest if rest > 1e-12 * squares else 0.0

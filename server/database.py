@@ -60,8 +60,8 @@ async def create_pool(url: str, size: int) -> Pool:
     )
 
 
-async def migrate(url: str) -> None:
-    """Brings the schema up to date. Replicas that start together take turns and all succeed."""
+async def migrate(url: str, revision: str = "head") -> None:
+    """Brings the schema up to a revision. Replicas that start together take turns."""
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
     )
@@ -72,7 +72,7 @@ async def migrate(url: str) -> None:
 
             def upgrade(sync_connection: object) -> None:
                 config.attributes["connection"] = sync_connection
-                command.upgrade(config, "head")
+                command.upgrade(config, revision)
 
             await connection.run_sync(upgrade)
     finally:

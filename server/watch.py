@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ from rl.arms import RULE_BASED
 from server import metrics
 from server.config import Settings
 from server.database import Connection, Pool
-from server.errors import STORE_ERRORS
+from server.errors import STORE_ERRORS, ServiceError
 from server.policies import PolicyHolder
 from server.processes import Workers, run_json
 from server.store import activations, models, shadows, tasks
@@ -20,17 +21,21 @@ from server.vocabulary import ARM_NAMES
 log = structlog.get_logger()
 WATCH_LOCK = 7270005
 SHADOW_SECONDS = 5.0
+LEAST_REST = 4.0
 TASK = "rollout_watch"
 
 
 async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> None:
     """Looks at the arms again and again, on one replica at a time. Runs until cancelled."""
     while True:
+        started = time.monotonic()
         try:
             await _look(pool, workers)
-        except STORE_ERRORS as failure:
+        except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))
-        await asyncio.sleep(settings.watch_seconds)
+        # Where many interactions make a look long, looks take up a fifth of the time at most.
+        spent = time.monotonic() - started
+        await asyncio.sleep(max(settings.watch_seconds, LEAST_REST * spent))
 
 
 async def _look(pool: Pool, workers: Workers) -> None:

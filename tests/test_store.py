@@ -24,8 +24,8 @@ from rl.smoothing import Smoothing
 from rl.state import TRAITS, StateSpace
 from server.app import App
 from server.config import Settings
-from server.database import Pool, create_pool
-from server.store import interactions, models, profiles, training
+from server.database import Pool, create_pool, migrate
+from server.store import activations, interactions, models, profiles, training
 from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
 from server.store.interactions import Choice, NewInteraction
 from tests.faults import (
@@ -627,5 +627,42 @@ async def test_a_restored_backup_goes_on_where_it_was(
         finally:
             await restored_db.close()
             await app.stop()
+    finally:
+        await db.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_an_older_schema_is_upgraded_with_what_it_holds(
+    db: asyncpg.Connection, postgres: Any
+) -> None:
+    name = f"older_{uuid.uuid4().hex[:12]}"
+    await db.execute(f"CREATE DATABASE {name}")
+    url = postgres.get_uri(database=name)
+    try:
+        await migrate(url, "0001")
+        older = await asyncpg.connect(url)
+        await older.execute(
+            """
+            INSERT INTO users (user_id) VALUES ('ada');
+            SELECT ensure_interactions_partition(now());
+            INSERT INTO interactions (
+                occurred_at, user_key, interaction_id, content_type, mood, time_of_day, action,
+                reactions
+            ) VALUES (now(), 1, 'i', 1, 1, 1, 26, 1);
+            INSERT INTO model_versions (
+                origin, algorithm, space, hyperparameters, metrics, q_table, q_table_checksum,
+                policy, policy_checksum
+            ) VALUES ('imported', 'q_learning', '{}', '{}', '{}', '', '', '', '');
+            INSERT INTO model_activations (version) VALUES (1)
+            """
+        )
+        await migrate(url)
+        row = await older.fetchrow("SELECT * FROM interactions_named")
+        assert (row["user_id"], row["novelty_objective"]) == ("ada", 1)
+        assert row["policy_arm"] is None and row["experiment_id"] is None
+        assert not await older.fetchval("SELECT main_line FROM model_versions")
+        current = await activations.current_activation(older)
+        assert (current.version, current.split.percent, current.is_ramp) == (1, 100, False)
+        await older.execute("SELECT ensure_interactions_partition(now() + interval '9 weeks')")
+        await older.close()
     finally:
         await db.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
@@ -73,7 +73,6 @@ def test_totals_are_what_a_loop_finds(rows: Rows) -> None:
     mean, n = sum(y) / sum(c), len(people)
     assert found.mean_reward == pytest.approx(mean, abs=1e-12)
     assert found.like_rate == sum(like for _, _, like in rows) / len(rows)
-    assert found.effective_persons == pytest.approx(sum(c) ** 2 / sum(b**2 for b in c))
     spread = sum((a - mean * b) ** 2 for a, b in zip(y, c, strict=True))
     if n == 1:
         assert found.variance == inf
@@ -92,44 +91,57 @@ def test_totals_of_different_people_add_up(some: Rows, others: Rows) -> None:
     assert astuple(totals(some + others)) == tuple(added)
 
 
+@given(arms(1), st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=60, max_size=60))
+def test_weights_count_like_so_many_interactions(rows: Rows, weights: list[float]) -> None:
+    assume(len(rows) <= len(weights))
+    person, reward, like = (np.array(column) for column in zip(*rows, strict=True))
+    weight = np.array(weights[: len(rows)])
+    found = ArmTotals.of(person, reward, like, weight)
+    repeats = (2 * weight).astype(int)
+    repeated = ArmTotals.of(*(column.repeat(repeats) for column in (person, reward, like)))
+    assert (found.persons, found.interactions) == (repeated.persons, len(rows))
+    assert found.mean_reward == pytest.approx(repeated.mean_reward, abs=1e-12)
+    assert found.like_rate == pytest.approx(repeated.like_rate)
+    assert found.variance == pytest.approx(repeated.variance, rel=1e-6, abs=1e-9)
+    scale = len(rows) / repeated.interactions
+    assert found.reward_spread == pytest.approx(repeated.reward_spread * scale, rel=1e-6, abs=1e-9)
+
+
 def test_with_one_interaction_each_the_variance_is_that_of_a_mean() -> None:
     values = np.random.default_rng(1).normal(size=50)
     assert one_each(list(values)).variance == pytest.approx(values.var(ddof=1) / 50)
 
 
 @pytest.mark.parametrize(
-    ("m", "degrees", "alpha", "expected"),
+    ("m", "alpha", "expected"),
     [
-        # (25 / 0.05^2)^(1/4) = 10 and 3 * 9 * 25 / (24 - 9) = 45.
-        (24.0, 3.0, 0.05, sqrt(45.0)),
-        # (4 / 0.5^2)^(1/2) = 4 = m + 1.
-        (3.0, 1.0, 0.5, inf),
-        (0.0, 50.0, 0.05, inf),
-        # Many people: 2 * 9/8 * log(3 / 0.05) = 9.2123, and 2 * 4/3 * log(2 / 0.1) = 7.9886.
-        (8.0, 1e10, 0.05, 3.03517),
-        (3.0, 1e10, 0.1, 2.82641),
+        # 2 * 9/8 * log(3 / 0.05) = 9.2123, and 2 * 4/3 * log(2 / 0.1) = 7.9886.
+        (8.0, 0.05, 3.03517),
+        (3.0, 0.1, 2.82641),
+        (0.0, 0.05, inf),
     ],
 )
-def test_the_boundary(m: float, degrees: float, alpha: float, expected: float) -> None:
-    assert boundary(m, degrees, alpha) == pytest.approx(expected, rel=1e-5)
-
-
-@given(st.floats(0.1, 1e4), st.floats(1.0, 1e4), st.floats(0.001, 0.5))
-def test_few_people_only_widen_it(m: float, degrees: float, alpha: float) -> None:
-    robbins = sqrt(2 * (m + 1) / m * log(sqrt(m + 1) / alpha))
-    assert boundary(m, degrees, alpha) >= boundary(m, 2 * degrees, alpha) >= robbins * (1 - 1e-9)
+def test_the_boundary(m: float, alpha: float, expected: float) -> None:
+    assert boundary(m, alpha) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_difference_worked_out_by_hand() -> None:
     found = difference(one_each([1.0] * 75 + [0.0] * 25), one_each([1.0] * 25 + [0.0] * 75))
-    # Variance 2 * 0.1875 / 99; information 198 people; 198 degrees of freedom.
     assert found.value == 0.5
-    assert found.standard_error == pytest.approx(sqrt(0.375 / 99))
-    m = 198 * (2 * log(20) + log(2 * log(20) + 1)) / 1000
-    growth = ((m + 1) * 400) ** (1 / 199) - 1
-    half_width = sqrt(0.375 / 99 * 198 * growth * (m + 1) / (m - growth))
-    assert [found.low, found.high] == pytest.approx([0.5 - half_width, 0.5 + half_width])
+    assert found.standard_error == pytest.approx(sqrt(2 * 0.1875 / 99))
+    # Information of 4 * 0.1875 / (2 * 0.1875 / 99) = 198 people, and rho^2 = 7.93615 / 1000.
+    m = 198 * 0.00793615
+    half_width = found.standard_error * sqrt(2 * (m + 1) / m * log(sqrt(m + 1) / 0.05))
+    assert [found.low, found.high] == pytest.approx([0.5 - half_width, 0.5 + half_width], rel=1e-6)
     assert (found.persons, found.started, found.verdict) == (200, True, "better")
+
+
+def test_no_arm_counts_as_less_spread_than_both_on_average() -> None:
+    calm, wild = [0.4, 0.6] * 50, [-4.0, 5.0] * 150
+    found = difference(one_each(calm), one_each(wild))
+    spreads = np.var(calm, ddof=1), np.var(wild, ddof=1)
+    average = (100 * spreads[0] + 300 * spreads[1]) / 400
+    assert found.standard_error == pytest.approx(sqrt(average / 100 + spreads[1] / 300))
 
 
 def test_it_is_tightest_where_it_is_told_to_be() -> None:
@@ -154,7 +166,7 @@ def test_more_interactions_of_the_same_people_are_more_information() -> None:
         found = difference(*arms)
         return (found.high - found.value) / found.standard_error
 
-    # 600 people's worth is about the tightest; with 100 times as much the boundary has moved on.
+    # From 600 people's worth, where it is about tightest, to 60 000 people's.
     assert in_standard_errors(many) > 1.1 * in_standard_errors(few)
 
 
@@ -242,17 +254,10 @@ def test_the_burn_in_is_over_with_the_last_person_it_needs() -> None:
     assert difference(one_each(bad[:99]), one_each(good), burn_in=99).verdict == "worse"
 
 
-def test_a_few_heavy_users_do_not_end_the_burn_in() -> None:
-    light = [(person, 0.5 * (person % 2), False) for person in range(200)]
-    heavy = light + [(0, 1.0, False)] * 500
-    found = difference(totals(heavy), totals(light))
-    assert found.persons == 400 and not found.started and found.verdict == "undecided"
-
-
 def test_empty_arms() -> None:
     empty = totals([])
     assert astuple(empty) == (0,) * 8
-    assert (empty.mean_reward, empty.like_rate, empty.effective_persons) == (0.0, 0.0, 0.0)
+    assert (empty.mean_reward, empty.like_rate, empty.reward_spread) == (0.0, 0.0, 0.0)
     assert isinf(empty.variance)
     for pair in ((empty, empty), (empty, one_each([1.0] * 200)), (one_each([1.0] * 200), empty)):
         found = difference(*pair)
@@ -275,7 +280,7 @@ def test_rewards_that_do_not_vary_are_known_exactly() -> None:
         {"alpha": 1.0},
         {"tightest_at": 0.0},
         {"tightest_at": inf},
-        {"burn_in": 3},
+        {"burn_in": 1},
     ],
 )
 def test_settings_out_of_range(settings: dict[str, float]) -> None:
@@ -289,8 +294,13 @@ def test_columns_must_fit_and_be_finite() -> None:
         ArmTotals.of(person, np.array([1.0]), like)
     with pytest.raises(ValueError, match="one length"):
         ArmTotals.of(person, np.array([1.0, 2.0]), like[:1])
+    with pytest.raises(ValueError, match="one length"):
+        ArmTotals.of(person, np.array([1.0, 2.0]), like, np.array([1.0]))
     with pytest.raises(ValueError, match="finite"):
         ArmTotals.of(person, np.array([1.0, np.nan]), like)
+    for weight in (0.0, -1.0, inf, np.nan):
+        with pytest.raises(ValueError, match="weights above 0"):
+            ArmTotals.of(person, np.array([1.0, 2.0]), like, np.array([1.0, weight]))
 
 
 # --- what happens when it is looked at all the time
@@ -400,7 +410,7 @@ class Shares(NamedTuple):
 
 def arm_totals(row: list[float]) -> ArmTotals:
     persons, interactions, likes, *sums = row
-    return ArmTotals(int(persons), int(interactions), int(likes), *sums)
+    return ArmTotals(int(persons), int(interactions), likes, *sums)
 
 
 POOLS = {
@@ -428,8 +438,10 @@ def watch(
     found = np.zeros((experiments, 3), dtype=np.bool_)
     for run, of_run in zip(runs.tolist(), found, strict=True):
         for control, treatment in run:
-            now = difference(arm_totals(treatment), arm_totals(control))
-            of_run[2] |= abs(now.value) > 1.96 * now.standard_error and now.started
+            arms = arm_totals(treatment), arm_totals(control)
+            now = difference(*arms)
+            plain_error = sqrt(arms[0].variance + arms[1].variance)
+            of_run[2] |= now.started and abs(now.value) > 1.96 * plain_error
             if now.verdict != "undecided":
                 # Who crosses the boundary of the sequence has crossed the narrower one.
                 of_run[:] = now.verdict == "better", now.verdict == "worse", True
@@ -448,6 +460,7 @@ def watch(
         ("heavy tails", 2000, 0.1, 0.1),
         ("the happy are busier", 3000, 0.1, 1.0),
         ("independent rewards", 1000, 0.5, 0.0),
+        ("simulator", 1000, 0.5, 1.0),
         ("simulator", 2000, 0.1, 0.3),
     ],
 )
@@ -457,7 +470,7 @@ def test_false_positives(people: str, n: int, share: float, arrive_by: float) ->
 
 
 def test_an_interval_for_one_look_errs_when_looked_at_all_the_time() -> None:
-    assert watch("heavy tails", n=1200, share=0.5, arrive_by=1.0).naive >= 0.2
+    assert watch("heavy tails", n=1200, share=0.5, arrive_by=1.0).naive >= 0.15
 
 
 def test_power() -> None:

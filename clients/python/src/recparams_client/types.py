@@ -67,7 +67,7 @@ class Recommendation:
         energy, diversity, novelty: the action behind them, as in "low", "diverse", "mixed".
         decision_token: send it back with the reaction; empty in a fallback.
         model_version: the version that decided; 0 is the hand-written rules.
-        policy_arm: "rl" or "rule_based".
+        policy_arm: "rl", "previous" or "rule_based".
         propensity: probability with which this action was chosen, above 0 and up to 1.
         source: "learned", "borrowed", "rule_based" or "exploration".
         fallback_reason: why rules answered, as in "no_model"; empty where they did not stand in.
