@@ -37,7 +37,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
     folder, png = tmp_path / "data", tmp_path / "curve.png"
     demo = start(
-        *("demo", "--once", "--weeks", "3", "--people", "1000", "--port", "0"),
+        *("demo", "--once", "--weeks", "3", "--people", "3000", "--port", "0"),
         *("--data-dir", str(folder), "--png", str(png)),
     )
     output, _ = demo.communicate()

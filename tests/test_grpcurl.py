@@ -41,6 +41,7 @@ async def test_it_lists_and_describes(client: Client, address: str) -> None:
         "grpc.reflection.v1alpha.ServerReflection",
         "recparams.v1.ModelService",
         "recparams.v1.RecommendationService",
+        "recparams.v1.RolloutService",
         "recparams.v1.TrainingService",
     }
     code, described = await grpcurl(address, "describe", "recparams.v1.TrainingService")

@@ -75,14 +75,17 @@ async def versions(client: Client, count: int) -> list[int]:
     return found
 
 
-async def serves(client: Client, **fields: Any) -> None:
-    """Waits until this server serves what the database says."""
+async def serves(client: Client) -> None:
+    """Waits until this server serves what the database says: the versions, and their shares."""
 
     async def up_to_date() -> bool:
         rollout = (await get_rollout(client)).rollout
-        wanted = {arm.arm: arm.version for arm in rollout.arms}
-        answers = await decide(client, PEOPLE[:200])
-        return {a.policy_arm: a.model_version for a in answers} == wanted
+        answers = await decide(client, PEOPLE)
+        counts = Counter((a.policy_arm, a.model_version) for a in answers)
+        wanted = {(arm.arm, arm.version): arm.percent / 100 for arm in rollout.arms}
+        return set(counts) == set(wanted) and all(
+            abs(counts[arm] / len(PEOPLE) - share) < 0.08 for arm, share in wanted.items()
+        )
 
     await eventually(up_to_date)
 

@@ -382,6 +382,9 @@ def new_model(space: StateSpace = SPACE, action: int = 5) -> models.NewModel:
         q=q,
         visits=visits,
         policy=policy,
+        objectives={"engagement": 1.0, "diversity": 0.0, "novelty": 0.0},
+        main_line=False,
+        trained=None,
     )
 
 

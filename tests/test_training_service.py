@@ -432,6 +432,7 @@ class TestOtherSpaces:
             port=0,
             admin_key=ADMIN_KEY,
             bins=3,
+            gates="report",
             moods="calm,neutral",
             reward_like=2.0,
         )
