@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable clients/python --editable '.[demo]' --group dev
+		--editable clients/python --editable '.[demo,report]' --group dev
 	touch $@
 
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
@@ -41,7 +41,7 @@ generate: setup ## Regenerate the client stub from proto/
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra demo --group dev pyproject.toml \
+		--python-version 3.11 --extra demo --extra report --group dev pyproject.toml \
 		--no-emit-package recparams-client -o constraints.txt
 
 serve: setup ## Run a development server on 127.0.0.1:50051

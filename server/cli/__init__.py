@@ -10,6 +10,8 @@ _COMMANDS = {
     "runs": "server.cli.runs:runs",
     "evaluate": "server.cli.evaluate:evaluate",
     "models": "server.cli.models:models",
+    "rollout": "server.cli.rollout:rollout",
+    "shadow": "server.cli.shadow:shadow",
     "recommend": "server.cli.recommend:recommend",
     "simulate": "server.cli.simulate:simulate",
     "demo": "server.cli.demo:demo",
@@ -41,6 +43,8 @@ def main() -> None:
     recparams demo                 see the whole service learn, in under three minutes
     recparams serve                run a server on 127.0.0.1:50051
     recparams train --wait         learn from what was recorded (what the CronJob runs)
+    recparams evaluate             what other policies would have been worth
+    recparams rollout next         serve a version to more people
     recparams models rollback      serve what was served before
 
     Every command but serve and demo talks to a running server: --address or RECPARAMS_ADDRESS

@@ -22,7 +22,7 @@ _CHANNEL = (
 
 
 class Exit(IntEnum):
-    """Exit codes. 6 is kept for runs that a gate held back."""
+    """Exit codes."""
 
     OK = 0
     FAILED = 1
@@ -30,6 +30,7 @@ class Exit(IntEnum):
     ALREADY_RUNNING = 3
     UNREACHABLE = 4
     CANCELLED = 5
+    GATED = 6
     REFUSED = 7
 
 

@@ -4,6 +4,15 @@ from datetime import UTC, datetime
 
 import click
 
+from recparams.v1.evaluation_pb2 import BuiltinPolicy, Objectives, Policy
+
+_BUILTIN = {
+    "active": BuiltinPolicy.BUILTIN_POLICY_ACTIVE,
+    "rule-based": BuiltinPolicy.BUILTIN_POLICY_RULE_BASED,
+    "random": BuiltinPolicy.BUILTIN_POLICY_UNIFORM_RANDOM,
+}
+OBJECTIVES = [field.name for field in Objectives.DESCRIPTOR.fields]
+
 
 def int32(text: str | int) -> int:
     """A whole number that fits the contract's field. Raises click.BadParameter otherwise."""
@@ -33,3 +42,33 @@ def moment(text: str) -> datetime:
         return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is no time as in 2026-03-01T12:00:00Z.") from None
+
+
+def percent(text: str) -> float:
+    """A number, with or without a percent sign. Raises click.BadParameter otherwise."""
+    try:
+        return float(text.rstrip(" %"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a percentage.") from None
+
+
+def objective(text: str) -> tuple[str, float]:
+    """Name and weight of an objective, as in novelty=0.3. Raises click.BadParameter otherwise."""
+    name, equals, weight = text.partition("=")
+    try:
+        if not equals or name not in OBJECTIVES:
+            raise ValueError
+        return name, float(weight)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not NAME=WEIGHT with one of {', '.join(OBJECTIVES)}."
+        ) from None
+
+
+def policy(text: str) -> Policy:
+    """A version's number or a name, as a message. Raises click.BadParameter otherwise."""
+    if text in _BUILTIN:
+        return Policy(builtin=_BUILTIN[text])
+    if text.isascii() and text.isdigit():
+        return Policy(version=_whole(text, 64))
+    raise click.BadParameter(f"{text!r} is no version, active, rule-based or random.")

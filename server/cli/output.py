@@ -1,7 +1,7 @@
 """Messages as tables for people and JSON for scripts."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
+
+from recparams.v1.evaluation_pb2 import Estimate, PolicyDifference, PolicyEvaluation
 
 
 def to_dict(message: Message) -> dict[str, Any]:
@@ -60,6 +62,46 @@ def enum_name(message: Message, field: str) -> str:
 def when(stamp: Timestamp) -> str:
     """An instant in UTC to the second; a dash where there is none."""
     return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ") if stamp.seconds else "-"
+
+
+def version_name(version: int) -> str:
+    """A version for people."""
+    return f"version {version}" if version else "the hand-written rules"
+
+
+def print_estimates(policies: Sequence[PolicyEvaluation]) -> None:
+    """Every policy by every estimator, and why there is no estimate where there is none."""
+    names = [one.estimator for one in policies[0].estimates] if policies else []
+    print_table(
+        ("policy", *names, "effective"),
+        (
+            (
+                policy.name,
+                *(_estimate(one) for one in policy.estimates),
+                f"{max((e.effective_sample_size for e in policy.estimates), default=0):.0f}",
+            )
+            for policy in policies
+        ),
+    )
+    for policy in policies:
+        for reason in dict.fromkeys(one.reason for one in policy.estimates if one.reason):
+            click.echo(f"{policy.name}: no estimate, {reason}")
+
+
+def print_differences(differences: Iterable[PolicyDifference]) -> None:
+    """Every pair of policies in a sentence."""
+    for pair in differences:
+        one = pair.difference
+        said = f"no estimate, {one.reason}" if one.reason else f"{one.value:+.4f} {_interval(one)}"
+        click.echo(f"{pair.policy} - {pair.other}: {said}")
+
+
+def _estimate(one: Estimate) -> str:
+    return f"{one.value:.3f} {_interval(one)}" if one.HasField("value") else "-"
+
+
+def _interval(one: Estimate) -> str:
+    return f"[{one.intervals[0].low:.3f}, {one.intervals[0].high:.3f}]"
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from recparams.v1 import evaluation_pb2
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import (
@@ -23,7 +24,7 @@ from server.cli.connection import (
     json_option,
     server_options,
 )
-from server.cli.options import int32, moment
+from server.cli.options import int32, moment, objective
 from server.cli.output import enum_name, print_facts, print_json, to_dict, when
 
 Metadata = tuple[tuple[str, str], ...]
@@ -32,6 +33,7 @@ _EXITS = {
     pb.TRAINING_RUN_STATUS_COMPLETED: Exit.OK,
     pb.TRAINING_RUN_STATUS_FAILED: Exit.FAILED,
     pb.TRAINING_RUN_STATUS_CANCELLED: Exit.CANCELLED,
+    pb.TRAINING_RUN_STATUS_GATED: Exit.GATED,
 }
 _HYPERPARAMETERS = [field.name for field in pb.Hyperparameters.DESCRIPTOR.fields]
 
@@ -75,6 +77,15 @@ def timestamp(instant: datetime | None) -> Timestamp | None:
 )
 @click.option("--as-of", type=moment, help="End of the window, UTC. [default: now]")
 @click.option("--request-id", default="", help="Repeating one does not start a second run.")
+@click.option(
+    "--objective",
+    "objectives",
+    type=objective,
+    multiple=True,
+    metavar="NAME=WEIGHT",
+    help="Weigh engagement, diversity or novelty differently, with --mode rebuild: a version that "
+    "stands apart.",
+)
 @click.option("--no-activate", is_flag=True, help="Store the new version without serving it.")
 @hyperparameter_options
 @server_options
@@ -86,6 +97,7 @@ def train(
     mode: str,
     as_of: datetime | None,
     request_id: str,
+    objectives: tuple[tuple[str, float], ...],
     no_activate: bool,
     address: str,
     admin_key: str | None,
@@ -97,13 +109,15 @@ def train(
     \b
     recparams train --wait
     recparams train --wait --mode rebuild --days 28 --learning-rate 0.05
+    recparams train --wait --mode rebuild --objective novelty=0.3
 
     \b
     Exit codes with --wait:
-      0  completed, or nothing new to learn     4  server unreachable
-      1  failed; nothing was changed            5  cancelled
+      0  completed, or nothing new to learn     5  cancelled
+      1  failed; nothing was changed            6  trained, but held back by a gate
       2  bad input                              7  admin key missing or wrong
       3  another run is under way             130  Ctrl-C; the run goes on
+      4  server unreachable
     """
     request = pb.TriggerTrainingRequest(
         request_id=request_id,
@@ -113,6 +127,7 @@ def train(
         hyperparameters=pb.Hyperparameters(**hyperparameters),
         as_of=timestamp(as_of),
         activate=not no_activate,
+        objectives=evaluation_pb2.Objectives(**dict(objectives)) if objectives else None,
     )
     metadata = admin_metadata(admin_key)
     with channel(address) as opened:
@@ -206,6 +221,11 @@ def print_run(run: pb.TrainingRun) -> None:
         ("average reward", run.average_reward),
         ("states visited", f"{run.statistics.total_states} ({run.statistics.coverage:.2%})"),
         ("model version", run.model_version or "none: nothing new to learn"),
+        ("served to", f"{run.served_percent:g} % of the people since"),
+    ]
+    facts += [
+        (f"gate {gate.name}", f"{'passed' if gate.passed else 'FAILED'}: {gate.explanation}")
+        for gate in run.gates
     ]
     if run.error:
         facts.append(("error", run.error))

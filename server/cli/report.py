@@ -1,0 +1,210 @@
+"""An evaluation as one HTML page with pictures, readable offline."""
+
+import io
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from recparams.v1 import evaluation_pb2 as epb
+from recparams.v1 import training_pb2 as pb
+from rl.action import DIVERSITIES, ENERGIES, NOVELTIES
+from server.cli.output import when
+
+# Okabe & Ito: told apart by colour-blind people too.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    # Names are text, not mathematics.
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # Nothing in the file may differ between two renderings of one answer.
+    "svg.hashsalt": "recparams",
+}
+
+
+def render(answer: pb.EvaluateResponse) -> str:
+    """The page."""
+    template = files("server.cli").joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"when": when, "number": _number, "interval": _interval}
+    pictures = {
+        "policies": _picture(_values, answer, 1.0 + 0.95 * max(1, len(answer.policies))),
+        "differences": _picture(_differences, answer, 1.2 + 0.3 * len(answer.differences)),
+        "daily": _picture(_daily, answer, 2.8),
+        "coverage": _picture(_coverage, answer, 2.9),
+        "actions": _picture(_actions, answer, 2.9),
+    }
+    return page.from_string(template).render(
+        answer=answer, pictures=pictures, segments=_segments(answer)
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _interval(one: epb.Estimate) -> str:
+    if not one.HasField("value"):
+        return "not enough overlap"
+    return f"{one.value:.3f} [{one.intervals[0].low:.3f}, {one.intervals[0].high:.3f}]"
+
+
+def _segments(answer: pb.EvaluateResponse) -> list[tuple[str, str, list[epb.Estimate]]]:
+    """Dimension, part, and the doubly robust estimate of every policy."""
+    columns = [
+        {
+            (segment.dimension, segment.value): next(
+                (one for one in segment.estimates if one.estimator == "dr"), epb.Estimate()
+            )
+            for segment in policy.segments
+        }
+        for policy in answer.policies
+    ]
+    parts = list(columns[0]) if columns else []
+    return [(*part, [column.get(part, epb.Estimate()) for column in columns]) for part in parts]
+
+
+def _picture(
+    draw: Callable[[Figure, pb.EvaluateResponse], None], answer: pb.EvaluateResponse, height: float
+) -> Markup:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(9.0, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure, answer)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    # matplotlib escapes the text it draws; only the prologue has to go.
+    return Markup(svg[svg.index("<svg") :])  # noqa: S704
+
+
+def _values(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    axes = figure.add_subplot()
+    _forest(
+        axes,
+        [
+            (f"{policy.name}  {one.estimator}", one, COLOURS[row % len(COLOURS)])
+            for row, policy in enumerate(answer.policies)
+            for one in policy.estimates
+        ],
+    )
+    if answer.interactions:
+        axes.axvline(answer.average_reward, color="#777777", linestyle="--", linewidth=1)
+        axes.set_title(
+            f"dashed: what was logged, {answer.average_reward:.3f}", loc="right", fontsize=9
+        )
+    axes.set_xlabel("reward a recommendation")
+
+
+def _differences(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    axes = figure.add_subplot()
+    pairs = answer.differences
+    _forest(
+        axes, [(f"{pair.policy} - {pair.other}", pair.difference, COLOURS[0]) for pair in pairs]
+    )
+    axes.axvline(0.0, color="#777777", linewidth=1)
+    axes.set_xlabel("difference in reward a recommendation")
+
+
+def _forest(axes: Axes, rows: Sequence[tuple[str, epb.Estimate, str]]) -> None:
+    """Estimates with their first interval, top to bottom."""
+    for position, (_, one, colour) in enumerate(rows):
+        if one.HasField("value"):
+            interval = one.intervals[0]
+            axes.plot((interval.low, interval.high), (position, position), color=colour)
+            axes.plot(one.value, position, "o", color=colour, markersize=5)
+        else:
+            axes.annotate(
+                "not enough overlap",
+                (0.01, position),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                color="#777777",
+                fontstyle="italic",
+            )
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+
+
+def _daily(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    axes = figure.add_subplot()
+    days = sorted({one.day for one in answer.daily})
+    for row, arm in enumerate(sorted({one.arm for one in answer.daily})):
+        rewards = {one.day: one.average_reward for one in answer.daily if one.arm == arm}
+        at = [position for position, day in enumerate(days) if day in rewards]
+        colour = COLOURS[row % len(COLOURS)]
+        axes.plot(at, [rewards[days[i]] for i in at], marker="o", color=colour, label=arm)
+    axes.set_xticks(range(len(days)), days, rotation=30 if len(days) > 7 else 0)
+    axes.set_ylabel("mean reward logged")
+    axes.grid(axis="y", color="#e5e5e5")
+    if answer.daily:
+        axes.legend(frameon=False, title="arm")
+    else:
+        _nothing(axes)
+
+
+def _coverage(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    contents = list(dict.fromkeys(one.content_type for one in answer.coverage))
+    if not contents:
+        _nothing(figure.add_subplot())
+        return
+    moods = list(dict.fromkeys(one.mood for one in answer.coverage))
+    times = list(dict.fromkeys(one.time_of_day for one in answer.coverage))
+    most = max(one.interactions for one in answer.coverage)
+    for axes, content in zip(
+        np.atleast_1d(figure.subplots(1, len(contents), sharey=True)), contents, strict=True
+    ):
+        grid = np.zeros((len(moods), len(times)))
+        for one in answer.coverage:
+            if one.content_type == content:
+                grid[moods.index(one.mood), times.index(one.time_of_day)] = one.interactions
+        _heat(axes, grid, most, lambda count: f"{count:.0f}" if count else "none")
+        axes.set_title(content, fontsize=10)
+        axes.set_xticks(range(len(times)), times, fontsize=8)
+        axes.set_yticks(range(len(moods)), moods)
+
+
+def _actions(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    """Shares of the levels of each dimension: logged, and under each policy."""
+    columns = [("logged", np.array(answer.logged_action_shares or [0.0] * 27))]
+    columns += [(one.name, np.array(one.action_shares or [0.0] * 27)) for one in answer.policies]
+    dimensions = (("energy", ENERGIES), ("diversity", DIVERSITIES), ("novelty", NOVELTIES))
+    panels = figure.subplots(1, len(dimensions), sharey=True)
+    for axis, (axes, (name, levels)) in enumerate(zip(panels, dimensions, strict=True)):
+        others = tuple(other for other in range(3) if other != axis)
+        shares = np.stack([column.reshape(3, 3, 3).sum(axis=others) for _, column in columns])
+        _heat(axes, shares, 1.0, lambda share: f"{share:.0%}")
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(len(levels)), levels, fontsize=8)
+        axes.set_yticks(range(len(columns)), [label for label, _ in columns])
+
+
+def _heat(
+    axes: Axes,
+    grid: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+    most: float,
+    text: Callable[[float], str],
+) -> None:
+    axes.imshow(grid, cmap="Blues", vmin=0, vmax=most, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        colour = "white" if value > 0.6 * most else "#333333"
+        axes.text(column, row, text(value), ha="center", va="center", fontsize=7.5, color=colour)
+    axes.tick_params(length=0)
+
+
+def _nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no interactions", ha="center", va="center", transform=axes.transAxes)
+    axes.set_axis_off()
