@@ -20,7 +20,8 @@ from recparams.v1 import training_pb2 as tpb
 from server.config import Settings
 from server.store import tasks, training
 from server.training_request import RunRequest
-from server.worker.training import NotWantedError, Progress
+from server.worker.progress import Progress
+from server.worker.training import NotWantedError
 from server.worker.training import _run as run_without_supervision
 from tests.faults import (
     SMALL,

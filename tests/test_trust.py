@@ -113,6 +113,9 @@ class TestGates:
             "SELECT metadata->'training'->'gates' FROM system_tasks WHERE id = $1", run.run_id
         )
         assert gate.explanation in stored
+        assert gate.explanation in run.error
+        error = await db.fetchval("SELECT error FROM system_tasks WHERE id = $1", run.run_id)
+        assert error == run.error
         # It is a candidate: kept, and served when somebody says so.
         answer = await client.models.ActivateModel(
             mpb.ActivateModelRequest(version=run.model_version), metadata=ADMIN

@@ -113,6 +113,7 @@ def _write(answer: pb.EvaluateResponse, file: Path) -> None:
 
 def print_evaluation(answer: pb.EvaluateResponse) -> None:
     """An evaluation for people."""
+    unknown = answer.unknown_propensity / max(1, answer.interactions)
     reactions = ", ".join(f"{name} {n}" for name, n in sorted(answer.reaction_counts.items()))
     print_facts(
         (
@@ -122,7 +123,7 @@ def print_evaluation(answer: pb.EvaluateResponse) -> None:
             ("average reward", answer.average_reward),
             ("like rate", f"{answer.like_rate:.1%}"),
             ("reactions", reactions),
-            ("without propensity", answer.unknown_propensity),
+            ("without propensity", f"{answer.unknown_propensity} ({unknown:.1%})"),
             ("unknown state", answer.unknown_state),
             ("trained on before", answer.trained_excluded),
             ("evaluated on", answer.evaluated),

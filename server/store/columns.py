@@ -6,6 +6,7 @@ and a buffer of them is a structured array as it stands.
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from server.database import Connection
 from server.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES, positions
 
 Rows = NDArray[np.void]
+
+POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""What `time` counts microseconds from."""
 
 _HEADER_BYTES = 19
 _TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")

@@ -168,15 +168,16 @@ async def lower_watermarks(
     )
 
 
-async def complete(connection: Connection, run_id: int, status: str, metadata: str) -> None:
+async def complete(connection: Connection, run_id: int, held_back: str, metadata: str) -> None:
     """Ends a run with its results, given as a JSON object that joins its metadata.
 
-    The status is completed or gated.
+    It is completed, or gated for the reasons given in `held_back`.
     """
     await connection.execute(
         """
         UPDATE system_tasks AS t SET
-            status = $4, stage = 'done', progress = 1, finished_at = clock_timestamp(),
+            status = CASE WHEN $4 = '' THEN 'completed' ELSE 'gated' END, error = $4,
+            stage = 'done', progress = 1, finished_at = clock_timestamp(),
             users_processed = (m->'training'->>'users_trained')::bigint,
             records_processed = (m->'training'->>'interactions_trained')::bigint,
             metadata = t.metadata || m
@@ -186,5 +187,5 @@ async def complete(connection: Connection, run_id: int, status: str, metadata: s
         run_id,
         metadata,
         TASK,
-        status,
+        held_back,
     )

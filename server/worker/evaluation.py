@@ -22,11 +22,10 @@ from server.database import Connection, database_url
 from server.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.store import models
 from server.store.activations import current_activation
-from server.store.columns import SERVED, Collector, Rows, StateEncoder, copy_rows
+from server.store.columns import POSTGRES_EPOCH, SERVED, Collector, Rows, StateEncoder, copy_rows
 from server.store.models import RULES_VERSION
 from server.vocabulary import ARM_NAMES
 from server.worker.reports import comparison_json
-from server.worker.training import POSTGRES_EPOCH
 
 _QUERY = f"""
 SELECT {SERVED.select_list} FROM interactions AS i

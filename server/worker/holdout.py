@@ -15,7 +15,7 @@ from rl.rules import rule_table
 from server.config import Settings
 from server.database import Connection
 from server.store import models
-from server.store.activations import current_activation
+from server.store.activations import Activation
 from server.store.models import RULES_VERSION
 from server.training_request import RunRequest
 from server.worker.reports import comparison_json
@@ -110,6 +110,7 @@ class Holdout:
 async def evaluate_holdout(
     work: Connection,
     settings: Settings,
+    active: int,
     objectives: Objectives,
     candidate: Policy,
     log: Log,
@@ -120,13 +121,13 @@ async def evaluate_holdout(
     Args:
         work: where the active version is.
         settings: the state space.
+        active: the active version.
         objectives: what the reward is made of.
         candidate: trained on nothing of the log.
         log: what was held out, propensities NaN where unknown.
         ids: of its interactions, shape (n,).
     """
     space = settings.space()
-    active = (await current_activation(work)).version
     targets = [_target(CANDIDATE, 0, candidate)]
     active_name, reason = RULES, ""
     known = ~np.isnan(log.pscore)
@@ -174,6 +175,7 @@ def _target(name: str, version: int, policy: Policy) -> Target:
 async def check_gates(
     work: Connection,
     settings: Settings,
+    current: Activation,
     request: RunRequest,
     holdout: Holdout | None,
     result: dict[str, Any],
@@ -184,12 +186,12 @@ async def check_gates(
     Args:
         work: where the active version is.
         settings: thresholds and rewards.
+        current: what is served.
         request: what the run was asked for.
         holdout: the candidate on what was held out; None where nothing was.
         result: of the run, with its average_reward.
         model: the version.
     """
-    current = await current_activation(work)
     active = None
     if current.version != RULES_VERSION:
         active = await models.metrics(work, current.version)

@@ -6,32 +6,28 @@ changed nothing.
 """
 
 import asyncio
-import contextlib
 import json
-import time
-from collections.abc import Coroutine, Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Coroutine
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from rl import q_learning
-from rl.action import N_ACTIONS
 from rl.objectives import weighed
-from rl.policy import Policy, publish
 from rl.reward import rewards
-from rl.state import StateSpace
-from rl.transitions import Batch, Interactions, TrainedThrough, Transitions, prepare
+from rl.transitions import Batch, Interactions, TrainedThrough, prepare
 from server.config import Settings
 from server.database import Connection, database_url
 from server.store import activations, models, tasks, training
-from server.store.columns import Collector, Rows, StateEncoder, copy_rows
+from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
 from server.training_request import RunRequest
 from server.worker.holdout import Columns, check_gates, evaluate_holdout, held_out, holdout_log
+from server.worker.learner import Learner, parent_table
+from server.worker.progress import Progress
 from server.worker.reports import gate_json
 
 log = structlog.get_logger()
@@ -46,49 +42,10 @@ _COLUMNS = {
     "engagement": np.float32,
     "pscore": np.float32,
 }
-POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-# Where each stage ends on the way from 0 to 1.
-_STAGES = {
-    "starting": 0.02,
-    "reading": 0.45,
-    "preparing": 0.55,
-    "updating": 0.7,
-    "evaluating": 0.8,
-    "smoothing": 0.9,
-    "writing": 1.0,
-}
 
 
 class NotWantedError(Exception):
     """The run was cancelled, or ended by somebody else who took this trainer for dead."""
-
-
-@dataclass
-class Progress:
-    """How far a run is; read by the reporter, written by the stages."""
-
-    stage: str = "starting"
-    fraction: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def during(self, stage: str) -> Iterator[None]:
-        """Names a stage and times it."""
-        started = time.perf_counter()
-        self.stage, self.fraction = stage, 0.0
-        yield
-        spent = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-        self.seconds[stage] = round(spent, 4)
-
-    @property
-    def overall(self) -> float:
-        """Share of the whole run that is done, 0 to 1."""
-        before = 0.0
-        for stage, end in _STAGES.items():
-            if stage == self.stage:
-                return before + min(1.0, self.fraction) * (end - before)
-            before = end
-        return before
 
 
 async def train(settings: Settings, run_id: int) -> int:
@@ -163,16 +120,17 @@ async def _run(
         del columns
 
     with progress.during("updating"):
-        table = await _parent_table(work, parent, space)
-        learn = _Learner(settings, request, table, progress, len(batch.transitions))
+        table = await parent_table(work, parent, space)
+        learn = Learner(settings, request, table, progress, len(batch.transitions))
         await asyncio.to_thread(learn, batch.transitions[~tail])
 
     holdout = None
+    current = await activations.current_activation(work)
     if tail.any():
         with progress.during("evaluating"):
             candidate = await asyncio.to_thread(learn.publish)
             holdout = await evaluate_holdout(
-                work, settings, request.objectives, candidate, log, ids
+                work, settings, current.version, request.objectives, candidate, log, ids
             )
         with progress.during("updating"):
             await asyncio.to_thread(learn, batch.transitions[tail])
@@ -201,14 +159,14 @@ async def _run(
                 trained=await _trained(work, parent, batch),
             )
             model = await asyncio.to_thread(models.encode, new)
-        gates = await check_gates(work, settings, request, holdout, result, new)
+        gates = await check_gates(work, settings, current, request, holdout, result, new)
         result |= {
             "gates": [gate_json(gate) for gate in gates],
             "holdout": None if holdout is None else holdout.to_json(),
         }
 
     with progress.during("writing"):
-        await _commit(work, settings, run_id, request, batch, model, result)
+        await _commit(work, settings, current, run_id, request, batch, model, result)
 
 
 def _prepare(columns: Columns, request: RunRequest, n_contexts: int) -> Batch:
@@ -222,62 +180,6 @@ def _prepare(columns: Columns, request: RunRequest, n_contexts: int) -> Batch:
         settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
         min_interactions=request.min_interactions_per_user,
     )
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What is learned on, in place: float32 and int32, (n_states, n_actions)."""
-
-    q: NDArray[np.float32]
-    visits: NDArray[np.int32]
-
-
-async def _parent_table(work: Connection, parent: int | None, space: StateSpace) -> _Table:
-    if parent is not None:
-        stored = await models.load_table(work, parent, space)
-        return _Table(stored.q, stored.visits)
-    shape = space.n_states, N_ACTIONS
-    return _Table(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int32))
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """Learns transitions into a table, and publishes what it holds."""
-
-    settings: Settings
-    request: RunRequest
-    table: _Table
-    progress: Progress
-    total: int
-
-    def __call__(self, transitions: Transitions) -> None:
-        q_learning.train(
-            self.table.q,
-            self.table.visits,
-            transitions,
-            self.request.hyperparameters,
-            states_per_cell=self.settings.space().n_contexts,
-            threads=self.settings.training_threads,
-            on_progress=self._learned,
-        )
-
-    def _learned(self, count: int) -> None:
-        self.progress.fraction += count / self.total
-
-    def publish(self) -> Policy:
-        """The table's policy. Raises ValueError where a Q-value is not finite."""
-        q, visits = self.table.q, self.table.visits
-        if not np.isfinite(q[visits > 0]).all():
-            raise ValueError("a Q-value is not finite: lower learning_rate or the rewards")
-        hyperparameters = self.request.hyperparameters
-        return publish(
-            self.settings.space(),
-            q,
-            visits,
-            learning_rate=hyperparameters.learning_rate,
-            epsilon=hyperparameters.epsilon(int(visits.sum(dtype=np.int64))),
-            smoothing=self.settings.smoothing(),
-        )
 
 
 async def _trained(work: Connection, parent: int | None, batch: Batch) -> TrainedThrough | None:
@@ -364,6 +266,7 @@ def _result(
 async def _commit(
     work: Connection,
     settings: Settings,
+    evaluated_against: activations.Activation,
     run_id: int,
     request: RunRequest,
     batch: Batch,
@@ -372,7 +275,7 @@ async def _commit(
 ) -> None:
     failed = [gate["explanation"] for gate in result.get("gates", ()) if not gate["passed"]]
     wanted = model is not None and request.activate and not request.apart
-    gated = wanted and bool(failed) and settings.gates == "enforce"
+    held_back = ""
     async with work.transaction():
         if not await training.still_wanted(work, run_id):
             raise NotWantedError
@@ -383,15 +286,18 @@ async def _commit(
                 await training.set_watermarks(work, batch.users, batch.trained_through)
             if request.rebuild and not request.apart:
                 await training.lower_watermarks(work, batch.waiting_users, batch.first_waiting - 1)
-            if wanted and not gated:
+            if wanted and settings.gates == "enforce":
+                if (await activations.lock(work)).id != evaluated_against.id:
+                    failed.append("something else was served while this was trained: train again")
+                held_back = "; ".join(failed)
+            if wanted and not held_back:
                 first = (
                     100.0 if settings.rollout == "off" else next(iter(settings.steps().values()))
                 )
                 served = await activations.promote(work, version, first, f"training run {run_id}")
                 result |= {"served_percent": served}
-        status = "gated" if gated else "completed"
-        await training.complete(work, run_id, status, json.dumps({"training": result}))
-    if gated:
+        await training.complete(work, run_id, held_back, json.dumps({"training": result}))
+    if held_back:
         log.warning("version held back", run_id=run_id, version=version, reasons=failed)
 
 

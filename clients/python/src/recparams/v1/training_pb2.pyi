@@ -343,7 +343,7 @@ class TrainingRun(_message.Message):
     interactions_waiting: _builtins.int
     """Interactions left for a later run: too few of their person's, not settled, or no profile yet."""
     error: _builtins.str
-    """Why it failed, in one sentence."""
+    """Why it failed, or which gates held it back and with what figures."""
     min_interactions_per_user: _builtins.int
     """Least number of interactions for a person to be trained."""
     served_percent: _builtins.float
