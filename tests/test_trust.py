@@ -68,7 +68,7 @@ class TestGates:
     async def test_a_better_version_passes_and_is_served(
         self, client: Client, db: asyncpg.Connection
     ) -> None:
-        for _ in range(10):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         run = await train(client)
         assert run.status == COMPLETED, gates_of(run)
@@ -76,7 +76,7 @@ class TestGates:
         assert run.served_percent == 100
         assert (await get_rollout(client)).rollout.version == run.model_version
         held = run.holdout
-        assert 0.4 * 4000 <= held.interactions <= 0.6 * 4000
+        assert 0.4 * 6400 <= held.interactions <= 0.6 * 6400
         assert [p.name for p in held.policies] == ["candidate", "rule-based"]
         candidate, rules = (estimates_of(policy)["dr"] for policy in held.policies)
         # Calm people get low energy by the rules, and like high energy alone.
@@ -125,16 +125,16 @@ class TestGates:
     async def test_a_gated_run_is_gone_on_from(self, client: Client) -> None:
         await live(client, PEOPLE, likes_high_energy, **CALM)
         first = await train(client)
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         second = await train(client)
-        assert (first.status, second.status) == (GATED, COMPLETED)
+        assert (first.status, second.status) == (GATED, COMPLETED), second
         assert second.parent_version == first.model_version
-        assert second.interactions_trained == 3200
-        assert second.statistics.total_updates == 3600
+        assert second.interactions_trained == 6400
+        assert second.statistics.total_updates == 6800
 
     async def test_a_worse_version_is_held_back(self, client: Client) -> None:
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         good = await train(client)
         assert good.served_percent == 100
@@ -150,9 +150,9 @@ class TestGates:
         def upside_down(answer: pb.GetRecommendationParamsResponse) -> list[Any]:
             return [DISLIKE] if likes_high_energy(answer) == [LIKE] else [LIKE]
 
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, upside_down, **CALM)
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         bad = await train(client)
         assert bad.status == GATED
@@ -177,11 +177,11 @@ class TestGates:
         assert run.holdout.unknown_propensity == run.holdout.interactions
 
     async def test_another_ramp_must_be_finished_first(self, client: Client) -> None:
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         first = await train(client)
         await set_rollout(client, version=first.model_version, percent=50)
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         second = await train(client)
         assert second.status == GATED
@@ -202,7 +202,7 @@ class TestStaged:
         )
 
     async def test_a_version_that_passes_begins_at_the_first_step(self, client: Client) -> None:
-        for _ in range(8):
+        for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         run = await train(client)
         assert (run.status, run.served_percent) == (COMPLETED, 5)
