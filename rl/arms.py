@@ -38,8 +38,13 @@ class Split:
 
     def shares(self) -> dict[str, float]:
         """Share of each arm, 0 to 1; they sum to 1."""
-        rl, rules = self.percent / 100, self.rule_based_percent / 100
-        return {RL: rl, PREVIOUS: max(0.0, 1.0 - rl - rules), RULE_BASED: rules}
+        # In percent, where sums of round numbers are exact: no arm of 1e-17 is left over.
+        rest = 100.0 - (self.percent + self.rule_based_percent)
+        return {
+            RL: self.percent / 100,
+            PREVIOUS: rest / 100,
+            RULE_BASED: self.rule_based_percent / 100,
+        }
 
     def arm(self, user_id: str) -> str:
         """The arm of a person: the version from the bottom of the range, the rules from the top."""

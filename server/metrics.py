@@ -10,7 +10,8 @@ from server.vocabulary import ARM_NAMES
 _ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
 _PERCENT = Gauge("recparams_rollout_percent", "Share of the people with that version, 0 to 100")
 _GATED = Gauge("recparams_training_gated", "1 where the last training run was held back by a gate")
-_HALTED = Gauge("recparams_rollouts_taken_back", "Versions the server took back by itself")
+# A label, so that there is no sample before the count is known: 0 would look like a reset.
+_TAKEN_BACK = Gauge("recparams_rollouts_taken_back", "Rollouts that were taken back", ["by"])
 _REWARD = Gauge("recparams_arm_reward", "Mean reward of an interaction in the arm", ["arm"])
 _LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", ["arm"])
 _USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])
@@ -34,9 +35,9 @@ def training_gated(gated: bool) -> None:
     _GATED.set(gated)
 
 
-def halted(count: int) -> None:
-    """How many versions the server took back."""
-    _HALTED.set(count)
+def taken_back(count: int) -> None:
+    """How many rollouts the server took back by itself."""
+    _TAKEN_BACK.labels("watch").set(count)
 
 
 def arms(experiment: dict[str, Any]) -> None:

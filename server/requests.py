@@ -260,7 +260,8 @@ def _token_choice(
         time_of_day=token.time_of_day,
         action=token.action,
         traits=None if isnan(token.traits[0]) else token.traits,
-        propensity=token.propensity,
+        # Without a profile the choice was none of the state that a later profile gives the row.
+        propensity=None if isnan(token.traits[0]) else token.propensity,
         model_version=token.model_version,
         policy_arm=token.arm,
         source=token.source,

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from rl.arms import RULE_BASED
+from rl.state import StateSpace
 from server import metrics
 from server.config import Settings
 from server.database import Connection, Pool
@@ -16,6 +17,7 @@ from server.errors import STORE_ERRORS, ServiceError
 from server.policies import PolicyHolder
 from server.processes import Workers, run_json
 from server.store import activations, models, shadows, tasks
+from server.store.activations import Activation
 from server.vocabulary import ARM_NAMES
 
 log = structlog.get_logger()
@@ -26,41 +28,61 @@ TASK = "rollout_watch"
 
 
 async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> None:
-    """Looks at the arms again and again, on one replica at a time. Runs until cancelled."""
+    """Compares the arms again and again, on one replica at a time. Runs until cancelled."""
     while True:
-        started = time.monotonic()
         try:
-            await _look(pool, workers)
+            async with pool.acquire() as connection:
+                await _follow(connection)
+                if await connection.fetchval("SELECT pg_try_advisory_lock($1)", WATCH_LOCK):
+                    try:
+                        await _lead(connection, settings, workers)
+                    finally:
+                        await connection.execute("SELECT pg_advisory_unlock($1)", WATCH_LOCK)
         except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))
+        metrics.no_arms()
+        await asyncio.sleep(settings.watch_seconds)
+
+
+async def _lead(connection: Connection, settings: Settings, workers: Workers) -> None:
+    """What the one replica does that holds the lock, for as long as it can."""
+    while True:
+        started = time.monotonic()
+        current = await _follow(connection)
+        if current.experiment_id is None:
+            metrics.no_arms()
+        else:
+            await _compare(connection, settings, workers, current.experiment_id)
         # Where many interactions make a look long, looks take up a fifth of the time at most.
         spent = time.monotonic() - started
         await asyncio.sleep(max(settings.watch_seconds, LEAST_REST * spent))
 
 
-async def _look(pool: Pool, workers: Workers) -> None:
-    async with pool.acquire() as connection:
-        metrics.training_gated(await tasks.last_was_gated(connection))
-        metrics.halted(await models.halted_count(connection))
-        current = await activations.current_activation(connection)
-        metrics.rollout(current)
-        if current.experiment_id is None:
-            metrics.no_arms()
-            return
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", WATCH_LOCK):
-            return
-        try:
-            found = await run_json(workers, "experiment", str(current.experiment_id))
-            metrics.arms(found)
-            worse = [d for d in found["differences"] if d["verdict"] == "VERDICT_WORSE"]
-            if worse:
-                await _take_back(connection, current.experiment_id, found, worse[0])
-        finally:
-            await connection.execute("SELECT pg_advisory_unlock($1)", WATCH_LOCK)
+async def _follow(connection: Connection) -> Activation:
+    """What every replica shows; returns what is to be served."""
+    metrics.training_gated(await tasks.last_was_gated(connection))
+    metrics.taken_back(await activations.automatic_count(connection))
+    current = await activations.current_activation(connection)
+    metrics.rollout(current)
+    return current
+
+
+async def _compare(
+    connection: Connection, settings: Settings, workers: Workers, experiment_id: int
+) -> None:
+    found = await run_json(workers, "experiment", str(experiment_id))
+    metrics.arms(found)
+    worse = [d for d in found["differences"] if d["verdict"] == "VERDICT_WORSE"]
+    if worse:
+        await _take_back(connection, settings.space(), experiment_id, found, worse[0])
 
 
 async def _take_back(
-    connection: Connection, experiment_id: int, found: dict[str, Any], worse: dict[str, Any]
+    connection: Connection,
+    space: StateSpace,
+    experiment_id: int,
+    found: dict[str, Any],
+    worse: dict[str, Any],
 ) -> None:
     """Rolls back, if it is still this experiment that is under way."""
     arm = ARM_NAMES[worse["other"]]
@@ -73,7 +95,10 @@ async def _take_back(
         current = await activations.lock(connection)
         if current.experiment_id != experiment_id:
             return
-        versions = await activations.rollback(connection, reason, automatic=True)
+        while await activations.rollback(connection, reason, automatic=True) is not None:
+            current = await activations.current_activation(connection)
+            if await _can_be_served(connection, current, space):
+                break
         await models.halt(connection, found["version"], reason)
         await tasks.note(
             connection,
@@ -82,11 +107,19 @@ async def _take_back(
             json.dumps({"reason": reason, "experiment": found}),
         )
     log.error(
-        "rollout taken back",
-        reason=reason,
-        experiment_id=experiment_id,
-        serving=None if versions is None else versions[0],
+        "rollout taken back", reason=reason, experiment_id=experiment_id, serving=current.version
     )
+
+
+async def _can_be_served(connection: Connection, plan: Activation, space: StateSpace) -> bool:
+    try:
+        for arm in plan.arms().values():
+            if arm.version != models.RULES_VERSION:
+                await models.load_policy(connection, arm.version, space)
+    except (models.CorruptModelError, models.IncompatibleModelError) as failure:
+        log.error("model refused", version=plan.version, error=str(failure))
+        return False
+    return True
 
 
 async def count_shadow(holder: PolicyHolder, pool: Pool) -> None:

@@ -267,6 +267,57 @@ async def test_a_rollback_ends_a_ramp(client: Client) -> None:
     assert rolled.active_version == one
 
 
+async def test_an_abandoned_ramp_leaves_no_step_behind(client: Client) -> None:
+    one, two = await versions(client, 2)
+    await set_rollout(client, version=one, percent=100)
+    for abandon in (
+        lambda: set_rollout(client, version=one, percent=100),
+        lambda: client.models.ActivateModel(mpb.ActivateModelRequest(version=one), metadata=ADMIN),
+    ):
+        await set_rollout(client, version=two, percent=10)
+        await abandon()
+        rollout = (await get_rollout(client)).rollout
+        assert (rollout.version, rollout.percent, rollout.baseline_version) == (one, 100, 0)
+    rolled = await client.models.RollbackModel(mpb.RollbackModelRequest(), metadata=ADMIN)
+    assert (rolled.active_version, rolled.previous_version) == (0, one)
+
+
+async def test_other_arms_are_another_experiment(client: Client) -> None:
+    """An arm must not be held to what others did while it had nobody."""
+    one, two = await versions(client, 2)
+    await set_rollout(client, version=one, percent=100)
+    numbers = [
+        (await set_rollout(client, version=two, **shares)).experiment_id
+        for shares in (
+            {"percent": 10},
+            {"percent": 50},
+            {"percent": 50, "rule_based_percent": 5},
+            {"percent": 95},
+            {"percent": 90},
+        )
+    ]
+    assert numbers[0] == numbers[1]
+    assert len(set(numbers)) == 4
+    await serves(client)
+    people = (await decide(client, PEOPLE), await decide(client, PEOPLE))
+    assert [a.policy_arm for a in people[0]] == [a.policy_arm for a in people[1]]
+
+
+async def test_every_arm_must_be_servable(client: Client, db: asyncpg.Connection) -> None:
+    one, two = await versions(client, 2)
+    await set_rollout(client, version=one, percent=100)
+    await serves(client)
+    await db.execute("UPDATE model_versions SET policy_checksum = '' WHERE version = $1", one)
+    before = await get_rollout(client)
+    failure = await failure_of(set_rollout(client, version=two, percent=10))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CORRUPT")
+    assert await get_rollout(client) == before
+    await set_rollout(client, version=two, percent=100)
+    rollback = client.models.RollbackModel(mpb.RollbackModelRequest(), metadata=ADMIN)
+    assert (await failure_of(rollback)).reason == "MODEL_CORRUPT"
+    assert (await get_rollout(client)).rollout.version == two
+
+
 async def test_an_experiment_counts_people_and_reactions(client: Client) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)

@@ -68,6 +68,7 @@ async def test_a_run_learns_and_is_served(client: Client, db: asyncpg.Connection
         "preparing",
         "updating",
         "evaluating",
+        "folding_in",
         "smoothing",
     }
 

@@ -345,7 +345,7 @@ class TestEvaluate:
         await record(client, *(logged(f"i{n}", f"user-{n}", LIKE) for n in range(20)))
         answer = await evaluate(client, policies=[RULES])
         assert answer.interactions == 450
-        assert (answer.unknown_propensity, answer.unknown_state, answer.evaluated) == (20, 30, 400)
+        assert (answer.unknown_propensity, answer.unknown_state, answer.evaluated) == (50, 30, 400)
 
     @pytest.mark.parametrize(
         ("fields", "field"),
@@ -422,6 +422,17 @@ class TestObjectives:
         again = await train(client)
         assert again.parent_version == main.model_version
         assert again.interactions_trained == 2400
+
+    async def test_nothing_is_learned_on_top_of_a_version_that_stands_apart(
+        self, client: Client
+    ) -> None:
+        await live(client, PEOPLE, likes_high_energy)
+        apart = await train(
+            client, mode=tpb.TRAINING_MODE_REBUILD, objectives=epb.Objectives(novelty=1.0)
+        )
+        await set_rollout(client, version=apart.model_version, percent=100)
+        main = await train(client)
+        assert (main.parent_version, main.statistics.total_updates) == (0, 400)
 
     async def test_other_weights_need_a_rebuild(self, client: Client) -> None:
         failure = await failure_of(train(client, objectives=epb.Objectives(novelty=1.0)))

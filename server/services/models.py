@@ -72,6 +72,9 @@ class ModelService(grpc_pb.ModelServiceServicer):
         pool = self._runtime.require_pool()
         async with pool.acquire() as connection, connection.transaction():
             versions = await activations.rollback(connection, request.reason or "rollback")
+            following = await activations.current_activation(connection)
+            for arm in following.arms().values():
+                await check_servable(self._runtime, connection, arm.version)
         if versions is None:
             raise refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
         return pb.RollbackModelResponse(active_version=versions[0], previous_version=versions[1])

@@ -46,7 +46,11 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
                 raise refused("NO_ROLLOUT", "the rules are served to everybody: name a version")
             percent, rules = self._shares(request, current, version)
             await check_servable(self._runtime, connection, version)
-            await activations.set_rollout(connection, version, percent, rules, request.reason)
+            following = await activations.set_rollout(
+                connection, version, percent, rules, request.reason
+            )
+            for arm in following.arms().values():
+                await check_servable(self._runtime, connection, arm.version)
             rollout = await self._current(connection)
         return pb.SetRolloutResponse(rollout=rollout)
 

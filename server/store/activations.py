@@ -88,6 +88,11 @@ async def experiment(connection: Connection, experiment_id: int) -> list[Activat
     return [_activation(row) for row in rows]
 
 
+async def automatic_count(connection: Connection) -> int:
+    """How often the server changed what is served by itself."""
+    return int(await connection.fetchval("SELECT count(*) FROM model_activations WHERE automatic"))
+
+
 async def newest_experiment(connection: Connection) -> int | None:
     """The number of the comparison that began last, or None."""
     number: int | None = await connection.fetchval(
@@ -131,7 +136,7 @@ async def activate(connection: Connection, version: int, reason: str) -> int:
     """
     current = await lock(connection)
     if (current.version, current.split.percent) != (version, 100):
-        await _add(connection, _successor(current, version, 100.0, 0.0), reason)
+        await _add(connection, await _successor(connection, current, version, 100.0, 0.0), reason)
     return current.version
 
 
@@ -139,24 +144,24 @@ async def set_rollout(
     connection: Connection,
     version: int,
     percent: float,
-    rule_based_percent: float | None,
+    rule_based_percent: float,
     reason: str,
-) -> None:
+) -> Activation:
     """Serves a version to a share of the people, within the caller's transaction.
 
     Args:
         connection: in a transaction.
         version: what to roll out.
-        percent: 0 to 100; together with the rules' share at most 100.
-        rule_based_percent: share kept on the rules; None leaves it as it is.
+        percent: 0 to 100.
+        rule_based_percent: share kept on the rules, 0 to 100.
         reason: for the record.
 
     Raises:
         ValueError: where the shares exceed 100.
     """
     current = await lock(connection)
-    rules = current.split.rule_based_percent if rule_based_percent is None else rule_based_percent
-    await _add(connection, _successor(current, version, percent, rules), reason)
+    following = await _successor(connection, current, version, percent, rule_based_percent)
+    return await _add(connection, following, reason)
 
 
 async def promote(connection: Connection, version: int, first_step: float, reason: str) -> float:
@@ -167,25 +172,33 @@ async def promote(connection: Connection, version: int, first_step: float, reaso
     current = await lock(connection)
     rules = current.split.rule_based_percent
     percent = min(first_step, 100.0 - rules)
-    await _add(connection, _successor(current, version, percent, rules), reason)
+    await _add(connection, await _successor(connection, current, version, percent, rules), reason)
     return percent
 
 
-def _successor(current: Activation, version: int, percent: float, rules: float) -> Activation:
+async def _successor(
+    connection: Connection, current: Activation, version: int, percent: float, rules: float
+) -> Activation:
     """The activation that follows when a version gets these shares."""
-    split = Split(percent, rules, current.split.salt)
-    if version == current.version:
-        baseline, back, experiment = current.baseline, current.rollback_to, current.experiment_id
-    else:
+    if current.is_ramp and version != current.version:
         # Whoever is not in the new ramp goes on with what was settled before an unfinished one.
-        settled = not current.is_ramp
-        baseline = current.version if settled else current.baseline
-        back = (current.id or None) if settled else current.rollback_to
-        experiment = None
-    following = Activation(0, version, back, split, baseline, experiment)
-    if experiment is None:
-        following = replace(following, split=replace(split, salt=secrets.token_hex(8)))
-    return following
+        current = await fetch_activation(connection, current.rollback_to or 0)
+    same = version == current.version
+    salt = current.split.salt if same else secrets.token_hex(8)
+    following = Activation(
+        id=0,
+        version=version,
+        rollback_to=current.rollback_to if same else current.id or None,
+        split=Split(percent, rules, salt),
+        baseline=current.baseline if same else current.version,
+        experiment_id=current.experiment_id if same else None,
+    )
+    # Another set of arms is another comparison: an arm must not be held to what others did while
+    # it had nobody.
+    alike = {n: a.version for n, a in following.arms().items()} == {
+        n: a.version for n, a in current.arms().items()
+    }
+    return following if alike else replace(following, experiment_id=None)
 
 
 async def rollback(
@@ -215,12 +228,11 @@ async def lock(connection: Connection) -> Activation:
 
 async def _add(
     connection: Connection, following: Activation, reason: str, *, automatic: bool = False
-) -> None:
+) -> Activation:
     split = following.split
-    compares = split.percent < 100 and (
-        split.rule_based_percent > 0 or following.baseline != following.version
-    )
-    await connection.execute(
+    arms = following.arms()
+    compares = len(arms) > 1 and RL in arms
+    row = await connection.fetchrow(
         """
         INSERT INTO model_activations (
             id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
@@ -228,6 +240,7 @@ async def _add(
         ) OVERRIDING SYSTEM VALUE
         SELECT id, $1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN coalesce($8, id) END, $9, $10
         FROM nextval(pg_get_serial_sequence('model_activations', 'id')) AS id
+        RETURNING *
         """,
         following.version or None,
         following.rollback_to,
@@ -240,3 +253,4 @@ async def _add(
         reason,
         automatic,
     )
+    return _activation(row)

@@ -265,10 +265,3 @@ async def halt(connection: Connection, version: int, reason: str) -> None:
         version,
         reason,
     )
-
-
-async def halted_count(connection: Connection) -> int:
-    """How many versions the server took back by itself."""
-    return int(
-        await connection.fetchval("SELECT count(*) FROM model_versions WHERE halted_at IS NOT NULL")
-    )

@@ -109,13 +109,17 @@ async def base_version(connection: Connection) -> int | None:
     """The version an incremental run goes on from.
 
     The newest trained one of the main line, served or not: the watermarks belong to it. Before any
-    training, the active version, which is then an imported one.
+    training, the active version if it was imported.
     """
     version: int | None = await connection.fetchval(
         """
         SELECT coalesce(
             (SELECT max(version) FROM model_versions WHERE origin = 'trained' AND main_line),
-            (SELECT version FROM model_activations ORDER BY id DESC LIMIT 1)
+            (
+                SELECT version FROM model_versions WHERE origin = 'imported' AND version = (
+                    SELECT version FROM model_activations ORDER BY id DESC LIMIT 1
+                )
+            )
         )
         """
     )

@@ -91,6 +91,11 @@ class Holdout:
         """Lower end of the candidate's value minus the active policy's, or None and why not."""
         for pair in self.comparison.pairs:
             if (pair.policy, pair.other) == (CANDIDATE, self.active_name):
+                if pair.difference.reason and self.trained:
+                    return None, (
+                        f"the active version was trained on {self.trained} of the "
+                        f"{self.interactions} interactions held out; {pair.difference.reason}"
+                    )
                 if pair.difference.reason:
                     return None, pair.difference.reason
                 return pair.difference.intervals[0].low, ""

@@ -41,17 +41,20 @@ class Learner:
     Attributes:
         settings, request: how to learn.
         table: what to learn on, in place.
-        progress: told of what is learned, as a share of `total` transitions.
+        progress: told how much of the transitions is learned.
     """
 
     settings: Settings
     request: RunRequest
     table: Table
     progress: Progress
-    total: int
 
     def __call__(self, transitions: Transitions) -> None:
         """Learns transitions that are sorted by cell."""
+
+        def learned(count: int) -> None:
+            self.progress.fraction += count / len(transitions)
+
         q_learning.train(
             self.table.q,
             self.table.visits,
@@ -59,11 +62,8 @@ class Learner:
             self.request.hyperparameters,
             states_per_cell=self.settings.space().n_contexts,
             threads=self.settings.training_threads,
-            on_progress=self._learned,
+            on_progress=learned,
         )
-
-    def _learned(self, count: int) -> None:
-        self.progress.fraction += count / self.total
 
     def publish(self) -> Policy:
         """The table's policy. Raises ValueError where a Q-value is not finite."""

@@ -10,8 +10,9 @@ _STAGES = {
     "starting": 0.02,
     "reading": 0.45,
     "preparing": 0.55,
-    "updating": 0.7,
-    "evaluating": 0.8,
+    "updating": 0.65,
+    "evaluating": 0.75,
+    "folding_in": 0.82,
     "smoothing": 0.9,
     "writing": 1.0,
 }
@@ -31,8 +32,7 @@ class Progress:
         started = time.perf_counter()
         self.stage, self.fraction = stage, 0.0
         yield
-        spent = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-        self.seconds[stage] = round(spent, 4)
+        self.seconds[stage] = round(time.perf_counter() - started, 4)
 
     @property
     def overall(self) -> float:

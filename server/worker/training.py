@@ -121,7 +121,7 @@ async def _run(
 
     with progress.during("updating"):
         table = await parent_table(work, parent, space)
-        learn = Learner(settings, request, table, progress, len(batch.transitions))
+        learn = Learner(settings, request, table, progress)
         await asyncio.to_thread(learn, batch.transitions[~tail])
 
     holdout = None
@@ -132,7 +132,7 @@ async def _run(
             holdout = await evaluate_holdout(
                 work, settings, current.version, request.objectives, candidate, log, ids
             )
-        with progress.during("updating"):
+        with progress.during("folding_in"):
             await asyncio.to_thread(learn, batch.transitions[tail])
 
     statistics = q_learning.statistics(table.q, table.visits)
@@ -288,7 +288,10 @@ async def _commit(
                 await training.lower_watermarks(work, batch.waiting_users, batch.first_waiting - 1)
             if wanted and settings.gates == "enforce":
                 if (await activations.lock(work)).id != evaluated_against.id:
-                    failed.append("something else was served while this was trained: train again")
+                    failed.append(
+                        "what is served changed while this was trained: look at it, and "
+                        f"activate version {version} or wait for the next run"
+                    )
                 held_back = "; ".join(failed)
             if wanted and not held_back:
                 first = (

@@ -52,6 +52,11 @@ def test_shares_sum_to_one(percent: float, rules: float) -> None:
     assert min(shares.values()) >= 0
 
 
+@pytest.mark.parametrize(("percent", "rules"), [(95, 5), (99, 1), (97.5, 2.5), (66.6, 33.4)])
+def test_no_arm_is_left_over_by_rounding(percent: float, rules: float) -> None:
+    assert Split(percent, rules).shares()[PREVIOUS] == 0
+
+
 @given(salts, users)
 def test_the_ends_of_the_range(salt: str, user: str) -> None:
     assert Split(100, 0, salt).arm(user) == RL

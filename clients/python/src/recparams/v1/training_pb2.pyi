@@ -327,7 +327,9 @@ class TrainingRun(_message.Message):
     mode: Global___TrainingMode.ValueType
     """What it learns from."""
     stage: _builtins.str
-    """The step it is at: starting, reading, preparing, updating, smoothing, writing, done."""
+    """The step it is at: starting, reading, preparing, updating, evaluating,
+    folding_in (what was held out), smoothing, writing, done.
+    """
     progress: _builtins.float
     """How much of the whole is done, 0 to 1."""
     model_version: _builtins.int
