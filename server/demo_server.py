@@ -91,7 +91,9 @@ def running_server(
         "PORT": str(port),
         "ADMIN_KEY": admin_key,
         "EXPLORATION": "schedule",
-        "MIN_EXPLORATION_RATE": "0.2",
+        # A few thousand people tell versions apart slowly: explore more, and ask for less.
+        "MIN_EXPLORATION_RATE": "0.3",
+        "GATE_IMPROVEMENT_TOLERANCE": "0.2",
         "LOG_FORMAT": "json",
     }
     log = folder / LOG
