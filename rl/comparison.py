@@ -1,7 +1,7 @@
 """Several policies on one log: every estimate, by segment, pair by pair, and by objective."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -154,7 +154,7 @@ def compare(
             )
         ),
         pairs=tuple(
-            PairReport(
+            _pair(
                 targets[a].name,
                 targets[b].name,
                 difference(DoublyRobust(), seen[a], seen[b], confidence=confidence, rng=rng),
@@ -162,6 +162,12 @@ def compare(
             for a, b in combinations(range(len(targets)), 2)
         ),
     )
+
+
+def _pair(one: str, other: str, found: Estimate) -> PairReport:
+    """A difference whose reason calls the two policies by their names."""
+    reason = found.reason.replace("the first policy", one).replace("the second policy", other)
+    return PairReport(one, other, replace(found, reason=reason))
 
 
 def _rounds(

@@ -13,6 +13,7 @@ import click
 import grpc
 import uvloop
 from rich.console import Console, JustifyMethod
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -137,7 +138,8 @@ async def _show(console: Console, address: str, key: str, plan: Plan) -> list[We
             lived.append(week)
             console.print(_row(_cells(week), [width for _, width in COLUMNS]))
             if week.held_back:
-                console.print(f"     held back: {week.held_back}", style="dim", highlight=False)
+                why = Padding(f"held back: {week.held_back}", (0, 0, 0, 5))
+                console.print(why, style="dim", highlight=False)
     return lived
 
 

@@ -88,22 +88,21 @@ def evaluate(
         admin_key,
         SECONDS,
     )
-    if html is not None:
-        _write(answer, html)
     if as_json:
         print_json(answer)
     else:
         print_evaluation(answer)
-        if html is not None:
-            click.echo(f"\nreport: {html}")
+    if html is not None:
+        _write(answer, confidence, html)
+        click.echo(f"\nreport: {html}", err=as_json)
 
 
-def _write(answer: pb.EvaluateResponse, file: Path) -> None:
+def _write(answer: pb.EvaluateResponse, confidence: float, file: Path) -> None:
     from server.cli.report import render
 
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        draft.write_text(render(answer), encoding="utf-8")
+        draft.write_text(render(answer, confidence), encoding="utf-8")
         draft.replace(file)
     except OSError as failure:
         draft.unlink(missing_ok=True)

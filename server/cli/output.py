@@ -71,16 +71,18 @@ def version_name(version: int) -> str:
 
 def print_estimates(policies: Sequence[PolicyEvaluation]) -> None:
     """Every policy by every estimator, and why there is no estimate where there is none."""
-    names = [one.estimator for one in policies[0].estimates] if policies else []
+    # A line each: all estimators side by side would be cut off on a terminal.
     print_table(
-        ("policy", *names, "effective"),
+        ("policy", "estimator", "value", "interval", "effective"),
         (
             (
-                policy.name,
-                *(_estimate(one) for one in policy.estimates),
-                f"{max((e.effective_sample_size for e in policy.estimates), default=0):.0f}",
+                "" if position else policy.name,
+                one.estimator,
+                *((f"{one.value:.3f}", _interval(one)) if one.HasField("value") else ("-", "-")),
+                f"{one.effective_sample_size:.0f}",
             )
             for policy in policies
+            for position, one in enumerate(policy.estimates)
         ),
     )
     for policy in policies:
@@ -94,10 +96,6 @@ def print_differences(differences: Iterable[PolicyDifference]) -> None:
         one = pair.difference
         said = f"no estimate, {one.reason}" if one.reason else f"{one.value:+.4f} {_interval(one)}"
         click.echo(f"{pair.policy} - {pair.other}: {said}")
-
-
-def _estimate(one: Estimate) -> str:
-    return f"{one.value:.3f} {_interval(one)}" if one.HasField("value") else "-"
 
 
 def _interval(one: Estimate) -> str:

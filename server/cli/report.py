@@ -1,7 +1,8 @@
 """An evaluation as one HTML page with pictures, readable offline."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from importlib.resources import files
 from typing import Any
 
@@ -15,11 +16,14 @@ from matplotlib.figure import Figure
 
 from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
-from rl.action import DIVERSITIES, ENERGIES, NOVELTIES
+from rl.action import ACTIONS, ENERGIES
+from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY
 from server.cli.output import when
 
 # Okabe & Ito: told apart by colour-blind people too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+REFUSED = "not enough overlap"
+_MOST_DATES = 8
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -33,20 +37,24 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def render(answer: pb.EvaluateResponse) -> str:
-    """The page."""
+def render(answer: pb.EvaluateResponse, confidence: float) -> str:
+    """The page; confidence is that of the intervals."""
     template = files("server.cli").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {"when": when, "number": _number, "interval": _interval}
+    rows = len(answer.policies)
     pictures = {
-        "policies": _picture(_values, answer, 1.0 + 0.95 * max(1, len(answer.policies))),
-        "differences": _picture(_differences, answer, 1.2 + 0.3 * len(answer.differences)),
-        "daily": _picture(_daily, answer, 2.8),
-        "coverage": _picture(_coverage, answer, 2.9),
-        "actions": _picture(_actions, answer, 2.9),
+        "policies": _picture(_values, answer, 1.0 + 0.95 * max(1, rows)),
+        "differences": _picture(_differences, answer, 1.0 + 0.3 * len(answer.differences)),
+        "daily": _picture(_daily, answer, 2.8 if answer.daily else 0.6),
+        "coverage": _picture(_coverage, answer, 2.9 if answer.coverage else 0.6),
+        "actions": _picture(_actions, answer, 2.0 + 0.27 * rows if answer.interactions else 0.6),
     }
     return page.from_string(template).render(
-        answer=answer, pictures=pictures, segments=_segments(answer)
+        answer=answer,
+        pictures=pictures,
+        segments=_segments(answer),
+        confidence=f"{100 * confidence:g} %",
     )
 
 
@@ -56,7 +64,7 @@ def _number(value: float) -> str:
 
 def _interval(one: epb.Estimate) -> str:
     if not one.HasField("value"):
-        return "not enough overlap"
+        return REFUSED
     return f"{one.value:.3f} [{one.intervals[0].low:.3f}, {one.intervals[0].high:.3f}]"
 
 
@@ -102,7 +110,7 @@ def _values(figure: Figure, answer: pb.EvaluateResponse) -> None:
     if answer.interactions:
         axes.axvline(answer.average_reward, color="#777777", linestyle="--", linewidth=1)
         axes.set_title(
-            f"dashed: what was logged, {answer.average_reward:.3f}", loc="right", fontsize=9
+            f"dashed: what was logged, {answer.average_reward:.3f}", loc="left", fontsize=9
         )
     axes.set_xlabel("reward a recommendation")
 
@@ -118,51 +126,63 @@ def _differences(figure: Figure, answer: pb.EvaluateResponse) -> None:
 
 
 def _forest(axes: Axes, rows: Sequence[tuple[str, epb.Estimate, str]]) -> None:
-    """Estimates with their first interval, top to bottom."""
+    """Estimates with their first interval, top to bottom, and the numbers beside them."""
     for position, (_, one, colour) in enumerate(rows):
-        if one.HasField("value"):
+        known = one.HasField("value")
+        if known:
             interval = one.intervals[0]
             axes.plot((interval.low, interval.high), (position, position), color=colour)
             axes.plot(one.value, position, "o", color=colour, markersize=5)
-        else:
-            axes.annotate(
-                "not enough overlap",
-                (0.01, position),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                color="#777777",
-                fontstyle="italic",
-            )
+        axes.annotate(
+            _interval(one),
+            (1.02, position),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8.5,
+            color="#222222" if known else "#777777",
+            fontstyle="normal" if known else "italic",
+        )
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color="#e5e5e5")
     axes.set_axisbelow(True)
+    if not any(one.HasField("value") for _, one, _ in rows):
+        axes.set_xticks([])
 
 
 def _daily(figure: Figure, answer: pb.EvaluateResponse) -> None:
     axes = figure.add_subplot()
-    days = sorted({one.day for one in answer.daily})
+    if not answer.daily:
+        _nothing(axes)
+        return
     for row, arm in enumerate(sorted({one.arm for one in answer.daily})):
-        rewards = {one.day: one.average_reward for one in answer.daily if one.arm == arm}
-        at = [position for position, day in enumerate(days) if day in rewards]
+        rewards = {_ordinal(one.day): one.average_reward for one in answer.daily if one.arm == arm}
+        at = sorted(rewards)
         colour = COLOURS[row % len(COLOURS)]
-        axes.plot(at, [rewards[days[i]] for i in at], marker="o", color=colour, label=arm)
-    axes.set_xticks(range(len(days)), days, rotation=30 if len(days) > 7 else 0)
+        axes.plot(
+            at, [rewards[day] for day in at], marker="o", markersize=4, color=colour, label=arm
+        )
+    days = sorted({one.day for one in answer.daily})
+    shown = days[:: -(-len(days) // _MOST_DATES)]
+    axes.set_xticks([_ordinal(day) for day in shown], shown)
     axes.set_ylabel("mean reward logged")
     axes.grid(axis="y", color="#e5e5e5")
-    if answer.daily:
-        axes.legend(frameon=False, title="arm")
-    else:
-        _nothing(axes)
+    axes.legend(frameon=False, title="arm", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _ordinal(day: str) -> int:
+    """A day as a number, so that days without interactions leave a gap."""
+    return date.fromisoformat(day).toordinal()
 
 
 def _coverage(figure: Figure, answer: pb.EvaluateResponse) -> None:
-    contents = list(dict.fromkeys(one.content_type for one in answer.coverage))
-    if not contents:
+    if not answer.coverage:
         _nothing(figure.add_subplot())
         return
-    moods = list(dict.fromkeys(one.mood for one in answer.coverage))
-    times = list(dict.fromkeys(one.time_of_day for one in answer.coverage))
+    contents = _in_order((one.content_type for one in answer.coverage), CONTENT_TYPES)
+    # All that could have come: what is empty is what one wants to see.
+    moods = _in_order((*MOODS, *(one.mood for one in answer.coverage)), MOODS)
+    times = _in_order((*TIMES_OF_DAY, *(one.time_of_day for one in answer.coverage)), TIMES_OF_DAY)
     most = max(one.interactions for one in answer.coverage)
     for axes, content in zip(
         np.atleast_1d(figure.subplots(1, len(contents), sharey=True)), contents, strict=True
@@ -177,19 +197,28 @@ def _coverage(figure: Figure, answer: pb.EvaluateResponse) -> None:
         axes.set_yticks(range(len(moods)), moods)
 
 
+def _in_order(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Names once each, in the usual order; those of other vocabularies last."""
+    distinct = dict.fromkeys(names)
+    return [name for name in known if name in distinct] + [n for n in distinct if n not in known]
+
+
 def _actions(figure: Figure, answer: pb.EvaluateResponse) -> None:
-    """Shares of the levels of each dimension: logged, and under each policy."""
-    columns = [("logged", np.array(answer.logged_action_shares or [0.0] * 27))]
-    columns += [(one.name, np.array(one.action_shares or [0.0] * 27)) for one in answer.policies]
-    dimensions = (("energy", ENERGIES), ("diversity", DIVERSITIES), ("novelty", NOVELTIES))
-    panels = figure.subplots(1, len(dimensions), sharey=True)
-    for axis, (axes, (name, levels)) in enumerate(zip(panels, dimensions, strict=True)):
-        others = tuple(other for other in range(3) if other != axis)
-        shares = np.stack([column.reshape(3, 3, 3).sum(axis=others) for _, column in columns])
-        _heat(axes, shares, 1.0, lambda share: f"{share:.0%}")
-        axes.set_title(name, fontsize=10)
-        axes.set_xticks(range(len(levels)), levels, fontsize=8)
-        axes.set_yticks(range(len(columns)), [label for label, _ in columns])
+    """Share of each action: logged, and under each policy; a panel for each energy."""
+    if not answer.interactions:
+        _nothing(figure.add_subplot())
+        return
+    mixes = [("logged", answer.logged_action_shares)]
+    mixes += [(policy.name, policy.action_shares) for policy in answer.policies]
+    shares = np.array([mix or [0.0] * len(ACTIONS) for _, mix in mixes])
+    panels = figure.subplots(1, len(ENERGIES), sharey=True)
+    for axes, energy in zip(panels, ENERGIES, strict=True):
+        columns = [i for i, action in enumerate(ACTIONS) if action.energy == energy]
+        _heat(axes, shares[:, columns], shares.max(), lambda share: f"{100 * share:.0f}")
+        axes.set_title(f"{energy} energy", fontsize=10)
+        labels = [f"{ACTIONS[i].diversity}, {ACTIONS[i].novelty}" for i in columns]
+        axes.set_xticks(range(len(columns)), labels, fontsize=8, rotation=90)
+        axes.set_yticks(range(len(mixes)), [name for name, _ in mixes])
 
 
 def _heat(

@@ -32,7 +32,11 @@ def shadow() -> None:
 @server_options
 @json_option
 def start(version: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """Shadow a version from now on."""
+    """Shadow a version from now on.
+
+    \b
+    recparams shadow start 12
+    """
     _set(version, address, admin_key, as_json)
 
 
@@ -40,7 +44,11 @@ def start(version: int, address: str, admin_key: str | None, as_json: bool) -> N
 @server_options
 @json_option
 def stop(address: str, admin_key: str | None, as_json: bool) -> None:
-    """Shadow nothing."""
+    """Shadow nothing.
+
+    \b
+    recparams shadow stop
+    """
     _set(0, address, admin_key, as_json)
 
 

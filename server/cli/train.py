@@ -25,7 +25,15 @@ from server.cli.connection import (
     server_options,
 )
 from server.cli.options import int32, moment, objective
-from server.cli.output import enum_name, print_facts, print_json, to_dict, when
+from server.cli.output import (
+    enum_name,
+    print_differences,
+    print_estimates,
+    print_facts,
+    print_json,
+    to_dict,
+    when,
+)
 
 Metadata = tuple[tuple[str, str], ...]
 PATIENCE_SECONDS = 60.0
@@ -230,3 +238,15 @@ def print_run(run: pb.TrainingRun) -> None:
     if run.error:
         facts.append(("error", run.error))
     print_facts(facts)
+    if run.holdout.policies:
+        _print_holdout(run.holdout)
+
+
+def _print_holdout(holdout: evaluation_pb2.HoldoutEvaluation) -> None:
+    click.echo(
+        f"\nHeld out before they were trained: {holdout.interactions} interactions, of them "
+        f"{holdout.unknown_propensity} without propensity and {holdout.trained_interactions} that "
+        "the active version knew\n"
+    )
+    print_estimates(holdout.policies)
+    print_differences(holdout.differences)
