@@ -41,6 +41,16 @@ class Log:
     def __len__(self) -> int:
         return len(self.state)
 
+    def __getitem__(self, rows: NDArray[np.bool_]) -> "Log":
+        return Log(
+            self.state[rows],
+            self.action[rows],
+            self.engagement[rows],
+            self.pscore[rows],
+            self.person[rows],
+            None if self.traits is None else self.traits[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Target:

@@ -95,8 +95,8 @@ async def _take_back(
         current = await activations.lock(connection)
         if current.experiment_id != experiment_id:
             return
-        while await activations.rollback(connection, reason, automatic=True) is not None:
-            current = await activations.current_activation(connection)
+        while rolled := await activations.rollback(connection, reason, automatic=True):
+            current, _ = rolled
             if await _can_be_served(connection, current, space):
                 break
         await models.halt(connection, found["version"], reason)

@@ -12,7 +12,7 @@ from server.processes import INVALID_FILE
 from server.runtime import Runtime
 from server.services.admin import AdminKey, admin, streaming_admin
 from server.services.conversion import model_message, page_bounds
-from server.services.versions import check_reason, check_servable, refused
+from server.services.versions import check_plan, check_reason, check_servable, refused
 from server.store import activations, models
 
 LARGEST_CHUNK = 1024 * 1024
@@ -71,13 +71,12 @@ class ModelService(grpc_pb.ModelServiceServicer):
         check_reason(request.reason)
         pool = self._runtime.require_pool()
         async with pool.acquire() as connection, connection.transaction():
-            versions = await activations.rollback(connection, request.reason or "rollback")
-            following = await activations.current_activation(connection)
-            for arm in following.arms().values():
-                await check_servable(self._runtime, connection, arm.version)
-        if versions is None:
-            raise refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
-        return pb.RollbackModelResponse(active_version=versions[0], previous_version=versions[1])
+            rolled = await activations.rollback(connection, request.reason or "rollback")
+            if rolled is None:
+                raise refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
+            following, previous = rolled
+            await check_plan(self._runtime, connection, following)
+        return pb.RollbackModelResponse(active_version=following.version, previous_version=previous)
 
     @streaming_rpc
     @streaming_admin

@@ -8,13 +8,20 @@ from google.protobuf.json_format import ParseDict
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
 from server.config import Settings
+from server.database import Connection
 from server.errors import Violations, not_found, rpc
 from server.evaluation_request import ACTIVE, EvaluationRequest
 from server.processes import run_json
 from server.runtime import Runtime
 from server.services.admin import AdminKey, admin
 from server.services.conversion import stamp
-from server.services.versions import check_evaluated, check_reason, check_servable, refused
+from server.services.versions import (
+    check_evaluated,
+    check_plan,
+    check_reason,
+    check_servable,
+    refused,
+)
 from server.store import activations, shadows
 from server.store.activations import Activation
 from server.store.models import RULES_VERSION
@@ -49,9 +56,8 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             following = await activations.set_rollout(
                 connection, version, percent, rules, request.reason
             )
-            for arm in following.arms().values():
-                await check_servable(self._runtime, connection, arm.version)
-            rollout = await self._current(connection)
+            await check_plan(self._runtime, connection, following)
+            (rollout,) = await self._newest(connection, 1)
         return pb.SetRolloutResponse(rollout=rollout)
 
     def _shares(
@@ -84,15 +90,8 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         violations.raise_any()
         return percent, rules
 
-    async def _current(self, connection: Any) -> pb.Rollout:
-        (newest,) = await self._history(connection, 1) or [pb.Rollout()]
-        shadow = await shadows.current(connection)
-        newest.shadow_version = shadow.version if shadow else 0
-        if not newest.arms:
-            newest.MergeFrom(self._message(activations.NEVER_ACTIVATED))
-        return newest
-
-    async def _history(self, connection: Any, size: int) -> list[pb.Rollout]:
+    async def _newest(self, connection: Connection, size: int) -> list[pb.Rollout]:
+        """What is served, and up to size - 1 earlier states, newest first."""
         rollouts = []
         for activation, row in await activations.history(connection, size):
             message = self._message(activation)
@@ -100,6 +99,9 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             message.reason = row["reason"]
             message.automatic = row["automatic"]
             rollouts.append(message)
+        rollouts = rollouts or [self._message(activations.NEVER_ACTIVATED)]
+        shadow = await shadows.current(connection)
+        rollouts[0].shadow_version = shadow.version if shadow else 0
         return rollouts
 
     def _message(self, activation: Activation) -> pb.Rollout:
@@ -126,10 +128,8 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         self, request: pb.GetRolloutRequest, context: Any
     ) -> pb.GetRolloutResponse:
         async with self._runtime.require_pool().acquire() as connection:
-            history = await self._history(connection, MOST_HISTORY + 1)
-            return pb.GetRolloutResponse(
-                rollout=await self._current(connection), history=history[1:]
-            )
+            rollout, *history = await self._newest(connection, MOST_HISTORY + 1)
+        return pb.GetRolloutResponse(rollout=rollout, history=history)
 
     @rpc
     @admin
@@ -141,7 +141,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             if not number:
                 raise not_found("experiment: nothing was ever rolled out to a share of the people")
             times = await activations.experiment_times(connection, number)
-        if times is None or times["started_at"] is None:
+        if times["started_at"] is None:
             raise not_found(f"experiment {number}")
         found = await run_json(self._runtime.require_workers(), "experiment", str(number))
         return ParseDict(

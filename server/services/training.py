@@ -6,11 +6,12 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import grpc
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 
 from recparams.v1 import evaluation_pb2
 from recparams.v1 import training_pb2 as pb
@@ -30,6 +31,7 @@ from server.services.versions import check_evaluated
 from server.store import models, tasks, training
 from server.training_request import RunRequest
 
+S = TypeVar("S", Hyperparameters, Objectives)
 WATCH_SECONDS = 0.25
 MOST_DAYS = 3650
 MOST_INTERACTIONS = 1_000_000_000
@@ -114,14 +116,7 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
     def _hyperparameters(
         self, message: pb.Hyperparameters, violations: Violations
     ) -> Hyperparameters:
-        configured = self._settings.hyperparameters()
-        overrides = {field.name: value for field, value in message.ListFields()}
-        try:
-            return replace(configured, **overrides)
-        except ValueError as failure:
-            name, _, description = str(failure).partition(" ")
-            violations.add(f"hyperparameters.{name}", description)
-            return configured
+        return _overridden(self._settings.hyperparameters(), message, "hyperparameters", violations)
 
     def _objectives(self, request: pb.TriggerTrainingRequest, violations: Violations) -> Objectives:
         configured = self._settings.objectives()
@@ -129,13 +124,7 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             return configured
         if request.mode != pb.TRAINING_MODE_REBUILD:
             violations.add("objectives", "need mode TRAINING_MODE_REBUILD")
-        overrides = {field.name: value for field, value in request.objectives.ListFields()}
-        try:
-            return replace(configured, **overrides)
-        except ValueError as failure:
-            name, _, description = str(failure).partition(" ")
-            violations.add(f"objectives.{name}", description)
-            return configured
+        return _overridden(configured, request.objectives, "objectives", violations)
 
     async def _check_base(self) -> None:
         """Refuses an incremental run that would go on from another state space."""
@@ -248,6 +237,16 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         response.period_start.FromDatetime(wanted.start)
         response.period_end.FromDatetime(wanted.end)
         return response
+
+
+def _overridden(configured: S, message: Message, path: str, violations: Violations) -> S:
+    """Settings with what a message sets; notes a value that they refuse."""
+    try:
+        return replace(configured, **{field.name: value for field, value in message.ListFields()})
+    except ValueError as failure:
+        name, _, description = str(failure).partition(" ")
+        violations.add(f"{path}.{name}", description)
+        return configured
 
 
 def _policies(

@@ -9,7 +9,7 @@ from server.errors import ServiceError, error, invalid, not_found
 from server.evaluation_request import ACTIVE
 from server.runtime import Runtime
 from server.store import models
-from server.store.activations import current_activation
+from server.store.activations import Activation, current_activation
 
 LONGEST_REASON = 500
 
@@ -26,6 +26,12 @@ async def check_servable(runtime: Runtime, connection: Connection, version: int)
         raise refused("MODEL_CORRUPT", str(failure)) from None
     except models.IncompatibleModelError as failure:
         raise refused("MODEL_INCOMPATIBLE", str(failure)) from None
+
+
+async def check_plan(runtime: Runtime, connection: Connection, plan: Activation) -> None:
+    """Raises as `check_servable` for the versions of every arm."""
+    for arm in plan.arms().values():
+        await check_servable(runtime, connection, arm.version)
 
 
 async def check_evaluated(runtime: Runtime, policies: Iterable[int | str]) -> None:

@@ -203,21 +203,21 @@ async def _successor(
 
 async def rollback(
     connection: Connection, reason: str, *, automatic: bool = False
-) -> tuple[int, int] | None:
+) -> tuple[Activation, int] | None:
     """Goes back to what was served before the active version, within the caller's transaction.
 
     A second rollback goes one further back, not forth again.
 
     Returns:
-        (version now, version before), or None where the rules are served and nothing came before.
+        (what is served now, the version before), or None where the rules are served and nothing
+        came before.
     """
     current = await lock(connection)
     if current.rollback_to is None and current.version == RULES_VERSION:
         return None
     target = await fetch_activation(connection, current.rollback_to or 0)
     following = replace(target, id=0, experiment_id=None)
-    await _add(connection, following, reason, automatic=automatic)
-    return target.version, current.version
+    return await _add(connection, following, reason, automatic=automatic), current.version
 
 
 async def lock(connection: Connection) -> Activation:

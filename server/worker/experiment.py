@@ -68,17 +68,15 @@ def _weights(
     Where the ramp moved, every arm then has its people spread alike over time: a good week does not
     count for the arm that happened to be large in it.
     """
-    inverse = []
-    for plan in plans:
-        arm = plan.arms().get(name)
-        inverse.append(0.0 if arm is None else 1.0 / arm.share)
+    inverse = [1.0 / plan.arms()[name].share for plan in plans]
     ids = np.array([plan.id for plan in plans])
     return np.array(inverse)[np.searchsorted(ids, activation)]
 
 
 def _report(settings: Settings, plans: list[Activation], columns: dict[str, Any]) -> dict[str, Any]:
     last = plans[-1]
-    versions = {name: arm.version for plan in plans for name, arm in plan.arms().items()}
+    # All plans of an experiment have the same arms.
+    versions = {name: arm.version for name, arm in last.arms().items()}
     totals = {}
     for name in versions:
         rows = columns["arm"] == ARM_NUMBERS[name]
@@ -99,7 +97,6 @@ def _report(settings: Settings, plans: list[Activation], columns: dict[str, Any]
             burn_in=settings.experiment_burn_in,
         )
         for name in others
-        if RL in totals
     ]
     return {
         "version": last.version,
@@ -122,7 +119,7 @@ def _report(settings: Settings, plans: list[Activation], columns: dict[str, Any]
                 "verdict": f"VERDICT_{one.verdict.upper()}",
                 **({"low": one.low, "high": one.high} if one.started else {}),
             }
-            for name, one in zip(others, differences, strict=False)
+            for name, one in zip(others, differences, strict=True)
         ],
         "alpha": alpha,
         "burn_in_users": settings.experiment_burn_in,

@@ -12,6 +12,7 @@ from rl.gates import Figures, Gate, check, q_bound
 from rl.objectives import Objectives
 from rl.policy import Policy
 from rl.rules import rule_table
+from rl.transitions import Interactions
 from server.config import Settings
 from server.database import Connection
 from server.store import models
@@ -26,18 +27,15 @@ CANDIDATE, RULES = "candidate", "rule-based"
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of n interactions as in `rl.transitions.Interactions`.
+    """Columns of n interactions, with what evaluating them needs.
 
-    Besides: the reward of the reactions, float32 (n,), and the propensity, float32 (n,), NaN where
-    unknown.
+    Attributes:
+        interactions: what is learned from.
+        engagement: the reward of the reactions, float32 (n,).
+        pscore: the propensity, float32 (n,), NaN where unknown.
     """
 
-    id: NDArray[np.int64]
-    user: NDArray[np.int64]
-    time: NDArray[np.int64]
-    state: NDArray[np.int32]
-    action: NDArray[np.uint8]
-    reward: NDArray[np.float32]
+    interactions: Interactions
     engagement: NDArray[np.float32]
     pscore: NDArray[np.float32]
 
@@ -59,11 +57,11 @@ def held_out(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:
     """The rows held out; their propensity may be NaN."""
     return Log(
-        state=columns.state[rows],
-        action=columns.action[rows],
+        state=columns.interactions.state[rows],
+        action=columns.interactions.action[rows],
         engagement=columns.engagement[rows],
         pscore=columns.pscore[rows],
-        person=columns.user[rows],
+        person=columns.interactions.user[rows],
     )
 
 
@@ -103,12 +101,13 @@ class Holdout:
 
     def to_json(self) -> dict[str, Any]:
         """A HoldoutEvaluation message."""
-        names = {report.target.name: 0 for report in self.comparison.policies}
         return {
             "interactions": self.interactions,
             "unknown_propensity": self.unknown_propensity,
             "trained_interactions": self.trained,
-            **comparison_json(self.comparison, dict(names)),
+            **comparison_json(
+                self.comparison, {report.target.name: 0 for report in self.comparison.policies}
+            ),
         }
 
 
@@ -149,14 +148,10 @@ async def evaluate_holdout(
             if before is not None:
                 trained = before.covers(log.person, ids)
     targets.append(Target(RULES, RULES_VERSION, rule_table(space)))
-    rows = known & ~trained
-    usable = Log(
-        log.state[rows], log.action[rows], log.engagement[rows], log.pscore[rows], log.person[rows]
-    )
     comparison = await asyncio.to_thread(
         compare,
         space,
-        usable,
+        log[known & ~trained],
         targets,
         objectives,
         # The lower end of a two-sided interval of 90 % is a one-sided bound of 95 %.

@@ -8,7 +8,7 @@ changed nothing.
 import asyncio
 import json
 from collections.abc import Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -113,10 +113,10 @@ async def _run(
         columns = await _read(work, settings, request, window_start, through, progress)
 
     with progress.during("preparing"):
-        batch = await asyncio.to_thread(_prepare, columns, request, space.n_contexts)
-        tail = held_out(columns.time[batch.rows], settings.holdout_share)
+        batch = await asyncio.to_thread(_prepare, columns.interactions, request, space.n_contexts)
+        tail = held_out(columns.interactions.time[batch.rows], settings.holdout_share)
         log = holdout_log(columns, batch.rows[tail])
-        ids = columns.id[batch.rows[tail]]
+        ids = columns.interactions.id[batch.rows[tail]]
         del columns
 
     with progress.during("updating"):
@@ -169,12 +169,10 @@ async def _run(
         await _commit(work, settings, current, run_id, request, batch, model, result)
 
 
-def _prepare(columns: Columns, request: RunRequest, n_contexts: int) -> Batch:
+def _prepare(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:
     hyperparameters = request.hyperparameters
     return prepare(
-        Interactions(
-            columns.id, columns.user, columns.time, columns.state, columns.action, columns.reward
-        ),
+        interactions,
         n_contexts=n_contexts,
         session_gap=_microseconds(hyperparameters.session_gap_seconds),
         settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
@@ -235,7 +233,11 @@ async def _read(
         progress.fraction = columns.rows / max(1, expected)
 
     await copy_rows(work, query, through, window_start, on_rows=add)
-    return Columns(**{name: columns.column(name) for name in _COLUMNS})
+    return Columns(
+        Interactions(**{field.name: columns.column(field.name) for field in fields(Interactions)}),
+        columns.column("engagement"),
+        columns.column("pscore"),
+    )
 
 
 def _result(
