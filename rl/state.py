@@ -106,11 +106,36 @@ class StateSpace:
 
     def cell(self, traits: Sequence[float]) -> int:
         """Cell of five trait scores in the order of `TRAITS`. Raises as `discretize`."""
-        openness, conscientiousness, extraversion, agreeableness, neuroticism = traits
-        cell = self.discretize(openness)
-        for score in (conscientiousness, extraversion, agreeableness, neuroticism):
-            cell = cell * self.bins + self.discretize(score)
-        return cell
+        o, c, e, a, n = map(float, traits)
+        if not (
+            0 <= o <= 100 and 0 <= c <= 100 and 0 <= e <= 100 and 0 <= a <= 100 and 0 <= n <= 100
+        ):
+            raise ValueError(f"trait scores must be from 0 to 100, not {traits}")
+        width = 100.0 / self.bins
+        by_o, by_c, by_e, by_a, by_n = self._cell_parts
+        return (
+            by_o[int(o / width)]
+            + by_c[int(c / width)]
+            + by_e[int(e / width)]
+            + by_a[int(a / width)]
+            + by_n[int(n / width)]
+        )
+
+    def cells(self, traits: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Cells of n people with scores of shape (n, 5): int64 (n,). Raises as `discretize`."""
+        if not (traits.min(initial=0.0) >= 0.0 and traits.max(initial=0.0) <= 100.0):
+            raise ValueError("trait scores must be from 0 to 100")
+        bins = np.minimum((traits / (100.0 / self.bins)).astype(np.int64), self.bins - 1)
+        cells: NDArray[np.int64] = bins @ self.bins ** np.arange(len(TRAITS))[::-1]
+        return cells
+
+    @cached_property
+    def _cell_parts(self) -> tuple[tuple[int, ...], ...]:
+        """What each bin of each trait adds to a cell; a score of 100 falls into the last bin."""
+        bins = (*range(self.bins), self.bins - 1)
+        return tuple(
+            tuple(b * self.bins**place for b in bins) for place in reversed(range(len(TRAITS)))
+        )
 
     def context(self, context: Context) -> int:
         """Index of a context.
@@ -161,10 +186,7 @@ class StateSpace:
         with np.errstate(invalid="ignore"):
             known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
         scores = np.where(known[:, None], scores, 0.0)
-        bins = np.minimum((scores / (100.0 / self.bins)).astype(np.int32), self.bins - 1)
-        cell = np.zeros(len(bins), dtype=np.int32)
-        for trait in range(len(TRAITS)):
-            cell = cell * np.int32(self.bins) + bins[:, trait]
+        cell = self.cells(scores).astype(np.int32)
         _, moods, times = self.context_shape
         context = (content_type.astype(np.int32) * moods + mood) * times + time_of_day
         state = np.where(known, cell * self.n_contexts + context, UNKNOWN_PERSONALITY)

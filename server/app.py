@@ -15,7 +15,6 @@ from grpc_reflection.v1alpha import reflection
 
 from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, training_pb2
 from recparams.v1 import models_pb2_grpc as models_grpc
-from recparams.v1 import recommendation_pb2_grpc as recommendation_grpc
 from recparams.v1 import rollout_pb2_grpc as rollout_grpc
 from recparams.v1 import training_pb2_grpc as training_grpc
 from server import metrics
@@ -26,9 +25,9 @@ from server.errors import STORE_ERRORS
 from server.policies import PolicyHolder, keep_up_to_date
 from server.processes import Workers
 from server.runtime import Runtime
+from server.services import recommendation
 from server.services.admin import AdminKey
 from server.services.models import ModelService
-from server.services.recommendation import RecommendationService
 from server.services.rollout import RolloutService
 from server.services.training import TrainingService
 from server.store import interactions, shared_secrets
@@ -54,14 +53,36 @@ class StartError(Exception):
     """The server cannot start; the message says why and what to do."""
 
 
-async def serve(settings: Settings) -> None:
+def cannot_listen(settings: Settings) -> StartError:
+    """What to say where the address is taken or is not this machine's."""
+    return StartError(
+        f"cannot listen on {settings.host}:{settings.port}: is another server there? "
+        "(--port takes another)"
+    )
+
+
+def admin_key(settings: Settings) -> str:
+    """The configured key, or in development a new one, written where the CLI finds it."""
+    if settings.admin_key is not None:
+        return settings.admin_key.get_secret_value()
+    key = secrets.token_urlsafe(24)
+    folder = settings.data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ADMIN_KEY_FILE
+    file.touch(mode=0o600)
+    file.write_text(key)
+    log.info("made up an admin key for this run", file=str(file))
+    return key
+
+
+async def serve(settings: Settings, *, share_port: bool = False) -> None:
     """Runs a server until SIGTERM or SIGINT, then drains it. Raises StartError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    app = App(settings)
+    app = App(settings, share_port=share_port)
     await app.start()
     try:
         await stop.wait()
@@ -71,9 +92,14 @@ async def serve(settings: Settings) -> None:
 
 
 class App:
-    """One server process."""
+    """One server process.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of this process alone; `workers` is for the supervisor.
+        share_port: whether other processes may listen on the port too.
+    """
+
+    def __init__(self, settings: Settings, *, share_port: bool = False) -> None:
         unknown = unknown_names(settings.space())
         if unknown:
             raise StartError(f"the contract has no {', '.join(unknown)}: see proto/recparams/v1")
@@ -85,8 +111,8 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = grpc.aio.server(
             options=[
-                # Without this a second server on the port would quietly take half the calls.
-                ("grpc.so_reuseport", 0),
+                # Where it is on, a second server on the port quietly takes half the calls.
+                ("grpc.so_reuseport", int(share_port)),
                 # Clients may ask every half minute whether an idle connection still lives.
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
                 ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -97,16 +123,13 @@ class App:
     async def start(self) -> None:
         """Listens at once; health turns SERVING when the database has answered."""
         settings = self._settings
-        address = f"{settings.host}:{settings.port}"
         try:
-            self.port = self._grpc.add_insecure_port(address)
+            self.port = self._grpc.add_insecure_port(f"{settings.host}:{settings.port}")
         except RuntimeError:
-            raise StartError(
-                f"cannot listen on {address}: is another server there? (--port takes another)"
-            ) from None
-        key = AdminKey(self._admin_key())
-        recommendation_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationService(settings, self._runtime, self._cache), self._grpc
+            raise cannot_listen(settings) from None
+        key = AdminKey(admin_key(settings))
+        recommendation.add_to_server(
+            recommendation.RecommendationService(settings, self._runtime, self._cache), self._grpc
         )
         training_grpc.add_TrainingServiceServicer_to_server(
             TrainingService(settings, self._runtime, key), self._grpc
@@ -145,19 +168,6 @@ class App:
                     await flush_shadow(self._holder, self._runtime.pool)
                     await self._runtime.pool.close()
         log.info("stopped")
-
-    def _admin_key(self) -> str:
-        """The configured key, or in development a new one, written where the CLI finds it."""
-        if self._settings.admin_key is not None:
-            return self._settings.admin_key.get_secret_value()
-        key = secrets.token_urlsafe(24)
-        folder = self._settings.data_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / ADMIN_KEY_FILE
-        file.touch(mode=0o600)
-        file.write_text(key)
-        log.info("made up an admin key for this run", file=str(file))
-        return key
 
     def _run_forever(self, work: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.create_task(_restarting(work)))

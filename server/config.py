@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Server processes that share the port, for machines with more than one CPU "
+        "core; above 1 a supervisor restarts one that dies.",
+    )
     database_url: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("database_url", "RECPARAMS_DATABASE_URL", "DATABASE_URL"),
@@ -183,7 +190,11 @@ class Settings(BaseSettings):
         100, ge=2, description="People in each arm before a comparison says anything."
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Port of Prometheus metrics over HTTP. Absent: none."
+        None,
+        ge=0,
+        le=65535,
+        description="Port of Prometheus metrics over HTTP; with workers the first one's, and the "
+        "next ports are the others'. Absent: none.",
     )
 
     reload_poll_seconds: float = Field(
@@ -233,6 +244,8 @@ class Settings(BaseSettings):
         self.steps()
         if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
             raise ValueError("token_key must have 32 characters or more")
+        if self.metrics_port is not None and self.metrics_port + self.workers - 1 > 65535:
+            raise ValueError("metrics_port leaves no port above it for every worker")
         if self.environment != "development":
             key = self.admin_key.get_secret_value() if self.admin_key else ""
             if not key:

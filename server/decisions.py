@@ -1,35 +1,86 @@
-"""One decision: state in, action and token out. Works from memory alone."""
+"""Decisions: state in, action and token out. Works from memory alone.
+
+Answers are made in wire form, since making messages of them would cost more than deciding.
+"""
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
-from rl.policy import BORROWED, LEARNED, RULE_BASED, Policy, propensity
+from rl.policy import BORROWED, EXPLORATION, LEARNED, RULE_BASED, propensity
 from rl.rules import rule_based_action
 from rl.state import Context, StateSpace
-from server.policies import PolicyHolder
+from server.policies import Arm, PolicyHolder, Serving
 from server.requests import ContextNumbers
+from server.responses import CHOSEN, DOUBLE, by_whom, how, in_batch
 from server.store.models import RULES_VERSION
-from server.tokens import UNKNOWN_TRAITS, TokenCodec, Traits
+from server.tokens import RECORD, UNKNOWN_TRAITS, TokenCodec, Traits
 from server.vocabulary import (
-    ACTION_MESSAGES,
     ARM_NUMBERS,
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
-    PARAMS_MESSAGES,
     TIME_OF_DAY_NAMES,
     context_table,
 )
+from server.wire import read_plain
 
-_SOURCES = {
+_NUMBERS = {
     LEARNED: pb.DECISION_SOURCE_LEARNED,
     BORROWED: pb.DECISION_SOURCE_BORROWED,
     RULE_BASED: pb.DECISION_SOURCE_RULE_BASED,
+    EXPLORATION: pb.DECISION_SOURCE_EXPLORATION,
 }
+_SOURCES = tuple(_NUMBERS[source] for source in range(len(_NUMBERS)))
+_SOURCE_NUMBERS = np.array(_SOURCES, dtype=np.uint8)
 _NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
+
+
+@dataclass(frozen=True)
+class _ArmInUse:
+    """What a decision needs of an arm.
+
+    Attributes:
+        version, number: the arm's version and its number in the contract.
+        actions, sources: of its policy.
+        epsilon: probability of a random action, 0 to 1.
+        greedy_chance, other_chance: the arm's share times the propensity of its greedy action and
+            of any other one.
+        by_whom, how: parts of the answer; `how` by source.
+        endings: by source, what follows the token where this is the only arm.
+        decided: counts decisions by source.
+    """
+
+    version: int
+    number: pb.PolicyArm.ValueType
+    actions: bytes
+    sources: bytes
+    epsilon: float
+    greedy_chance: float
+    other_chance: float
+    by_whom: bytes
+    how: tuple[bytes, ...]
+    endings: tuple[bytes, ...]
+    decided: list[int]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What decisions need of what is served, prepared once for each change of it."""
+
+    serving: Serving
+    arms: dict[str, _ArmInUse]
+    only: _ArmInUse | None
+
+    def arm_of(self, user: bytes) -> _ArmInUse:
+        return self.only or self.arms[self.serving.arm_of(user.decode()).name]
 
 
 class Decider:
@@ -39,6 +90,10 @@ class Decider:
         holder: the policy in memory.
         tokens: issues the tokens.
         exploration: probability of a random action, 0 to 1; None follows the served policy's.
+
+    Attributes:
+        contexts: context index of each (content type, mood, time of day), as enum numbers.
+        decided: decisions by (arm, version), a count for each source.
     """
 
     def __init__(self, holder: PolicyHolder, tokens: TokenCodec, exploration: float | None) -> None:
@@ -46,105 +101,232 @@ class Decider:
         self._tokens = tokens
         self._exploration = exploration
         self._space: StateSpace = holder.space
+        self._n_contexts = holder.space.n_contexts
         self.contexts = context_table(holder.space)
+        self._context_array = np.full(np.array(list(self.contexts)).max(0) + 1, -1, dtype=np.int32)
+        for numbers, index in self.contexts.items():
+            self._context_array[numbers] = index
+        self.decided: dict[tuple[str, int], list[int]] = {}
+        self._plan = self._prepare(holder.serving)
 
-    def decide(
-        self, user_id: str, traits: Traits, context: ContextNumbers
-    ) -> pb.GetRecommendationParamsResponse:
-        """Decides for a person with a profile."""
-        serving = self._holder.serving
-        arm = serving.arm_of(user_id)
-        state = self._space.cell(traits) * self._space.n_contexts + self.contexts[context]
-        policy = arm.policy
-        greedy = action = policy.actions[state]
-        source = _SOURCES[policy.sources[state]]
-        epsilon = self._epsilon(policy)
-        if epsilon > 0.0 and random.random() < epsilon:  # noqa: S311 - exploration, not secrecy
+    def answer(self, message: bytes) -> bytes | None:
+        """The encoded answer to an encoded request.
+
+        None where the request is not plain (see `server.wire`) or has values out of range.
+        """
+        plain = read_plain(message)
+        if plain is None:
+            return None
+        try:
+            return self.decide(*plain)
+        except (KeyError, ValueError):
+            return None
+
+    def decide(self, user: bytes, traits: Traits, context: ContextNumbers) -> bytes:
+        """The encoded answer for a person with a profile.
+
+        Args:
+            user: the user id in UTF-8.
+            traits: five scores, 0 to 100.
+            context: one of `contexts`.
+
+        Raises:
+            KeyError: where the context is none of them.
+            ValueError: where a score is out of range.
+        """
+        state = self._space.cell(traits) * self._n_contexts + self.contexts[context]
+        plan = self._plan
+        if plan.serving is not self._holder.serving:
+            plan = self._current_plan()
+        arm = plan.only or plan.arm_of(user)
+        greedy = action = arm.actions[state]
+        source = arm.sources[state]
+        if arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
             action = int(random.random() * N_ACTIONS)  # noqa: S311
             if action != greedy:
-                source = pb.DECISION_SOURCE_EXPLORATION
-        shadow = serving.shadow
+                source = EXPLORATION
+        shadow = plan.serving.shadow
         if shadow is not None:
             shadow.decisions += 1
             shadow.agreements += shadow.policy.actions[state] == greedy
-        # Over the arms too: which one a person is in was drawn as well, by the salt.
-        chance = 0.0
-        for one in serving.arms:
-            chance += one.share * propensity(
-                self._epsilon(one.policy), greedy=one.policy.actions[state] == action
-            )
-        no_model = serving.version == RULES_VERSION
-        return self._response(
-            user_id,
-            traits,
-            context,
-            action,
-            chance,
+        if plan.only is not None:
+            chance = arm.greedy_chance if action == greedy else arm.other_chance
+            ending = arm.endings[source]
+        else:
+            # Over the arms too: which one a person is in was drawn as well, by the salt.
+            chance = 0.0
+            for one in plan.arms.values():
+                chance += one.greedy_chance if one.actions[state] == action else one.other_chance
+            ending = arm.by_whom + DOUBLE.pack(chance) + arm.how[source]
+        arm.decided[source] += 1
+        token = self._tokens.issue(
+            user,
+            time.time_ns() // 1_000_000,
             arm.version,
-            ARM_NUMBERS[arm.name],
-            source,
-            pb.FALLBACK_REASON_NO_MODEL if no_model else pb.FALLBACK_REASON_UNSPECIFIED,
-            serving.plan.id,
+            chance,
+            *context,
+            action,
+            arm.number,
+            _SOURCES[source],
+            traits,
+            plan.serving.plan.id,
         )
-
-    def _epsilon(self, policy: Policy) -> float:
-        return policy.epsilon if self._exploration is None else self._exploration
+        return CHOSEN[action] + token + ending
 
     def decide_without_profile(
-        self, user_id: str, reason: pb.FallbackReason.ValueType, context: ContextNumbers
-    ) -> pb.GetRecommendationParamsResponse:
-        """Decides for a person of whom nothing is known: by the rules, at neutral scores."""
-        serving = self._holder.serving
+        self, user: bytes, reason: pb.FallbackReason.ValueType, context: ContextNumbers
+    ) -> bytes:
+        """The encoded answer for a person of whom nothing is known: the rules, at neutral scores.
+
+        Args:
+            user: the user id in UTF-8.
+            reason: why nothing is known.
+            context: one of `contexts`.
+        """
+        plan = self._current_plan()
+        number = plan.arm_of(user).number
         content_type, mood, time_of_day = context
         names = Context(
             CONTENT_TYPE_NAMES[content_type], MOOD_NAMES[mood], TIME_OF_DAY_NAMES[time_of_day]
         )
-        return self._response(
-            user_id,
-            UNKNOWN_TRAITS,
-            context,
-            rule_based_action(_NEUTRAL_TRAITS, names).index,
-            1.0,
-            RULES_VERSION,
-            ARM_NUMBERS[serving.arm_of(user_id).name],
-            pb.DECISION_SOURCE_RULE_BASED,
-            reason,
-            serving.plan.id,
-        )
-
-    def _response(
-        self,
-        user_id: str,
-        traits: Traits,
-        context: ContextNumbers,
-        action: int,
-        chance: float,
-        version: int,
-        arm: pb.PolicyArm.ValueType,
-        source: pb.DecisionSource.ValueType,
-        reason: pb.FallbackReason.ValueType,
-        activation: int,
-    ) -> pb.GetRecommendationParamsResponse:
-        decided_at = time.time_ns() // 1_000_000
+        action = rule_based_action(_NEUTRAL_TRAITS, names).index
+        source = _SOURCES[RULE_BASED]
         token = self._tokens.issue(
-            user_id,
-            decided_at,
-            version,
-            chance,
+            user,
+            time.time_ns() // 1_000_000,
+            RULES_VERSION,
+            1.0,
             *context,
             action,
-            arm,
+            number,
             source,
-            traits,
-            activation,
+            UNKNOWN_TRAITS,
+            plan.serving.plan.id,
         )
-        return pb.GetRecommendationParamsResponse(
-            params=PARAMS_MESSAGES[action],
-            action=ACTION_MESSAGES[action],
-            decision_token=token,
-            model_version=version,
-            policy_arm=arm,
-            propensity=chance,
-            source=source,
-            fallback_reason=reason,
+        whom = by_whom(RULES_VERSION, number)
+        return CHOSEN[action] + token + whom + DOUBLE.pack(1.0) + how(source, reason)
+
+    def decide_all(
+        self, users: list[bytes], traits: NDArray[np.floating], contexts: NDArray[np.uint8]
+    ) -> list[bytes]:
+        """`decide` for n people at once, as arrays; the answers in the same order.
+
+        Args:
+            users: user ids in UTF-8.
+            traits: scores, shape (n, 5).
+            contexts: content types, moods and times of day as enum numbers, shape (n, 3).
+
+        Raises:
+            KeyError: where a context is none of `contexts`.
+            ValueError: where a score is not from 0 to 100.
+        """
+        plan = self._current_plan()
+        n = len(users)
+        scores = np.asarray(traits, dtype=np.float64)
+        states = self._space.cells(scores) * self._n_contexts + self._context_indices(contexts)
+        arms = list(plan.arms.values())
+        if plan.only is not None:
+            which = np.zeros(n, dtype=np.intp)
+        else:
+            which = np.array([arms.index(plan.arm_of(user)) for user in users])
+
+        greedy_of = [np.frombuffer(arm.actions, dtype=np.uint8)[states] for arm in arms]
+        sources_of = [np.frombuffer(arm.sources, dtype=np.uint8)[states] for arm in arms]
+        greedy, source = np.choose(which, greedy_of), np.choose(which, sources_of)
+        generator = np.random.default_rng(random.getrandbits(64))
+        epsilon = np.array([arm.epsilon for arm in arms])[which]
+        explores = generator.random(n) < epsilon
+        action = np.where(explores, generator.integers(N_ACTIONS, size=n), greedy)
+        source[action != greedy] = EXPLORATION
+        chance = np.zeros(n)
+        for arm, its_greedy in zip(arms, greedy_of, strict=True):
+            chance += np.where(action == its_greedy, arm.greedy_chance, arm.other_chance)
+        shadow = plan.serving.shadow
+        if shadow is not None:
+            shadowed = np.frombuffer(shadow.policy.actions, dtype=np.uint8)[states]
+            shadow.decisions += n
+            shadow.agreements += int(np.count_nonzero(shadowed == greedy))
+
+        records = np.empty(n, dtype=RECORD)
+        records["decided_at"] = time.time_ns() // 1_000_000
+        records["model_version"] = np.array([arm.version for arm in arms])[which]
+        records["propensity"] = chance
+        for position, name in enumerate(("content_type", "mood", "time_of_day")):
+            records[name] = contexts[:, position]
+        records["action"] = action
+        records["arm"] = np.array([arm.number for arm in arms])[which]
+        records["source"] = _SOURCE_NUMBERS[source]
+        records["traits"] = scores
+        records["activation"] = plan.serving.plan.id
+        tokens = self._tokens.issue_all(users, records, generator)
+        return self._answers(arms, which, action, source, chance, tokens)
+
+    def _context_indices(self, contexts: NDArray[np.uint8]) -> NDArray[np.int32]:
+        table = self._context_array
+        if (contexts >= table.shape).any():
+            raise KeyError("a context is unknown")
+        indices: NDArray[np.int32] = table[tuple(contexts.T)]
+        if (indices < 0).any():
+            raise KeyError("a context is unknown")
+        return indices
+
+    def _answers(
+        self,
+        arms: Sequence[_ArmInUse],
+        which: NDArray[np.intp],
+        action: NDArray[np.integer],
+        source: NDArray[np.uint8],
+        chance: NDArray[np.float64],
+        tokens: list[bytes],
+    ) -> list[bytes]:
+        chances = chance.astype("<f8").tobytes()
+        answers = []
+        rows = zip(which.tolist(), action.tolist(), source.tolist(), tokens, strict=True)
+        for i, (w, a, s, token) in enumerate(rows):
+            arm = arms[w]
+            arm.decided[s] += 1
+            answers.append(
+                CHOSEN[a] + token + arm.by_whom + chances[8 * i : 8 * i + 8] + arm.how[s]
+            )
+        return answers
+
+    def _current_plan(self) -> _Plan:
+        if self._plan.serving is not self._holder.serving:
+            self._plan = self._prepare(self._holder.serving)
+        return self._plan
+
+    def _prepare(self, serving: Serving) -> _Plan:
+        no_model = serving.version == RULES_VERSION
+        reason = pb.FALLBACK_REASON_NO_MODEL if no_model else pb.FALLBACK_REASON_UNSPECIFIED
+        arms = {arm.name: self._in_use(arm, reason) for arm in serving.arms}
+        return _Plan(serving, arms, next(iter(arms.values())) if len(arms) == 1 else None)
+
+    def _in_use(self, arm: Arm, reason: pb.FallbackReason.ValueType) -> _ArmInUse:
+        epsilon = arm.policy.epsilon if self._exploration is None else self._exploration
+        number = ARM_NUMBERS[arm.name]
+        greedy_chance, other_chance = (
+            arm.share * propensity(epsilon, greedy=greedy) for greedy in (True, False)
         )
+        whom = by_whom(arm.version, number)
+        hows = tuple(how(source, reason) for source in _SOURCES)
+        return _ArmInUse(
+            version=arm.version,
+            number=number,
+            actions=arm.policy.actions,
+            sources=arm.policy.sources,
+            epsilon=epsilon,
+            greedy_chance=greedy_chance,
+            other_chance=other_chance,
+            by_whom=whom,
+            how=hows,
+            endings=tuple(
+                whom + DOUBLE.pack(other_chance if source == EXPLORATION else greedy_chance) + one
+                for source, one in enumerate(hows)
+            ),
+            decided=self.decided.setdefault((arm.name, arm.version), [0] * len(_SOURCES)),
+        )
+
+
+def batch_answer(answers: list[bytes]) -> bytes:
+    """The encoded BatchGetRecommendationParamsResponse of encoded answers."""
+    return b"".join([part for answer in answers for part in (in_batch(len(answer)), answer)])

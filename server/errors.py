@@ -134,6 +134,13 @@ def _as_service_error(failure: Exception, method: str) -> ServiceError:
     )
 
 
+async def refuse(context: Any, failure: Exception, method: str) -> NoReturn:
+    """Ends the call with the status of what a handler raised."""
+    if isinstance(failure, grpc.aio.AbortError):
+        raise failure
+    await abort(context, _as_service_error(failure, method))
+
+
 def rpc(
     method: Callable[[S, Q, Any], Awaitable[R]],
 ) -> Callable[[S, Q, Any], Awaitable[R]]:
@@ -143,10 +150,8 @@ def rpc(
     async def call(self: S, request: Q, context: Any) -> R:
         try:
             return await method(self, request, context)
-        except grpc.aio.AbortError:
-            raise
         except Exception as failure:
-            await abort(context, _as_service_error(failure, method.__name__))
+            await refuse(context, failure, method.__name__)
 
     return call
 
@@ -161,9 +166,7 @@ def streaming_rpc(
         try:
             async for response in method(self, request, context):
                 yield response
-        except grpc.aio.AbortError:
-            raise
         except Exception as failure:
-            await abort(context, _as_service_error(failure, method.__name__))
+            await refuse(context, failure, method.__name__)
 
     return call

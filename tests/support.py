@@ -55,9 +55,9 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connect(target: str) -> AsyncIterator[Client]:
+async def connect(target: str, options: Any = None) -> AsyncIterator[Client]:
     """A client of host:port, or of any gRPC target."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
         yield Client(
             channel,
             recommendation_pb2_grpc.RecommendationServiceStub(channel),
@@ -138,6 +138,18 @@ class ServerProcess:
         """SIGKILL."""
         self.process.kill()
         self.process.wait(30)
+
+
+def start_in_vain(**settings: object) -> subprocess.CompletedProcess[str]:
+    """Runs a server that should not come up."""
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", "serve"],
+        env=environment("postgresql:///nowhere", **settings),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def request(user_id: str = "ada", **fields: Any) -> pb.GetRecommendationParamsRequest:

@@ -61,6 +61,8 @@ def test_the_database_url_has_two_names(monkeypatch: pytest.MonkeyPatch, name: s
         ({"reward_like": float("nan")}, "like"),
         ({"token_key": "short"}, "token_key"),
         ({"prot": 1}, "prot"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 3, "metrics_port": 65534}, "metrics_port"),
         ({"environment": "production"}, "admin_key is required"),
         ({"environment": "production", "admin_key": "short"}, "admin_key"),
         (

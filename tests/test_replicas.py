@@ -1,8 +1,6 @@
 """Several server processes on one database: what one does, the others follow."""
 
 import asyncio
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,16 +30,15 @@ from tests.faults import (
 )
 from tests.support import (
     ADMIN,
-    ROOT,
     SEED_PERSONALITY,
     Client,
     ServerProcess,
     connect,
-    environment,
     failure_of,
     logged,
     record,
     request,
+    start_in_vain,
     train,
     wait_ended,
     wait_serving,
@@ -444,18 +441,6 @@ async def test_a_server_that_stops_ends_its_training(
     assert run.status == tpb.TRAINING_RUN_STATUS_FAILED
     again = await train(replicas[0])
     assert again.interactions_trained == 10
-
-
-def start_in_vain(**settings: object) -> subprocess.CompletedProcess[str]:
-    """Runs a server that should not come up."""
-    return subprocess.run(
-        [sys.executable, "-m", "server.cli", "serve"],
-        env=environment("postgresql:///nowhere", **settings),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 async def test_a_taken_port(start_server: Any, tmp_path: Path) -> None:

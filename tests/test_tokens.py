@@ -31,7 +31,7 @@ users = st.text(min_size=1, max_size=128)
 @given(keys, users, decisions)
 def test_round_trip(key: bytes, user: str, fields: dict[str, object]) -> None:
     codec = TokenCodec(key)
-    token = codec.issue(user_id=user, **fields)
+    token = codec.issue(user.encode(), **fields)
     assert len(token) == TOKEN_BYTES < 120
     decision = codec.read(token, user)
     assert isinstance(decision, Decision)
@@ -43,7 +43,7 @@ def test_round_trip(key: bytes, user: str, fields: dict[str, object]) -> None:
 def test_any_changed_bit_is_refused(
     key: bytes, user: str, fields: dict[str, object], bit: int
 ) -> None:
-    token = bytearray(TokenCodec(key).issue(user_id=user, **fields))
+    token = bytearray(TokenCodec(key).issue(user.encode(), **fields))
     token[bit // 8] ^= 1 << bit % 8
     with pytest.raises(InvalidTokenError):
         TokenCodec(key).read(bytes(token), user)
@@ -53,9 +53,8 @@ def test_any_changed_bit_is_refused(
 def test_other_keys_people_and_bytes_are_refused(
     key: bytes, other_key: bytes, user: str, other: str, fields: dict[str, object], junk: bytes
 ) -> None:
-    token = TokenCodec(key).issue(user_id=user, **fields)
-    # HMAC pads keys with zeros, so keys that differ in trailing zeros alone are one key.
-    if key.rstrip(b"\0") != other_key.rstrip(b"\0"):
+    token = TokenCodec(key).issue(user.encode(), **fields)
+    if key != other_key:
         with pytest.raises(InvalidTokenError):
             TokenCodec(other_key).read(token, user)
     if other != user:
@@ -68,10 +67,10 @@ def test_other_keys_people_and_bytes_are_refused(
 def test_unknown_traits_survive() -> None:
     codec = TokenCodec(b"key")
     nan = math.nan
-    token = codec.issue("u", 1, 0, 1.0, 1, 1, 1, 0, 1, 1, (nan, nan, nan, nan, nan), 7)
+    token = codec.issue(b"u", 1, 0, 1.0, 1, 1, 1, 0, 1, 1, (nan, nan, nan, nan, nan), 7)
     assert all(math.isnan(score) for score in codec.read(token, "u").traits)
 
 
 def test_values_that_do_not_fit_are_an_error_at_once() -> None:
     with pytest.raises(struct.error):
-        TokenCodec(b"key").issue("u", 1, 0, 1.0, 300, 1, 1, 0, 1, 1, (1, 2, 3, 4, 5), 0)
+        TokenCodec(b"key").issue(b"u", 1, 0, 1.0, 300, 1, 1, 0, 1, 1, (1, 2, 3, 4, 5), 0)

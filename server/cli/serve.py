@@ -13,6 +13,7 @@ from server import logs
 from server.app import StartError
 from server.app import serve as run_server
 from server.config import Settings
+from server.supervisor import supervise
 
 
 def _default(value: Any) -> str:
@@ -59,6 +60,7 @@ def serve(config: str | None, **given: Any) -> None:
     \b
     recparams serve
     recparams serve --port 50052 --exploration schedule
+    recparams serve --workers 4
     DATABASE_URL=postgresql://u:p@db/recparams RECPARAMS_ADMIN_KEY=... \\
         recparams serve --environment production --host 0.0.0.0
     """
@@ -75,7 +77,10 @@ def serve(config: str | None, **given: Any) -> None:
     for name in _unknown_variables():
         structlog.get_logger().warning("this variable is not a setting", name=name)
     try:
-        uvloop.run(run_server(settings))
+        if settings.workers > 1:
+            supervise(settings)
+        else:
+            uvloop.run(run_server(settings))
     except StartError as failure:
         click.echo(f"recparams: {failure}", err=True)
         raise SystemExit(1) from None

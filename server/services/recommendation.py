@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from server.config import Settings
-from server.decisions import Decider
-from server.errors import STORE_ERRORS, Violations, invalid, rpc
+from server.decisions import Decider, batch_answer
+from server.errors import STORE_ERRORS, Violations, invalid, refuse, rpc
 from server.requests import (
     LONGEST_USER_ID,
     InteractionRules,
@@ -24,6 +28,9 @@ from server.runtime import Runtime
 from server.store import interactions, profiles
 from server.store.profiles import ProfileCache
 from server.tokens import Traits
+from server.wire import read_plain_batch
+
+M = TypeVar("M", bound=Message)
 
 MOST_REQUESTS = 256
 MOST_INTERACTIONS = 1000
@@ -40,25 +47,37 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self._cache = cache
         self._no_profiles_until = 0.0
 
-    @rpc
-    async def GetRecommendationParams(
-        self, request: pb.GetRecommendationParamsRequest, context: Any
-    ) -> pb.GetRecommendationParamsResponse:
-        decider = self._runtime.require_decider()
+    async def GetRecommendationParams(  # type: ignore[override]
+        self, message: bytes, context: Any
+    ) -> bytes:
+        try:
+            decider = self._runtime.require_decider()
+            return decider.answer(message) or await self._decide(decider, message)
+        except Exception as failure:
+            await refuse(context, failure, "GetRecommendationParams")
+
+    async def _decide(self, decider: Decider, message: bytes) -> bytes:
+        request = _parsed(pb.GetRecommendationParamsRequest, message)
         violations = Violations()
         traits, numbers = parse_request(request, decider.contexts, "", violations)
-        if violations:
-            violations.raise_any()
-        if traits is not None:
-            return decider.decide(request.user_id, traits, numbers)
-        stored, reason = await self._stored_profiles([request.user_id])
-        return self._decide_by_stored(decider, request.user_id, stored, reason, numbers)
+        violations.raise_any()
+        user = request.user_id.encode()
+        if traits is None:
+            stored, reason = await self._stored_profiles([request.user_id])
+            traits = stored.get(request.user_id)
+        if traits is None:
+            return decider.decide_without_profile(user, reason, numbers)
+        return decider.decide(user, traits, numbers)
 
     @rpc
-    async def BatchGetRecommendationParams(
-        self, request: pb.BatchGetRecommendationParamsRequest, context: Any
-    ) -> pb.BatchGetRecommendationParamsResponse:
+    async def BatchGetRecommendationParams(  # type: ignore[override]
+        self, message: bytes, context: Any
+    ) -> bytes:
         decider = self._runtime.require_decider()
+        if (plain := read_plain_batch(message)) and 1 <= len(plain[0]) <= MOST_REQUESTS:
+            with contextlib.suppress(KeyError, ValueError):
+                return batch_answer(decider.decide_all(*plain))
+        request = _parsed(pb.BatchGetRecommendationParamsRequest, message)
         _check_count("requests", len(request.requests), MOST_REQUESTS)
         violations = Violations()
         parsed = [
@@ -68,14 +87,14 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         violations.raise_any()
         unknown = {user_id for user_id, traits, _ in parsed if traits is None}
         stored, reason = await self._stored_profiles(unknown)
-        return pb.BatchGetRecommendationParamsResponse(
-            responses=[
-                decider.decide(user_id, traits, numbers)
-                if traits is not None
-                else self._decide_by_stored(decider, user_id, stored, reason, numbers)
-                for user_id, traits, numbers in parsed
-            ]
-        )
+        answers = []
+        for user_id, traits, numbers in parsed:
+            traits = traits or stored.get(user_id)
+            if traits is None:
+                answers.append(decider.decide_without_profile(user_id.encode(), reason, numbers))
+            else:
+                answers.append(decider.decide(user_id.encode(), traits, numbers))
+        return batch_answer(answers)
 
     @rpc
     async def RecordInteractions(
@@ -156,18 +175,25 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
             found.pop(user_id, None)
         return found | fetched, pb.FALLBACK_REASON_NO_PROFILE
 
-    def _decide_by_stored(
-        self,
-        decider: Decider,
-        user_id: str,
-        stored: dict[str, Traits],
-        reason: pb.FallbackReason.ValueType,
-        numbers: tuple[int, int, int],
-    ) -> pb.GetRecommendationParamsResponse:
-        traits = stored.get(user_id)
-        if traits is None:
-            return decider.decide_without_profile(user_id, reason, numbers)
-        return decider.decide(user_id, traits, numbers)
+
+def add_to_server(service: RecommendationService, server: grpc.aio.Server) -> None:
+    """Has a server answer the service's calls."""
+    grpc_pb.add_RecommendationServiceServicer_to_server(service, server)
+    # Registered handlers come before generated ones. These get and give encoded messages.
+    server.add_registered_method_handlers(
+        pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name,
+        {
+            method.__name__: grpc.unary_unary_rpc_method_handler(method)
+            for method in (service.GetRecommendationParams, service.BatchGetRecommendationParams)
+        },
+    )
+
+
+def _parsed(kind: type[M], message: bytes) -> M:
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
 
 
 def _check_count(name: str, count: int, most: int) -> None:

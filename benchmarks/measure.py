@@ -1,0 +1,53 @@
+"""Measuring side by side: interleaved rounds, medians, and processes pinned to cores."""
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure. `QUICK` shows that a benchmark runs, and nothing else."""
+
+    quick: bool
+
+    def of(self, full: int, quick: int) -> int:
+        """A size or a number of rounds."""
+        return quick if self.quick else full
+
+
+FULL, QUICK = Effort(quick=False), Effort(quick=True)
+
+
+def side_by_side(
+    candidates: Mapping[str, Callable[[], object]], *, rounds: int, calls: int = 1
+) -> dict[str, float]:
+    """Median seconds of one call of each candidate, by name.
+
+    Every round times each of them once, in turn, so that a slow spell of the machine hits all.
+
+    Args:
+        candidates: what to time, by name.
+        rounds: how often to go round.
+        calls: calls in a row that are timed together.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for call in candidates.values():
+        call()
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            gc.collect()
+            started = time.perf_counter()
+            for _ in range(calls):
+                call()
+            seconds[name].append((time.perf_counter() - started) / calls)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def cores() -> tuple[int, int]:
+    """A core for what is measured and one for what loads it; the same where there is but one."""
+    available = sorted(os.sched_getaffinity(0))
+    return available[0], available[-1]

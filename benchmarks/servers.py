@@ -1,0 +1,123 @@
+"""Servers to measure, each a process of its own: `python -m benchmarks.servers KIND PORT ...`.
+
+`real` is the service with empty handlers beside it on the same event loop; `sync` is an empty
+handler on grpc's threaded server.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from recparams.v1 import recommendation_pb2 as pb
+from server import logs
+from server.app import App
+from server.config import Settings
+
+EMPTY = "/benchmarks.Empty/Call"
+DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
+DECIDE_BATCH = "/recparams.v1.RecommendationService/BatchGetRecommendationParams"
+
+
+def _add_empty(server: Any, handler: Any) -> None:
+    _, service, method = EMPTY.split("/")
+    server.add_registered_method_handlers(
+        service, {method: grpc.unary_unary_rpc_method_handler(handler)}
+    )
+
+
+async def _empty(request: bytes, context: Any) -> bytes:
+    return b""
+
+
+async def _real(port: int, database_url: str, folder: str) -> None:
+    logs.configure("warning", "json")
+    settings = Settings(
+        port=port,
+        database_url=database_url,
+        data_dir=folder,
+        admin_key="a-key-for-benchmarks",
+        exploration="0.1",
+        metrics_port=0,
+    )
+    app = App(settings)
+    _add_empty(app._grpc, _empty)
+    await app.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+
+
+def _sync(port: int) -> None:
+    server = grpc.server(ThreadPoolExecutor(max_workers=8))
+    _add_empty(server, lambda request, context: b"")
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    signal.sigwait([signal.SIGTERM])
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(kind: str, core: int, *arguments: str | Path) -> Iterator[tuple[int, psutil.Process]]:
+    """A server of a kind, pinned to a core: its port and process."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.servers", kind, str(port), *map(str, arguments)]
+    with subprocess.Popen(command) as process:
+        try:
+            measured = psutil.Process(process.pid)
+            measured.cpu_affinity([core])
+            wait_ready(port, health=kind == "real")
+            yield port, measured
+        finally:
+            process.kill()
+
+
+def wait_ready(port: int, *, health: bool, seconds: float = 30.0) -> None:
+    """Returns when the server answers, and says that it is SERVING where it has health."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=seconds)
+        stub = health_pb2_grpc.HealthStub(channel)
+        deadline = time.monotonic() + seconds
+        while health and stub.Check(health_pb2.HealthCheckRequest()).status != 1:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the server is not SERVING")
+            time.sleep(0.1)
+
+
+def request(person: int) -> pb.GetRecommendationParamsRequest:
+    """A request of one of many people."""
+    scores = [(person * prime) % 1009 / 10.09 for prime in (7, 11, 13, 17, 19)]
+    names = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+    return pb.GetRecommendationParamsRequest(
+        user_id=f"person-{person:08d}",
+        personality=dict(zip(names, scores, strict=True)),
+        content_type=1 + person % 3,
+        mood=1 + person % 8,
+        time_of_day=1 + person % 4,
+    )
+
+
+if __name__ == "__main__":
+    kind, port, *rest = sys.argv[1:]
+    if kind == "real":
+        uvloop.run(_real(int(port), *rest))
+    else:
+        _sync(int(port))
