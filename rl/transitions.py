@@ -7,6 +7,7 @@ another personality cell, ends the episode.
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
@@ -154,73 +155,137 @@ def prepare(
         settled_before: first instant that is too recent to train, in the unit of `time`.
         min_interactions: least number due for a person to be trained, at least 1.
     """
-    order = _by_user_time_id(interactions)
-    ids, users, times = (column[order] for column in _keys(interactions))
-    state = interactions.state[order]
-    first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]][: len(users)])
-    person = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(users)]))
-
+    order = _by_time(interactions)
+    people, person = _numbered(interactions.user)
+    ids, times, state = interactions.id, interactions.time, interactions.state
+    if order is not None:
+        ids, times, state, person = ids[order], times[order], state[order], person[order]
     waits = (times >= settled_before) | (state == UNKNOWN_PERSONALITY)
-    blocked_from = np.full(len(first), np.iinfo(np.int64).max)
-    np.minimum.at(blocked_from, person[waits], ids[waits])
-    dealt_with = ids < blocked_from[person]
-    due = dealt_with & (state != OUT_OF_VOCABULARY)
-    included = np.bincount(person[due], minlength=len(first)) >= min_interactions
+    blocked_from = _lowest(person, ids, waits, len(people))
+    due, through, first, trained_of = _due(person, ids, state, blocked_from)
+    included = trained_of >= min_interactions
     trained = due & included[person]
-    passed_over = dealt_with & ~due & included[person]
-
-    through = np.zeros(len(first), dtype=np.int64)
-    np.maximum.at(through, person[dealt_with], ids[dealt_with])
-
-    lowest = np.full(len(first), np.iinfo(np.int64).max)
-    np.minimum.at(lowest, person, ids)
-
-    next_state = _next_states(users, times, state, n_contexts, session_gap)
-    cell = state[trained] // n_contexts
-    learn = np.flatnonzero(trained)[np.lexsort((ids[trained], times[trained], cell))]
+    passed_over = (ids < blocked_from[person]) & ~due & included[person]
+    next_state = _next_states(person, times, state, len(people), n_contexts, session_gap)
+    learn = _by_cell(state, trained, n_contexts)
+    rows = learn if order is None else order[learn]
     return Batch(
         transitions=Transitions(
-            state[learn],
-            interactions.action[order[learn]],
-            interactions.reward[order[learn]],
-            next_state[learn],
+            state[learn], interactions.action[rows], interactions.reward[rows], next_state[learn]
         ),
-        rows=order[learn].astype(np.int64),
-        users=users[first][included],
+        rows=rows,
+        users=people[included],
         trained_through=through[included],
-        waiting_users=users[first][~included],
-        first_waiting=lowest[~included],
+        waiting_users=people[~included],
+        first_waiting=first[~included],
         waiting=int(len(ids) - np.count_nonzero(trained) - np.count_nonzero(passed_over)),
         out_of_vocabulary=int(np.count_nonzero(passed_over)),
     )
 
 
-def _keys(
-    interactions: Interactions,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    return interactions.id, interactions.user, interactions.time
+def _by_time(interactions: Interactions) -> NDArray[np.int64] | None:
+    """The order by (time, id); None where that is how they are, as they mostly arrive."""
+    ids, times = interactions.id, interactions.time
+    later = times[1:] > times[:-1]
+    if (later | ((times[1:] == times[:-1]) & (ids[1:] > ids[:-1]))).all():
+        return None
+    return np.lexsort((ids, times)).astype(np.int64)
 
 
-def _by_user_time_id(interactions: Interactions) -> NDArray[np.intp]:
-    ids, users, times = _keys(interactions)
-    return np.lexsort((ids, times, users))
+def _numbered(users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Distinct users, ascending, and the position of each row's among them."""
+    highest = int(users.max(initial=0))
+    if users.min(initial=0) < 0 or highest > 8 * len(users) + 1_000_000:
+        people, person = np.unique(users, return_inverse=True)
+        return people, person.astype(np.int32)
+    present = np.zeros(highest + 1, dtype=np.bool_)
+    present[users] = True
+    return np.flatnonzero(present), (np.cumsum(present, dtype=np.int32) - np.int32(1))[users]
 
 
+@njit(nogil=True, cache=True)
+def _lowest(
+    person: NDArray[np.int32],
+    ids: NDArray[np.int64],
+    among: NDArray[np.bool_],
+    n_people: int,
+) -> NDArray[np.int64]:
+    """Lowest id of each person among some rows, the highest int64 where there is none."""
+    lowest = np.full(n_people, np.iinfo(np.int64).max)
+    for i in range(len(ids)):
+        if among[i] and ids[i] < lowest[person[i]]:
+            lowest[person[i]] = ids[i]
+    return lowest
+
+
+@njit(nogil=True, cache=True)
+def _due(
+    person: NDArray[np.int32],
+    ids: NDArray[np.int64],
+    state: NDArray[np.int32],
+    blocked_from: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows are due; of each person the highest id dealt with, the lowest, how many due."""
+    n_people = len(blocked_from)
+    due = np.zeros(len(ids), dtype=np.bool_)
+    through = np.zeros(n_people, dtype=np.int64)
+    first = np.full(n_people, np.iinfo(np.int64).max)
+    count = np.zeros(n_people, dtype=np.int64)
+    for i in range(len(ids)):
+        p = person[i]
+        first[p] = min(first[p], ids[i])
+        if ids[i] < blocked_from[p]:
+            through[p] = max(through[p], ids[i])
+            if state[i] != OUT_OF_VOCABULARY:
+                due[i] = True
+                count[p] += 1
+    return due, through, first, count
+
+
+@njit(nogil=True, cache=True)
 def _next_states(
-    users: NDArray[np.int64],
+    person: NDArray[np.int32],
     times: NDArray[np.int64],
     state: NDArray[np.int32],
+    n_people: int,
     n_contexts: int,
     session_gap: int,
 ) -> NDArray[np.int32]:
-    """Successors of rows sorted by (user, time, id)."""
+    """Successors of rows sorted by (time, id)."""
     next_state = np.full(len(state), TERMINAL, dtype=np.int32)
-    chained = (
-        (users[1:] == users[:-1])
-        & (times[1:] - times[:-1] <= session_gap)
-        & (state[1:] >= 0)
-        & (state[:-1] >= 0)
-        & (state[1:] // n_contexts == state[:-1] // n_contexts)
-    )
-    next_state[:-1][chained] = state[1:][chained]
+    following = np.full(n_people, -1, dtype=np.int64)
+    for i in range(len(state) - 1, -1, -1):
+        j = following[person[i]]
+        following[person[i]] = i
+        if (
+            j >= 0
+            and times[j] - times[i] <= session_gap
+            and state[i] >= 0
+            and state[j] >= 0
+            and state[i] // n_contexts == state[j] // n_contexts
+        ):
+            next_state[i] = state[j]
     return next_state
+
+
+@njit(nogil=True, cache=True)
+def _by_cell(
+    state: NDArray[np.int32], chosen: NDArray[np.bool_], n_contexts: int
+) -> NDArray[np.int64]:
+    """Chosen rows by personality cell, otherwise in their order: a counting sort."""
+    n_cells = 1
+    for i in range(len(state)):
+        if chosen[i]:
+            n_cells = max(n_cells, state[i] // n_contexts + 1)
+    start = np.zeros(n_cells + 1, dtype=np.int64)
+    for i in range(len(state)):
+        if chosen[i]:
+            start[state[i] // n_contexts + 1] += 1
+    start = np.cumsum(start)
+    rows = np.empty(start[-1], dtype=np.int64)
+    for i in range(len(state)):
+        if chosen[i]:
+            cell = state[i] // n_contexts
+            rows[start[cell]] = i
+            start[cell] += 1
+    return rows

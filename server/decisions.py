@@ -222,7 +222,8 @@ class Decider:
         """
         plan = self._current_plan()
         n = len(users)
-        scores = np.asarray(traits, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # Of signalling NaNs, which are refused below.
+            scores = np.asarray(traits, dtype=np.float64)
         states = self._space.cells(scores) * self._n_contexts + self._context_indices(contexts)
         arms = list(plan.arms.values())
         if plan.only is not None:

@@ -29,7 +29,7 @@ _EXAMPLE = pb.GetRecommendationParamsRequest(
 _REST = len(_EXAMPLE)
 _USER_TAG = 0x0A
 _ONE_BYTE = 0x80
-"""Lengths below it take one byte."""
+"""Lengths and enum numbers below it take one byte."""
 
 _VALUES = struct.Struct("<2x xf xf xf xf xf xB xB xB")
 _TAG_PLACES = np.array([0, 1, *range(2, 28, 5), 29, 31])
@@ -57,6 +57,8 @@ def read_plain(message: bytes) -> tuple[bytes, Traits, ContextNumbers] | None:
     if not (user.isascii() or _is_text(user)) or 0 in user:
         return None
     o, c, e, a, n, content_type, mood, time_of_day = _VALUES.unpack_from(message, start)
+    if content_type | mood | time_of_day >= _ONE_BYTE:
+        return None
     return user, (o, c, e, a, n), (content_type, mood, time_of_day)
 
 
@@ -94,7 +96,10 @@ def read_plain_batch(
     if not (rows[:, _TAG_PLACES] == _TAGS).all():
         return None
     scores = rows[:, 2:27].reshape(-1, 5, 5)[:, :, 1:].copy().view("<f4")[:, :, 0]
-    return users, scores, rows[:, 28::2]
+    numbers = rows[:, 28::2]
+    if (numbers >= _ONE_BYTE).any():
+        return None
+    return users, scores, numbers
 
 
 def _is_text(user: bytes) -> bool:

