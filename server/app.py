@@ -19,9 +19,10 @@ from recparams.v1 import rollout_pb2_grpc as rollout_grpc
 from recparams.v1 import training_pb2_grpc as training_grpc
 from server import metrics
 from server.config import Settings
-from server.database import Pool, connect_when_ready
+from server.database import Pool
 from server.decisions import Decider
 from server.errors import STORE_ERRORS
+from server.migration import connect_when_ready
 from server.policies import PolicyHolder, keep_up_to_date
 from server.processes import Workers
 from server.runtime import Runtime

@@ -15,7 +15,7 @@ import pytest
 
 from server.app import App
 from server.config import Settings
-from server.database import migrate
+from server.migration import migrate
 from tests.support import ADMIN_KEY, Client, ServerProcess, connect, wait_serving
 
 TEMPLATE = "recparams_template"

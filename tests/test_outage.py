@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
-from server.database import migrate
+from server.migration import migrate
 from tests.faults import (
     SMALL,
     OwnPostgres,
