@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format generate lock serve clean
+.PHONY: help setup demo test check bench format generate lock serve clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable clients/python --editable '.[demo,report]' --group dev
+		--editable clients/python --editable '.[demo,report]' --group dev --group bench
 	touch $@
 
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
@@ -32,6 +32,9 @@ check: setup ## Lint, format check, types, architecture, protocol
 	$(BIN)/lint-imports
 	$(BIN)/python proto/check.py
 
+bench: setup ## Measure everything the docs state, into benchmarks/RESULTS.md (about 25 minutes)
+	$(BIN)/python -m benchmarks
+
 format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -41,7 +44,7 @@ generate: setup ## Regenerate the client stub from proto/
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra demo --extra report --group dev pyproject.toml \
+		--python-version 3.11 --extra demo --extra report --group dev --group bench pyproject.toml \
 		--no-emit-package recparams-client -o constraints.txt
 
 serve: setup ## Run a development server on 127.0.0.1:50051

@@ -115,6 +115,20 @@ def psql_copy(url: str) -> float:
     return time.perf_counter() - started
 
 
+def reset(url: str) -> None:
+    """Makes a database one that nobody has trained."""
+
+    async def forget() -> None:
+        db = await asyncpg.connect(url)
+        await db.execute("UPDATE users SET trained_through = 0 WHERE trained_through > 0")
+        await db.execute("VACUUM users")
+        await db.execute("DELETE FROM model_activations")
+        await db.execute("DELETE FROM model_versions")
+        await db.close()
+
+    asyncio.run(forget())
+
+
 @dataclass(frozen=True)
 class Trained:
     """One training run as a process: wall seconds, seconds by stage, peak memory in bytes."""
@@ -130,10 +144,6 @@ def train(url: str, folder: Path, *, threads: int = 1, **settings: object) -> Tr
 
     async def request() -> int:
         db = await asyncpg.connect(url)
-        await db.execute("UPDATE users SET trained_through = 0 WHERE trained_through > 0")
-        await db.execute("VACUUM users")
-        await db.execute("DELETE FROM model_activations")
-        await db.execute("DELETE FROM model_versions")
         run = RunRequest(
             rebuild=False,
             days_back=DAYS + 2,
@@ -163,8 +173,15 @@ def train(url: str, folder: Path, *, threads: int = 1, **settings: object) -> Tr
             raise RuntimeError(f"{status}: {error}")
         return dict(json.loads(found))
 
+    reset(url)
     run_id = asyncio.run(request())
-    given = {"database_url": url, "data_dir": folder, "training_threads": threads, **settings}
+    given = {
+        "database_url": url,
+        "data_dir": folder,
+        "training_threads": threads,
+        "gates": "report",
+        **settings,
+    }
     environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
     started = time.perf_counter()
     process = subprocess.Popen(

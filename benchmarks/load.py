@@ -46,18 +46,27 @@ def h2load(
     *,
     calls: int,
     concurrency: int,
-    core: int,
+    core: int | str,
     server: psutil.Process,
+    connections: int = 1,
 ) -> Load:
-    """Calls a method over one connection with so many streams at a time.
+    """Calls a method over connections with so many streams at a time on each.
 
     Raises RuntimeError where not every call was answered.
     """
     with tempfile.TemporaryDirectory() as folder:
         message, times = Path(folder, "message"), Path(folder, "times")
         message.write_bytes(b"\0" + struct.pack(">I", len(body)) + body)
-        command = ["taskset", "-c", str(core), str(H2LOAD), "-n", str(calls), "-c", "1"]
-        command += ["-m", str(concurrency), "-d", str(message), f"--log-file={times}"]
+        command = ["taskset", "-c", str(core), str(H2LOAD), "-n", str(calls)]
+        command += [
+            "-c",
+            str(connections),
+            "-m",
+            str(concurrency),
+            "-d",
+            str(message),
+            f"--log-file={times}",
+        ]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         before = _cpu(server)
         done = subprocess.run(

@@ -26,20 +26,27 @@ from server import logs
 from server.app import App
 from server.config import Settings
 
-EMPTY = "/benchmarks.Empty/Call"
+EMPTY = "/benchmarks.Empty/Bytes"
+EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
 DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
 DECIDE_BATCH = "/recparams.v1.RecommendationService/BatchGetRecommendationParams"
 
 
-def _add_empty(server: Any, handler: Any) -> None:
-    _, service, method = EMPTY.split("/")
+def _add(server: Any, path: str, handler: Any, *codecs: Any) -> None:
+    _, service, method = path.split("/")
     server.add_registered_method_handlers(
-        service, {method: grpc.unary_unary_rpc_method_handler(handler)}
+        service, {method: grpc.unary_unary_rpc_method_handler(handler, *codecs)}
     )
 
 
 async def _empty(request: bytes, context: Any) -> bytes:
     return b""
+
+
+async def _empty_messages(
+    request: pb.GetRecommendationParamsRequest, context: Any
+) -> pb.GetRecommendationParamsResponse:
+    return pb.GetRecommendationParamsResponse()
 
 
 async def _real(port: int, database_url: str, folder: str) -> None:
@@ -53,7 +60,14 @@ async def _real(port: int, database_url: str, folder: str) -> None:
         metrics_port=0,
     )
     app = App(settings)
-    _add_empty(app._grpc, _empty)
+    _add(app._grpc, EMPTY, _empty)
+    _add(
+        app._grpc,
+        EMPTY_MESSAGES,
+        _empty_messages,
+        pb.GetRecommendationParamsRequest.FromString,
+        pb.GetRecommendationParamsResponse.SerializeToString,
+    )
     await app.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -62,7 +76,7 @@ async def _real(port: int, database_url: str, folder: str) -> None:
 
 def _sync(port: int) -> None:
     server = grpc.server(ThreadPoolExecutor(max_workers=8))
-    _add_empty(server, lambda request, context: b"")
+    _add(server, EMPTY, lambda request, context: b"")
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     signal.sigwait([signal.SIGTERM])
@@ -79,11 +93,10 @@ def free_port() -> int:
 def running(kind: str, core: int, *arguments: str | Path) -> Iterator[tuple[int, psutil.Process]]:
     """A server of a kind, pinned to a core: its port and process."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.servers", kind, str(port), *map(str, arguments)]
-    with subprocess.Popen(command) as process:
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.servers", kind]
+    with subprocess.Popen([*command, str(port), *map(str, arguments)]) as process:
         try:
             measured = psutil.Process(process.pid)
-            measured.cpu_affinity([core])
             wait_ready(port, health=kind == "real")
             yield port, measured
         finally:

@@ -13,6 +13,9 @@ from rl.state import StateSpace
 LEARNED, BORROWED, RULE_BASED, EXPLORATION = range(4)
 """Sources of a choice; a policy holds the first three."""
 
+SOURCES = "learned", "borrowed", "rule_based", "exploration"
+"""Their names."""
+
 OWN_VISITS = 10
 """Visits of a state from which its choice counts as learned rather than borrowed."""
 

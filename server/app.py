@@ -186,6 +186,7 @@ class App:
             runtime.tokens,
             None if exploration is None else float(exploration),
         )
+        metrics.decisions(runtime.decider.decided)
         runtime.workers = Workers(settings, url)
         runtime.pool = pool
         ready = asyncio.Event()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
-from rl.policy import BORROWED, EXPLORATION, LEARNED, RULE_BASED, propensity
+from rl.policy import EXPLORATION, RULE_BASED, propensity
 from rl.rules import rule_based_action
 from rl.state import Context, StateSpace
 from server.policies import Arm, PolicyHolder, Serving
@@ -27,19 +27,13 @@ from server.vocabulary import (
     ARM_NUMBERS,
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
+    SOURCE_NUMBERS,
     TIME_OF_DAY_NAMES,
     context_table,
 )
 from server.wire import read_plain
 
-_NUMBERS = {
-    LEARNED: pb.DECISION_SOURCE_LEARNED,
-    BORROWED: pb.DECISION_SOURCE_BORROWED,
-    RULE_BASED: pb.DECISION_SOURCE_RULE_BASED,
-    EXPLORATION: pb.DECISION_SOURCE_EXPLORATION,
-}
-_SOURCES = tuple(_NUMBERS[source] for source in range(len(_NUMBERS)))
-_SOURCE_NUMBERS = np.array(_SOURCES, dtype=np.uint8)
+_SOURCE_COLUMN = np.array(SOURCE_NUMBERS, dtype=np.uint8)
 _NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
 
 
@@ -167,7 +161,7 @@ class Decider:
             *context,
             action,
             arm.number,
-            _SOURCES[source],
+            SOURCE_NUMBERS[source],
             traits,
             plan.serving.plan.id,
         )
@@ -190,7 +184,7 @@ class Decider:
             CONTENT_TYPE_NAMES[content_type], MOOD_NAMES[mood], TIME_OF_DAY_NAMES[time_of_day]
         )
         action = rule_based_action(_NEUTRAL_TRAITS, names).index
-        source = _SOURCES[RULE_BASED]
+        source = SOURCE_NUMBERS[RULE_BASED]
         token = self._tokens.issue(
             user,
             time.time_ns() // 1_000_000,
@@ -203,6 +197,7 @@ class Decider:
             UNKNOWN_TRAITS,
             plan.serving.plan.id,
         )
+        self._counts(plan.serving.arm_of(user.decode()).name, RULES_VERSION)[RULE_BASED] += 1
         whom = by_whom(RULES_VERSION, number)
         return CHOSEN[action] + token + whom + DOUBLE.pack(1.0) + how(source, reason)
 
@@ -256,7 +251,7 @@ class Decider:
             records[name] = contexts[:, position]
         records["action"] = action
         records["arm"] = np.array([arm.number for arm in arms])[which]
-        records["source"] = _SOURCE_NUMBERS[source]
+        records["source"] = _SOURCE_COLUMN[source]
         records["traits"] = scores
         records["activation"] = plan.serving.plan.id
         tokens = self._tokens.issue_all(users, records, generator)
@@ -291,6 +286,9 @@ class Decider:
             )
         return answers
 
+    def _counts(self, arm: str, version: int) -> list[int]:
+        return self.decided.setdefault((arm, version), [0] * len(SOURCE_NUMBERS))
+
     def _current_plan(self) -> _Plan:
         if self._plan.serving is not self._holder.serving:
             self._plan = self._prepare(self._holder.serving)
@@ -309,7 +307,7 @@ class Decider:
             arm.share * propensity(epsilon, greedy=greedy) for greedy in (True, False)
         )
         whom = by_whom(arm.version, number)
-        hows = tuple(how(source, reason) for source in _SOURCES)
+        hows = tuple(how(source, reason) for source in SOURCE_NUMBERS)
         return _ArmInUse(
             version=arm.version,
             number=number,
@@ -324,7 +322,7 @@ class Decider:
                 whom + DOUBLE.pack(other_chance if source == EXPLORATION else greedy_chance) + one
                 for source, one in enumerate(hows)
             ),
-            decided=self.decided.setdefault((arm.name, arm.version), [0] * len(_SOURCES)),
+            decided=self._counts(arm.name, arm.version),
         )
 
 

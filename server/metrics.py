@@ -1,9 +1,13 @@
-"""Prometheus metrics of rollouts and gates, served over HTTP where a port is set."""
+"""Prometheus metrics of decisions, rollouts and gates, served over HTTP where a port is set."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import Gauge, start_http_server
+from prometheus_client import REGISTRY, Gauge, start_http_server
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from rl.policy import SOURCES
 from server.store.activations import Activation
 from server.vocabulary import ARM_NAMES
 
@@ -17,6 +21,30 @@ _LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", [
 _USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])
 _LOW = Gauge("recparams_arm_difference_low", "Lower end of RL minus the arm, in reward", ["arm"])
 _HIGH = Gauge("recparams_arm_difference_high", "Upper end of RL minus the arm, in reward", ["arm"])
+
+
+class _Decisions(Collector):
+    """Counts decisions where they are made: reading them is what costs, at each scrape."""
+
+    counts: Mapping[tuple[str, int], Sequence[int]] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "recparams_decisions", "Decisions", labels=["arm", "version", "source"]
+        )
+        for (arm, version), by_source in list(self.counts.items()):
+            for source, count in zip(SOURCES, by_source, strict=True):
+                family.add_metric([arm, str(version), source], count)
+        yield family
+
+
+_DECISIONS = _Decisions()
+REGISTRY.register(_DECISIONS)
+
+
+def decisions(counts: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    """Where this process counts its decisions: by arm and version, a count for each source."""
+    _DECISIONS.counts = counts
 
 
 def serve(port: int, host: str) -> None:

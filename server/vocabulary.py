@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recparams.v1 import types_pb2 as types
-from recparams.v1.recommendation_pb2 import PolicyArm
+from recparams.v1.recommendation_pb2 import DecisionSource, PolicyArm
 from rl.action import ACTIONS, DIVERSITIES, NOVELTIES
 from rl.arms import ARMS
+from rl.policy import SOURCES
 from rl.reward import REACTIONS
 from rl.state import Context, StateSpace
 
@@ -25,6 +26,8 @@ MOOD_NAMES = _names(types.Mood, "MOOD_")
 TIME_OF_DAY_NAMES = _names(types.TimeOfDay, "TIME_OF_DAY_")
 ARM_NAMES = _names(PolicyArm, "POLICY_ARM_")
 ARM_NUMBERS = {name: PolicyArm.Value(f"POLICY_ARM_{name.upper()}") for name in ARM_NAMES.values()}
+SOURCE_NUMBERS = tuple(DecisionSource.Value(f"DECISION_SOURCE_{name.upper()}") for name in SOURCES)
+"""By source, as the learning core numbers them."""
 REACTION_NAMES = _names(types.Reaction, "REACTION_")
 TIME_OF_DAY_NUMBERS = {name: number for number, name in TIME_OF_DAY_NAMES.items()}
 

@@ -21,6 +21,12 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in samples}
 
 
+def decisions(port: int) -> float:
+    """All decisions, whatever the arm, version and source."""
+    found = scrape(port)
+    return sum(found[name] for name in found if name.startswith("recparams_decisions_total"))
+
+
 async def test_metrics_follow_gates_and_rollouts(start_server: Any) -> None:
     port = free_port("127.0.0.1", 0)
     settings = {**SMALL, "gates": "enforce", "watch_seconds": 0.2, "experiment_burn_in": 30}
@@ -46,11 +52,13 @@ async def test_metrics_follow_gates_and_rollouts(start_server: Any) -> None:
             return arms == {pb.POLICY_ARM_RL, pb.POLICY_ARM_RULE_BASED}
 
         await eventually(is_ramping)
+        at_first = await asyncio.to_thread(decisions, port)
         answers = await live(
             client,
             people,
             lambda a: [LIKE if a.policy_arm == pb.POLICY_ARM_RULE_BASED else types.REACTION_SKIP],
         )
+        assert await asyncio.to_thread(decisions, port) == at_first + len(answers)
         await eventually(lambda: shows('recparams_rollouts_taken_back{by="watch"}', 1), 60)
         assert {a.policy_arm for a in answers} == {pb.POLICY_ARM_RL, pb.POLICY_ARM_RULE_BASED}
         await eventually(lambda: shows("recparams_active_version", 0))

@@ -1,0 +1,82 @@
+"""Models and interactions made up at random, for what needs no meaning in them."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from rl.action import N_ACTIONS
+from rl.hyperparameters import Hyperparameters
+from rl.policy import Policy, publish
+from rl.q_learning import statistics
+from rl.smoothing import Smoothing
+from rl.state import StateSpace
+from rl.transitions import Interactions, TrainedThrough
+from server.store.models import NewModel
+
+SPACE = StateSpace()
+SETTINGS = Hyperparameters()
+EPSILON = 0.05
+SECOND = 1_000_000
+
+ACTIONS_TRIED = 4
+"""In a visited state: mostly one action is served there, and exploration adds a few."""
+
+
+def random_model(rng: np.random.Generator, states: int) -> NewModel:
+    """A model with so many visited states, `ACTIONS_TRIED` random actions in each."""
+    shape = SPACE.n_states, N_ACTIONS
+    q, visits = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int32)
+    visited = rng.choice(SPACE.n_states, states, replace=False)[:, None]
+    tried = rng.random((states, N_ACTIONS)).argpartition(ACTIONS_TRIED)[:, :ACTIONS_TRIED]
+    q[visited, tried] = rng.normal(0.5, 0.3, tried.shape)
+    visits[visited, tried] = 1 + rng.poisson(5.0, tried.shape)
+    model = NewModel(
+        origin="imported",
+        run_id=None,
+        parent_version=None,
+        algorithm="q_learning",
+        hyperparameters=SETTINGS.to_dict(),
+        metrics={**asdict(statistics(q, visits)), "exploration_rate": EPSILON},
+        q=q,
+        visits=visits,
+        policy=Policy(SPACE, bytes(SPACE.n_states), bytes(SPACE.n_states), EPSILON),
+        objectives={},
+        main_line=False,
+        trained=TrainedThrough.nothing(),
+    )
+    return replace(model, policy=published(model))
+
+
+def published(model: NewModel) -> Policy:
+    """The policy of a model's table."""
+    return publish(
+        SPACE,
+        model.q,
+        model.visits,
+        learning_rate=SETTINGS.learning_rate,
+        epsilon=EPSILON,
+        smoothing=Smoothing(),
+    )
+
+
+def random_interactions(rng: np.random.Generator, n: int) -> Interactions:
+    """Three weeks of n interactions, distributed as those of benchmarks/database.py.
+
+    Visits of five interactions by a fiftieth as many people, reported up to 5 s late, so that they
+    are not quite in the order in which they happened.
+    """
+    people = max(1, n // 50)
+    mean, deviation = (71.7, 65.3, 62.9, 73.0, 43.2), (16.2, 19.0, 21.2, 18.0, 23.9)
+    cells = SPACE.cells(np.clip(rng.normal(mean, deviation, (people, 5)), 0.0, 100.0))
+    user = np.repeat(rng.integers(people, size=n // 5 + 1), 5)[:n]
+    happened = np.arange(n) * (21 * 86400 * SECOND // n) - rng.integers(5 * SECOND, size=n)
+    return Interactions(
+        id=np.arange(n),
+        user=user,
+        time=happened,
+        state=(cells[user] * SPACE.n_contexts + rng.integers(SPACE.n_contexts, size=n)).astype(
+            np.int32
+        ),
+        action=rng.integers(N_ACTIONS, size=n, dtype=np.uint8),
+        reward=rng.normal(0.5, 0.3, n).astype(np.float32),
+    )

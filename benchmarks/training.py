@@ -1,0 +1,122 @@
+"""Training: from COPY to committed version, stage by stage."""
+
+import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.database import Trained, make_database, postgres, psql_copy, reset, train
+from benchmarks.measure import Effort
+from benchmarks.report import Goal, Section, Table
+
+STAGES = {
+    "reading": "read, encode, join watermarks",
+    "preparing": "chain, sort by cell, split",
+    "updating": "update, first half",
+    "evaluating": "smooth and evaluate the candidate",
+    "folding_in": "update, the held-out half",
+    "smoothing": "smooth and encode the version",
+}
+READING, ALL = 0.85, 0.75
+
+
+def run(effort: Effort, folder: Path) -> Section:
+    """Trains small and large databases, each in turn with psql's COPY of the same rows."""
+    sizes = effort.of(2_000_000, 20_000), effort.of(20_000_000, 30_000)
+    rounds = effort.of(5, 1), effort.of(3, 1)
+    rows, stage_rows, goals = [], [], []
+    peaks: list[int] = []
+    with postgres() as server, TemporaryDirectory() as scratch:
+        for size, turns in zip(sizes, rounds, strict=True):
+            url = make_database(server, f"training_{size}", size)
+            copies, runs, two = [], [], []
+            for _ in range(turns):
+                reset(url)
+                copies.append(psql_copy(url))
+                runs.append(train(url, Path(scratch), threads=1))
+                two.append(train(url, Path(scratch), threads=2))
+            copy = statistics.median(copies)
+            peaks.append(max(one.peak for one in runs))
+            for threads, found in ((1, runs), (2, two)):
+                seconds = statistics.median(one.seconds for one in found)
+                rows.append(
+                    [
+                        f"{size:,}",
+                        str(threads),
+                        f"{copy:.2f}",
+                        f"{seconds:.2f}",
+                        f"{size / seconds:,.0f}",
+                        f"{_ratio(copies, found):.2f}",
+                        f"{max(one.peak for one in found) / 1e6:,.0f}",
+                    ]
+                )
+            stage_rows.append((size, _stages(runs)))
+            reading = statistics.median(
+                c / one.stages["reading"] for c, one in zip(copies, runs, strict=True)
+            )
+            goals += [
+                Goal(
+                    f"{size:,} rows read into arrays, rows/s",
+                    "psql COPY of the same query, binary, to /dev/null",
+                    reading,
+                    READING,
+                ),
+                Goal(
+                    f"training {size:,} rows from start to commit, rows/s",
+                    "the same COPY",
+                    _ratio(copies, runs),
+                    ALL,
+                    shortfall=_why(stage_rows[-1][1]),
+                ),
+            ]
+    each = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
+    (small, first), (large, second) = stage_rows
+    return Section(
+        "Training",
+        [
+            "The worker that the server starts, as a process of its own, on a first run over "
+            f"everything: {small:,} and {large:,} interactions of a fiftieth as many people, on "
+            "the same machine as Postgres. Seconds are of the whole process; *of COPY* is the "
+            "time psql takes for the same query over that.",
+            Table(
+                ("rows", "threads", "COPY, s", "training, s", "rows/s", "of COPY", "peak, MB"),
+                rows,
+            ),
+            "Seconds by stage, one thread:",
+            Table(
+                ("stage", f"{small:,} rows", f"{large:,} rows", "ns a row, large"),
+                [
+                    [
+                        name,
+                        f"{first[name]:.2f}",
+                        f"{second[name]:.2f}",
+                        f"{second[name] / large * 1e9:,.0f}",
+                    ]
+                    for name in first
+                ],
+            ),
+            f"Rows are read in pieces; what is kept of each for sorting and chaining is "
+            f"{each:,.0f} bytes at the peak (id, person, time, state, action, rewards, propensity, "
+            "the order, and the sorted transitions). The rest of the memory does not grow with "
+            "rows: the table, its smoothing, and the evaluation of up to 500,000 held-out rows.",
+        ],
+        goals=goals,
+    )
+
+
+def _ratio(copies: list[float], runs: list[Trained]) -> float:
+    return statistics.median(c / one.seconds for c, one in zip(copies, runs, strict=True))
+
+
+def _stages(runs: list[Trained]) -> dict[str, float]:
+    found = {
+        text: statistics.median(one.stages.get(name, 0.0) for one in runs)
+        for name, text in STAGES.items()
+    }
+    whole = statistics.median(one.seconds for one in runs)
+    return {**found, "start the process, connect, write": whole - sum(found.values())}
+
+
+def _why(stages: dict[str, float]) -> str:
+    _reading, *others = stages
+    most = sorted(others, key=lambda name: -stages[name])[:3]
+    return "after reading: " + ", ".join(f"{name} {stages[name]:.1f} s" for name in most)
