@@ -45,10 +45,12 @@ def run(effort: Effort, folder: Path) -> Section:
     """All costs by size; draws `CHART` in the folder."""
     sizes = [10**4, 10**5] if effort.quick else [10**4, 10**5, 10**6, 10**7]
     by_interactions: dict[str, Series] = {name: {} for name in (TRAIN, READ, PREPARE, UPDATE)}
+    smallest: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as data, postgres() as server:
         for n in sizes[: effort.of(3, 1)]:
             url = make_database(server, f"growth_{n}", n)
             trained = [train(url, Path(data)) for _ in range(effort.of(3, 1))]
+            smallest = smallest or trained[-1].stages
             by_interactions[TRAIN][n] = float(np.median([one.seconds for one in trained]))
             by_interactions[READ][n] = float(np.median([one.stages["reading"] for one in trained]))
     rng = np.random.default_rng(5)
@@ -64,6 +66,8 @@ def run(effort: Effort, folder: Path) -> Section:
         spent, stored[n] = _storing(random_model(rng, n), rounds=effort.of(3, 1))
         for name, seconds in spent.items():
             by_states[name][n] = seconds
+    longest = sorted(smallest, key=lambda name: -smallest[name])[:3]
+    stages = ", ".join(f"{name} took {_time(smallest[name])}" for name in longest)
     most = max(found[states[-1]] / found[states[0]] for found in by_states.values())
     _draw(folder / CHART, by_interactions, by_states)
 
@@ -85,8 +89,8 @@ def run(effort: Effort, folder: Path) -> Section:
             "*Preparing* chains and sorts rows that are not quite in order, *updating* is "
             f"Q-learning into a table in memory; both on made-up arrays. The exponents cover "
             f"different ranges: {_power(sizes[0])} to {_power(max(by_interactions[TRAIN]))} for "
-            f"the first two, to {_power(sizes[-1])} for the others. A whole run of few "
-            "interactions is mostly starting the process, and smoothing and storing the table.",
+            f"the first two, to {_power(sizes[-1])} for the others. Of the whole run of "
+            f"{_power(sizes[0])}, {stages}; the rest is starting the process and writing.",
             Table(
                 ("states visited", *map(_power, states), "exponent"),
                 [

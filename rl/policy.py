@@ -49,8 +49,9 @@ class Policy:
         ):
             if len(column) != self.space.n_states:
                 raise ValueError(f"{name} has {len(column)} states, not {self.space.n_states}")
-            if max(column) >= top:
-                raise ValueError(f"{name} has a value of {max(column)}, above {top - 1}")
+            highest = int(np.frombuffer(column, dtype=np.uint8).max())
+            if highest >= top:
+                raise ValueError(f"{name} has a value of {highest}, above {top - 1}")
         if not 0.0 <= self.epsilon <= 1.0:
             raise ValueError(f"epsilon must be from 0 to 1, not {self.epsilon}")
 

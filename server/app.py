@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
@@ -85,6 +86,9 @@ async def serve(settings: Settings, *, share_port: bool = False) -> None:
 
     app = App(settings, share_port=share_port)
     await app.start()
+    # What was imported stays: looking through it for garbage would hold calls up for long.
+    gc.collect()
+    gc.freeze()
     try:
         await stop.wait()
     finally:
