@@ -35,7 +35,7 @@ def draw(goals: Sequence[Goal], file: Path) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     low, high = min([1.0, *reached]), max([1.0, *reached])
-    axes.set_xlim(low / 3, high * 3)
+    axes.set_xlim(low / 8, high * 8)
     axes.set_yticks(list(places), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("measured over what is to hold (right of 1: holds)")

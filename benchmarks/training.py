@@ -59,6 +59,7 @@ def run(effort: Effort, folder: Path) -> Section:
                     "psql COPY of the same query, binary, to /dev/null",
                     reading,
                     READING,
+                    shortfall="Postgres's parallel workers and the trainer share the cores",
                 ),
                 Goal(
                     f"training {size:,} rows from start to commit, rows/s",

@@ -96,6 +96,7 @@ class Decider:
         self._exploration = exploration
         self._space: StateSpace = holder.space
         self._n_contexts = holder.space.n_contexts
+        self._generator = np.random.default_rng()
         self.contexts = context_table(holder.space)
         self._context_array = np.full(np.array(list(self.contexts)).max(0) + 1, -1, dtype=np.int32)
         for numbers, index in self.contexts.items():
@@ -229,7 +230,7 @@ class Decider:
         greedy_of = [np.frombuffer(arm.actions, dtype=np.uint8)[states] for arm in arms]
         sources_of = [np.frombuffer(arm.sources, dtype=np.uint8)[states] for arm in arms]
         greedy, source = np.choose(which, greedy_of), np.choose(which, sources_of)
-        generator = np.random.default_rng(random.getrandbits(64))
+        generator = self._generator
         epsilon = np.array([arm.epsilon for arm in arms])[which]
         explores = generator.random(n) < epsilon
         action = np.where(explores, generator.integers(N_ACTIONS, size=n), greedy)
@@ -281,9 +282,12 @@ class Decider:
         for i, (w, a, s, token) in enumerate(rows):
             arm = arms[w]
             arm.decided[s] += 1
-            answers.append(
-                CHOSEN[a] + token + arm.by_whom + chances[8 * i : 8 * i + 8] + arm.how[s]
+            ending = (
+                arm.endings[s]
+                if len(arms) == 1
+                else arm.by_whom + chances[8 * i : 8 * i + 8] + arm.how[s]
             )
+            answers.append(CHOSEN[a] + token + ending)
         return answers
 
     def _counts(self, arm: str, version: int) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.report import Goal, Section, Table, goals_table
 from tests.support import ROOT
 
-TITLES = ("Serving", "Workers", "Training", "Model swap", "Growth", "Peers")
+TITLES = ("Serving", "Workers", "Training", "Version change", "Growth", "Peers")
 
 
 @pytest.mark.timeout(300)

@@ -260,19 +260,6 @@ def test_without_exploration_nobody_explores(ask: Ask) -> None:
 
 
 @both
-def test_draws_follow_the_seed(ask: Ask) -> None:
-    people = crowd(200)
-    runs = []
-    for seed in (1, 1, 2):
-        random.seed(seed)
-        answers = ask(decider_of(serving(*EXPLORING)), people)
-        runs.append(
-            [read(*each)[1].decision_id for each in zip(answers, people.users, strict=True)]
-        )
-    assert runs[0] == runs[1] != runs[2]
-
-
-@both
 @pytest.mark.parametrize("arms", [ONE, THREE], ids=["one", "three"])
 @pytest.mark.parametrize(
     "context",
