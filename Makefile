@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench format generate lock serve clean
+.PHONY: help setup demo test check image-check bench format generate lock serve clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,7 +32,10 @@ check: setup ## Lint, format check, types, architecture, protocol
 	$(BIN)/lint-imports
 	$(BIN)/python proto/check.py
 
-bench: setup ## Measure everything the docs state, into benchmarks/RESULTS.md (about 25 minutes)
+image-check: setup ## Lint the Dockerfile and do what it says, without Docker
+	$(BIN)/python -m deploy.image_check
+
+bench: setup ## Measure everything the docs state, into benchmarks/RESULTS.md (about 15 minutes)
 	$(BIN)/python -m benchmarks
 
 format: setup ## Format the code

@@ -6,19 +6,22 @@ import gc
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pydantic import SecretStr
 
-from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, training_pb2
+from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, system_pb2, training_pb2
 from recparams.v1 import models_pb2_grpc as models_grpc
 from recparams.v1 import rollout_pb2_grpc as rollout_grpc
+from recparams.v1 import system_pb2_grpc as system_grpc
 from recparams.v1 import training_pb2_grpc as training_grpc
-from server import metrics
+from server import authorization, metrics
+from server.callers import Role
 from server.config import Settings
 from server.database import Pool
 from server.decisions import Decider
@@ -27,13 +30,15 @@ from server.migration import connect_when_ready
 from server.policies import PolicyHolder, keep_up_to_date
 from server.processes import Workers
 from server.runtime import Runtime
+from server.scheduler import Start, train_on_schedule
 from server.services import recommendation
-from server.services.admin import AdminKey
 from server.services.models import ModelService
 from server.services.rollout import RolloutService
+from server.services.system import SystemService
 from server.services.training import TrainingService
 from server.store import interactions, shared_secrets
 from server.store.profiles import ProfileCache
+from server.tls import CertificateError, server_credentials
 from server.tokens import TokenCodec
 from server.vocabulary import unknown_names
 from server.watch import count_shadow, flush_shadow, watch_rollouts
@@ -48,6 +53,7 @@ SERVICES = (
     training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name,
+    system_pb2.DESCRIPTOR.services_by_name["SystemService"].full_name,
 )
 
 
@@ -63,10 +69,10 @@ def cannot_listen(settings: Settings) -> StartError:
     )
 
 
-def admin_key(settings: Settings) -> str:
-    """The configured key, or in development a new one, written where the CLI finds it."""
-    if settings.admin_key is not None:
-        return settings.admin_key.get_secret_value()
+def with_admin_key(settings: Settings) -> Settings:
+    """Settings with a new admin key, written where the CLI finds it, if they have none."""
+    if settings.admin_digests():
+        return settings
     key = secrets.token_urlsafe(24)
     folder = settings.data_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +80,7 @@ def admin_key(settings: Settings) -> str:
     file.touch(mode=0o600)
     file.write_text(key)
     log.info("made up an admin key for this run", file=str(file))
-    return key
+    return settings.model_copy(update={"admin_key": SecretStr(key)})
 
 
 async def serve(settings: Settings, *, share_port: bool = False) -> None:
@@ -120,28 +126,30 @@ class App:
                 ("grpc.so_reuseport", int(share_port)),
                 # Clients may ask every half minute whether an idle connection still lives.
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-                ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-            ]
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ],
+            maximum_concurrent_rpcs=settings.max_concurrent_calls or None,
         )
         self.port = 0
 
     async def start(self) -> None:
         """Listens at once; health turns SERVING when the database has answered."""
         settings = self._settings
-        try:
-            self.port = self._grpc.add_insecure_port(f"{settings.host}:{settings.port}")
-        except RuntimeError:
-            raise cannot_listen(settings) from None
-        key = AdminKey(admin_key(settings))
-        recommendation.add_to_server(
-            recommendation.RecommendationService(settings, self._runtime, self._cache), self._grpc
-        )
-        training_grpc.add_TrainingServiceServicer_to_server(
-            TrainingService(settings, self._runtime, key), self._grpc
-        )
+        self.port = self._listen()
+        check = authorization.checks(with_admin_key(settings))
+        key = check(Role.ADMINISTER)
+        service = recommendation.RecommendationService(settings, self._runtime, self._cache)
+        if settings.authorization == "keys":
+            authorization.guard(service, check)
+        recommendation.add_to_server(service, self._grpc)
+        training = TrainingService(settings, self._runtime, check(Role.TRAIN))
+        training_grpc.add_TrainingServiceServicer_to_server(training, self._grpc)
         models_grpc.add_ModelServiceServicer_to_server(ModelService(self._runtime, key), self._grpc)
         rollout_grpc.add_RolloutServiceServicer_to_server(
             RolloutService(settings, self._runtime, key), self._grpc
+        )
+        system_grpc.add_SystemServiceServicer_to_server(
+            SystemService(settings, self._runtime, self._cache, key), self._grpc
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
@@ -155,7 +163,23 @@ class App:
                 raise StartError(f"metrics_port {settings.metrics_port}: {failure}") from None
         await self._grpc.start()
         log.info("listening", host=settings.host, port=self.port)
-        self._run_forever(self._connect)
+        self._run_forever(lambda: self._connect(training.start))
+
+    def _listen(self) -> int:
+        """Opens the port, with TLS where there is a certificate. Raises StartError."""
+        settings = self._settings
+        address = f"{settings.host}:{settings.port}"
+        try:
+            if settings.tls_certificate is None or settings.tls_key is None:
+                return self._grpc.add_insecure_port(address)
+            credentials = server_credentials(
+                settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+            )
+            return self._grpc.add_secure_port(address, credentials)
+        except CertificateError as failure:
+            raise StartError(str(failure)) from None
+        except RuntimeError:
+            raise cannot_listen(settings) from None
 
     async def stop(self) -> None:
         """Says that it stops, then refuses new calls, lets those under way finish, and ends."""
@@ -177,11 +201,11 @@ class App:
     def _run_forever(self, work: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(asyncio.create_task(_restarting(work)))
 
-    async def _connect(self) -> None:
+    async def _connect(self, start_training: Start) -> None:
         """Brings the database up, then whatever needs it."""
         settings, runtime = self._settings, self._runtime
         url, pool = await connect_when_ready(settings)
-        runtime.tokens = TokenCodec(await self._token_key(pool))
+        runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
         exploration = {"off": 0.0, "schedule": None}.get(
             str(settings.exploration), settings.exploration
         )
@@ -207,6 +231,10 @@ class App:
         self._run_forever(lambda: count_shadow(self._holder, pool))
         workers = runtime.workers
         self._run_forever(lambda: watch_rollouts(settings, pool, workers))
+        schedule = settings.training_schedule()
+        if schedule is not None:
+            grace = timedelta(seconds=settings.schedule_grace_seconds)
+            self._run_forever(lambda: train_on_schedule(schedule, grace, pool, start_training))
         await ready.wait()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(

@@ -20,6 +20,8 @@ from rl.objectives import Objectives
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
+from server.callers import Caller, key_digest, parse_callers, parse_hash
+from server.schedule import Schedule, parse
 
 WELL_KNOWN_ADMIN_KEYS = frozenset({"admin-dev-key-change-in-production", "your-key"})
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -62,10 +64,50 @@ class Settings(BaseSettings):
         description="What callers of training and model RPCs send as x-admin-key; 16 characters "
         "or more outside development.",
     )
+    admin_key_hashes: Names = Field(
+        (),
+        description="Instead of admin_key or beside it: hashes of admin keys, all of them valid, "
+        "comma separated (recparams new-key makes key and hash).",
+    )
+    authorization: Literal["admin_only", "keys"] = Field(
+        "admin_only",
+        description="What asks who calls: admin_only, the RPCs that train and administer, for the "
+        "admin key; keys, every RPC but health and reflection, for a caller with the role.",
+    )
+    callers: Names = Field(
+        (),
+        description="Callers for authorization keys, comma separated: name:role+role:sha256:HEX "
+        "for a key sent as x-api-key, or name:role+role:cn=NAME for a client certificate; the "
+        "roles are recommend, record, train and administer.",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file of the server's certificate chain, read again when it changes. "
+        "Absent: plain text.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its unencrypted key.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of certificates that clients' certificates must lead to (mTLS). "
+        "Absent: clients need none.",
+    )
+    max_message_bytes: int = Field(
+        4 * 1024 * 1024, ge=64 * 1024, le=1024**3, description="Largest message that is read."
+    )
+    max_concurrent_calls: int = Field(
+        10_000,
+        ge=0,
+        description="Calls and open streams at a time, for each worker; those above are refused "
+        "with RESOURCE_EXHAUSTED. 0: no limit.",
+    )
     token_key: SecretStr | None = Field(
         None,
         description="Secret that signs decision tokens, 32 characters or more. Absent: one kept "
         "in the database, made at the first start.",
+    )
+    token_keys_before: SecretStr | None = Field(
+        None,
+        description="Other keys whose decision tokens are still accepted, comma separated.",
     )
     token_max_age_days: float = Field(
         30.0, gt=0, description="Decision tokens older than this are refused, in days."
@@ -119,6 +161,20 @@ class Settings(BaseSettings):
     days_back: int = Field(7, ge=1, le=3650, description="Default window of a training run, days.")
     min_interactions_per_user: int = Field(
         5, ge=1, description="People with fewer untrained interactions wait for a later run."
+    )
+    schedule: str | None = Field(
+        None,
+        description="When to train without being asked: a cron expression (0 1 * * 1 is Mondays at "
+        "01:00) or an interval (6h; units s, m, h and d). Absent: never.",
+    )
+    schedule_time_zone: str = Field(
+        "UTC", description="Time zone of the cron expression, such as Europe/Berlin."
+    )
+    schedule_grace_seconds: float = Field(
+        3600.0,
+        ge=1,
+        description="How late a scheduled run may still start where the servers were down or "
+        "another run was under way; later it is left out.",
     )
     training_threads: int = Field(
         max(1, (os.cpu_count() or 1) - 1), ge=1, le=256, description="Threads of a training run."
@@ -223,12 +279,24 @@ class Settings(BaseSettings):
         "auto", description="Form of the log lines; auto is console on a terminal, json elsewhere."
     )
 
-    @field_validator("database_url", "admin_key", "token_key", mode="before")
+    @field_validator(
+        "database_url",
+        "admin_key",
+        "token_key",
+        "token_keys_before",
+        "tls_certificate",
+        "tls_key",
+        "tls_client_ca",
+        "schedule",
+        mode="before",
+    )
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         return None if value == "" else value
 
-    @field_validator("content_types", "moods", "times_of_day", mode="before")
+    @field_validator(
+        "content_types", "moods", "times_of_day", "admin_key_hashes", "callers", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -242,20 +310,37 @@ class Settings(BaseSettings):
         self.reward_weights()
         self.objectives()
         self.steps()
+        self.training_schedule()
         if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
             raise ValueError("token_key must have 32 characters or more")
+        if any(len(key) < 32 for key in self.earlier_token_keys()):
+            raise ValueError("token_keys_before must have 32 characters or more each")
+        self._check_access()
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > 65535:
             raise ValueError("metrics_port leaves no port above it for every worker")
-        if self.environment != "development":
-            key = self.admin_key.get_secret_value() if self.admin_key else ""
-            if not key:
-                raise ValueError("admin_key is required outside development")
-            if key in WELL_KNOWN_ADMIN_KEYS or len(key) < 16:
-                raise ValueError(
-                    "admin_key is a well-known or short one: outside development it needs 16 "
-                    "characters or more that nobody else knows"
-                )
         return self
+
+    def _check_access(self) -> None:
+        """Raises ValueError where nobody, or too many, could call."""
+        digests, callers = self.admin_digests(), self.known_callers()
+        if callers and self.authorization != "keys":
+            raise ValueError("callers need authorization keys")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key need each other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.tls_client_ca is None and any(caller.common_name for caller in callers):
+            raise ValueError("callers with cn= need tls_client_ca")
+        if self.environment == "development":
+            return
+        if not digests:
+            raise ValueError("admin_key is required outside development, or admin_key_hashes")
+        short = self.admin_key is not None and len(self.admin_key.get_secret_value()) < 16
+        if short or not set(digests).isdisjoint(map(key_digest, WELL_KNOWN_ADMIN_KEYS)):
+            raise ValueError(
+                "admin_key is a well-known or short one: outside development it needs 16 "
+                "characters or more that nobody else knows"
+            )
 
     @classmethod
     def settings_customise_sources(
@@ -269,6 +354,26 @@ class Settings(BaseSettings):
         file = os.environ.get("RECPARAMS_CONFIG")
         toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
         return init_settings, env_settings, *toml
+
+    def admin_digests(self) -> tuple[bytes, ...]:
+        """Digests of the admin keys that are valid."""
+        plain = [] if self.admin_key is None else [key_digest(self.admin_key.get_secret_value())]
+        try:
+            return (*plain, *map(parse_hash, self.admin_key_hashes))
+        except ValueError as failure:
+            raise ValueError(f"admin_key_hashes {failure}") from None
+
+    def known_callers(self) -> tuple[Caller, ...]:
+        """The configured callers."""
+        try:
+            return parse_callers(self.callers)
+        except ValueError as failure:
+            raise ValueError(f"callers: {failure}") from None
+
+    def earlier_token_keys(self) -> tuple[bytes, ...]:
+        """Keys whose tokens are accepted beside those of the token key."""
+        text = self.token_keys_before.get_secret_value() if self.token_keys_before else ""
+        return tuple(key.strip().encode() for key in text.split(",") if key.strip())
 
     def space(self) -> StateSpace:
         """The configured state space."""
@@ -328,6 +433,10 @@ class Settings(BaseSettings):
         if "" in steps or "next" in steps:
             raise ValueError('rollout_steps need names, and "next" is not one of them')
         return steps
+
+    def training_schedule(self) -> Schedule | None:
+        """When training runs by itself, or None."""
+        return None if self.schedule is None else parse(self.schedule, self.schedule_time_zone)
 
     def smoothing(self) -> Smoothing:
         """The configured smoothing."""

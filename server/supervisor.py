@@ -13,10 +13,9 @@ from multiprocessing.process import BaseProcess
 
 import structlog
 import uvloop
-from pydantic import SecretStr
 
 from server import logs
-from server.app import StartError, admin_key, cannot_listen, serve
+from server.app import StartError, cannot_listen, serve, with_admin_key
 from server.config import Settings
 
 log = structlog.get_logger()
@@ -39,8 +38,7 @@ def supervise(settings: Settings) -> None:
         signal.signal(number, lambda received, _: stopping.append(received))
     with _reserved_port(settings) as port:
         # One key for all, made up only once the port is known to be free.
-        key = SecretStr(admin_key(settings))
-        shared = settings.model_copy(update={"port": port, "admin_key": key})
+        shared = with_admin_key(settings).model_copy(update={"port": port})
         workers = [Worker(shared, number) for number in range(settings.workers)]
         log.info("starting workers", host=settings.host, port=port, workers=settings.workers)
         try:

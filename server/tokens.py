@@ -10,6 +10,7 @@ import hmac
 import math
 import random
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -78,13 +79,19 @@ class Decision(NamedTuple):
 
 
 class TokenCodec:
-    """Issues and reads tokens with one secret key."""
+    """Issues and reads tokens with one secret key.
 
-    def __init__(self, key: bytes) -> None:
+    Args:
+        key: the secret.
+        others: keys whose tokens are read too.
+    """
+
+    def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
         # BLAKE2b takes 64 bytes of key at most. Its state after the key is kept, and copied.
         self._keyed = hashlib.blake2b(
             key=hashlib.sha256(key).digest(), digest_size=MAC_BYTES, person=_PERSON
         )
+        self._others = [TokenCodec(other) for other in others]
 
     def issue(
         self,
@@ -141,8 +148,9 @@ class TokenCodec:
         """What a token says. Raises InvalidTokenError unless it was issued for this person."""
         if len(token) != TOKEN_BYTES or token[0] != FORMAT_VERSION:
             raise InvalidTokenError("is not a decision token of this service")
-        record = token[: _RECORD.size]
-        if not hmac.compare_digest(self._mac(record, user_id.encode()), token[_RECORD.size :]):
+        record, mac, user = token[: _RECORD.size], token[_RECORD.size :], user_id.encode()
+        codecs = (self, *self._others)
+        if not any(hmac.compare_digest(codec._mac(record, user), mac) for codec in codecs):
             raise InvalidTokenError("was not issued by this service for this user_id")
         fields = _RECORD.unpack(record)
         return Decision._make((*fields[1:11], fields[11:16], fields[16]))

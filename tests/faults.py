@@ -283,7 +283,9 @@ class OwnPostgres:
     def thaw(self) -> None:
         """Goes on where it was frozen."""
         for process in self._processes():
-            process.resume()
+            # A parallel worker may have ended by itself, between its stop and its going on.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _processes(self) -> list[psutil.Process]:
         pid = int((self._server.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])

@@ -22,6 +22,7 @@ from recparams.v1 import (
     models_pb2_grpc,
     recommendation_pb2_grpc,
     rollout_pb2_grpc,
+    system_pb2_grpc,
     training_pb2_grpc,
 )
 from recparams.v1 import recommendation_pb2 as pb
@@ -51,6 +52,7 @@ class Client:
     training: Any
     models: Any
     rollout: Any
+    system: Any
     health: Any
 
 
@@ -64,6 +66,7 @@ async def connect(target: str, options: Any = None) -> AsyncIterator[Client]:
             training_pb2_grpc.TrainingServiceStub(channel),
             models_pb2_grpc.ModelServiceStub(channel),
             rollout_pb2_grpc.RolloutServiceStub(channel),
+            system_pb2_grpc.SystemServiceStub(channel),
             health_pb2_grpc.HealthStub(channel),
         )
 

@@ -120,6 +120,8 @@ async def until_running(db: asyncpg.Connection) -> None:
     [
         (),
         ("serve",),
+        ("health",),
+        ("migrate",),
         ("train",),
         ("evaluate",),
         ("recommend",),
@@ -144,6 +146,9 @@ async def until_running(db: asyncpg.Connection) -> None:
         ("shadow", "start"),
         ("shadow", "stop"),
         ("shadow", "show"),
+        ("status",),
+        ("forget",),
+        ("new-key",),
         ("simulate",),
         ("demo",),
     ],

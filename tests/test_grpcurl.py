@@ -42,6 +42,7 @@ async def test_it_lists_and_describes(client: Client, address: str) -> None:
         "recparams.v1.ModelService",
         "recparams.v1.RecommendationService",
         "recparams.v1.RolloutService",
+        "recparams.v1.SystemService",
         "recparams.v1.TrainingService",
     }
     code, described = await grpcurl(address, "describe", "recparams.v1.TrainingService")

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
+from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
 from server.migration import migrate
 from tests.faults import (
@@ -427,3 +428,38 @@ async def test_a_database_that_hangs(
     connection = await asyncpg.connect(own_url)
     assert await connection.fetchval("SELECT count(*) FROM interactions") == 20
     await connection.close()
+
+
+async def test_health_is_told_in_time(own_postgres: OwnPostgres, own_client: Client) -> None:
+    """While the database answers, while it hangs, while it is down, and after."""
+
+    async def health() -> spb.GetSystemHealthResponse:
+        started = time.monotonic()
+        answer = await own_client.system.GetSystemHealth(spb.GetSystemHealthRequest(), timeout=5)
+        assert time.monotonic() - started < 1.0
+        return answer
+
+    async def is_well() -> bool:
+        return (await health()).database.problem == ""
+
+    await eventually(is_well)
+    own_postgres.freeze()
+    try:
+        for _ in range(3):
+            hanging = await health()
+            assert not hanging.database.answers
+            assert hanging.database.problem == "no answer within 0.4 s"
+            assert not hanging.HasField("queue") and not hanging.served.HasField("active_version")
+    finally:
+        own_postgres.thaw()
+    await eventually(is_well)
+    await stop(own_postgres)
+    try:
+        for _ in range(3):
+            down = await health()
+            assert not down.database.answers
+            assert down.database.problem.startswith("cannot be used (")
+            assert down.server.uptime_seconds > 0
+    finally:
+        await start(own_postgres)
+    await eventually(is_well)

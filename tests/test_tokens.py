@@ -64,6 +64,20 @@ def test_other_keys_people_and_bytes_are_refused(
         TokenCodec(key).read(junk, user)
 
 
+def test_tokens_of_other_keys_are_read_where_they_are_named() -> None:
+    fields = (1, 0, 1.0, 1, 1, 1, 0, 1, 1, (1.0, 2.0, 3.0, 4.0, 5.0), 0)
+    codec = TokenCodec(b"new", [b"older", b"oldest"])
+    for key in (b"new", b"older", b"oldest"):
+        token = TokenCodec(key).issue(b"ada", *fields)
+        assert codec.read(token, "ada").traits == (1.0, 2.0, 3.0, 4.0, 5.0)
+        with pytest.raises(InvalidTokenError):
+            codec.read(token, "bob")
+    with pytest.raises(InvalidTokenError):
+        codec.read(TokenCodec(b"unknown").issue(b"ada", *fields), "ada")
+    # It issues with its own key alone.
+    TokenCodec(b"new").read(codec.issue(b"ada", *fields), "ada")
+
+
 def test_unknown_traits_survive() -> None:
     codec = TokenCodec(b"key")
     nan = math.nan

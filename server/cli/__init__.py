@@ -6,6 +6,8 @@ import click
 
 _COMMANDS = {
     "serve": "server.cli.serve:serve",
+    "health": "server.cli.health:health",
+    "migrate": "server.cli.migrate:migrate",
     "train": "server.cli.train:train",
     "runs": "server.cli.runs:runs",
     "evaluate": "server.cli.evaluate:evaluate",
@@ -13,8 +15,11 @@ _COMMANDS = {
     "rollout": "server.cli.rollout:rollout",
     "shadow": "server.cli.shadow:shadow",
     "recommend": "server.cli.recommend:recommend",
+    "status": "server.cli.status:status",
+    "forget": "server.cli.forget:forget",
     "simulate": "server.cli.simulate:simulate",
     "demo": "server.cli.demo:demo",
+    "new-key": "server.cli.new_key:new_key",
 }
 
 
@@ -43,11 +48,13 @@ def main() -> None:
     recparams demo                 see the whole service learn, in under three minutes
     recparams serve                run a server on 127.0.0.1:50051
     recparams train --wait         learn from what was recorded (what the CronJob runs)
+    recparams status               how the service does, and when it trains next
     recparams evaluate             what other policies would have been worth
     recparams rollout next         serve a version to more people
     recparams models rollback      serve what was served before
 
-    Every command but serve and demo talks to a running server: --address or RECPARAMS_ADDRESS
-    says where, --admin-key or RECPARAMS_ADMIN_KEY lets it in. Next to a development server in the
-    same folder neither is needed.
+    Every command but serve, migrate, demo and new-key talks to a running server: --address or
+    RECPARAMS_ADDRESS says where, --admin-key or RECPARAMS_ADMIN_KEY lets it in, and with
+    --ca or RECPARAMS_CA it uses TLS. Next to a development server in the same folder none of them
+    is needed.
     """

@@ -11,9 +11,16 @@ import click
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from recparams_client import tls_credentials
+
 KEY_FILE = Path(".recparams") / "admin-key"
 SECONDS = 30.0
 HEADER = "x-admin-key"
+_TLS_FILES = {
+    "ca": "PEM file of certificates that the server's must lead to; has the connection use TLS.",
+    "cert": "PEM file of this client's certificate, where the server asks for one.",
+    "key": "PEM file of the key to it.",
+}
 _CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 60_000),
@@ -46,7 +53,16 @@ _EXITS = {
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --address and --admin-key."""
+    """Adds --address, --admin-key, and for TLS --ca, --cert and --key, which `channel` finds."""
+    for name, help_text in reversed(_TLS_FILES.items()):
+        command = click.option(
+            f"--{name}",
+            envvar=f"RECPARAMS_{name.upper()}",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            expose_value=False,
+            callback=_keep,
+            help=f"{help_text} [RECPARAMS_{name.upper()}]",
+        )(command)
     command = click.option(
         "--admin-key",
         envvar="RECPARAMS_ADMIN_KEY",
@@ -60,6 +76,21 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="host:port of the server. [RECPARAMS_ADDRESS]",
     )(command)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    context.meta[f"{__name__}.{parameter.name}"] = value
+
+
+def credentials() -> grpc.ChannelCredentials | None:
+    """For TLS as the options of the running command say; None is plain text."""
+    meta = click.get_current_context().meta
+    ca, cert, key = (meta[f"{__name__}.{name}"] for name in _TLS_FILES)
+    if ca is None and (cert or key):
+        raise click.UsageError("--cert and --key need --ca.")
+    if (cert is None) != (key is None):
+        raise click.UsageError("--cert and --key need each other.")
+    return None if ca is None else tls_credentials(ca, cert, key)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +116,12 @@ def admin_metadata(admin_key: str | None) -> tuple[tuple[str, str], ...]:
 @contextlib.contextmanager
 def channel(address: str) -> Iterator[grpc.Channel]:
     """A channel; what goes wrong with a call ends the program with one line and an exit code."""
-    with grpc.insecure_channel(address, options=_CHANNEL) as opened:
+    tls = credentials()
+    with (
+        grpc.insecure_channel(address, options=_CHANNEL)
+        if tls is None
+        else grpc.secure_channel(address, tls, options=_CHANNEL)
+    ) as opened:
         try:
             yield opened
         except grpc.RpcError as raised:

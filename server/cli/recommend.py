@@ -8,7 +8,13 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from recparams.v1 import types_pb2 as types
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, TRAITS
-from server.cli.connection import SECONDS, channel, json_option, server_options
+from server.cli.connection import (
+    SECONDS,
+    admin_metadata,
+    channel,
+    json_option,
+    server_options,
+)
 from server.cli.output import enum_name, print_facts, print_json
 
 DIMENSIONS = ("energy", "diversity", "novelty")
@@ -37,7 +43,7 @@ def recommend(
     mood: str,
     time_of_day: str | None,
     address: str,
-    admin_key: str | None,  # noqa: ARG001 - decisions need no key
+    admin_key: str | None,
     as_json: bool,
     **traits: float | None,
 ) -> None:
@@ -62,7 +68,7 @@ def recommend(
         request.time_of_day = types.TimeOfDay.Value(f"TIME_OF_DAY_{time_of_day.upper()}")
     with channel(address) as opened:
         answer = grpc_pb.RecommendationServiceStub(opened).GetRecommendationParams(
-            request, timeout=SECONDS
+            request, metadata=admin_metadata(admin_key), timeout=SECONDS
         )
     if as_json:
         print_json(answer)

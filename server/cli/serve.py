@@ -17,7 +17,7 @@ from server.supervisor import supervise
 
 
 def _default(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
@@ -25,6 +25,7 @@ def _default(value: Any) -> str:
 def _unknown_variables() -> list[str]:
     known = {f"RECPARAMS_{name.upper()}" for name in Settings.model_fields}
     known |= {"RECPARAMS_CONFIG", "RECPARAMS_ADDRESS"}
+    known |= {"RECPARAMS_CA", "RECPARAMS_CERT", "RECPARAMS_KEY"}
     return sorted(
         name for name in os.environ if name.startswith("RECPARAMS_") and name not in known
     )

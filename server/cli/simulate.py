@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from rl.population import WEEK, draw_population, draw_visits
 from rl.reward import RewardWeights
-from server.cli.connection import fail, json_option, server_options
+from server.cli.connection import credentials, fail, json_option, server_options
 from server.cli.output import print_facts
 from server.crowd import Crowd, live_through, put_profiles
 
@@ -66,7 +66,10 @@ async def _simulate(address: str, decisions: int, people: int, seed: int) -> dic
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    async with grpc.aio.insecure_channel(address) as channel:
+    tls = credentials()
+    async with (
+        grpc.aio.insecure_channel(address) if tls is None else grpc.aio.secure_channel(address, tls)
+    ) as channel:
         stub = grpc_pb.RecommendationServiceStub(channel)
         await put_profiles(stub, crowd)
         began = time.perf_counter()

@@ -20,6 +20,7 @@ from rl.hyperparameters import Hyperparameters
 from rl.objectives import Objectives
 from rl.state import StateSpace
 from server.config import Settings
+from server.database import Connection, Pool
 from server.errors import ServiceError, Violations, error, not_found, rpc, streaming_rpc
 from server.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.processes import run_json
@@ -57,31 +58,37 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
     async def TriggerTraining(
         self, request: pb.TriggerTrainingRequest, context: Any
     ) -> pb.TriggerTrainingResponse:
-        wanted = self._parse(request)
-        pool = self._runtime.require_pool()
-        request_id = request.request_id or uuid.uuid4().hex
-        known = await tasks.fetch_by_request(pool, request_id)
-        if known is None:
-            await tasks.fail_dead_runs(pool)
-            if not wanted.rebuild:
-                await self._check_base()
-            try:
-                run_id = await tasks.create(pool, request_id, wanted.to_dict())
-            except asyncpg.UniqueViolationError:
-                known = await tasks.fetch_by_request(pool, request_id)
-                if known is None:
-                    raise await self._already_running() from None
-            else:
-                await self._start(run_id)
-                known = await tasks.fetch(pool, run_id)
-        return pb.TriggerTrainingResponse(run=run_message(known))
+        return pb.TriggerTrainingResponse(run=await self.start(request))
 
-    async def _start(self, run_id: int) -> None:
-        pool = self._runtime.require_pool()
+    async def start(
+        self, request: pb.TriggerTrainingRequest, connection: Connection | None = None
+    ) -> pb.TrainingRun:
+        """Starts a run, or returns the one that this request_id started. Raises ServiceError."""
+        wanted = self._parse(request)
+        store = connection or self._runtime.require_pool()
+        request_id = request.request_id or uuid.uuid4().hex
+        known = await tasks.fetch_by_request(store, request_id)
+        if known is None:
+            await tasks.fail_dead_runs(store)
+            if not wanted.rebuild:
+                await self._check_base(store)
+            try:
+                run_id = await tasks.create(store, request_id, wanted.to_dict())
+            except asyncpg.UniqueViolationError:
+                known = await tasks.fetch_by_request(store, request_id)
+                if known is None:
+                    raise await self._already_running(store) from None
+            else:
+                await self._start(store, run_id)
+                known = await tasks.fetch(store, run_id)
+        return run_message(known)
+
+    async def _start(self, store: Connection | Pool, run_id: int) -> None:
         try:
+            pool = self._runtime.require_pool()
             await self._runtime.require_workers().start_training(pool, run_id)
         except BaseException:
-            await tasks.end(pool, run_id, "failed", "the trainer could not be started")
+            await tasks.end(store, run_id, "failed", "the trainer could not be started")
             raise
 
     def _parse(self, request: pb.TriggerTrainingRequest) -> RunRequest:
@@ -126,11 +133,10 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             violations.add("objectives", "need mode TRAINING_MODE_REBUILD")
         return _overridden(configured, request.objectives, "objectives", violations)
 
-    async def _check_base(self) -> None:
+    async def _check_base(self, store: Connection | Pool) -> None:
         """Refuses an incremental run that would go on from another state space."""
-        async with self._runtime.require_pool().acquire() as connection:
-            version = await training.base_version(connection)
-            row = None if version is None else await models.describe(connection, version)
+        version = await training.base_version(store)
+        row = None if version is None else await models.describe(store, version)
         if row is None:
             return
         if StateSpace.from_dict(json.loads(row["space"])) != self._settings.space():
@@ -141,8 +147,8 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
                 "mode TRAINING_MODE_REBUILD",
             )
 
-    async def _already_running(self) -> ServiceError:
-        row = await tasks.live(self._runtime.require_pool())
+    async def _already_running(self, store: Connection | Pool) -> ServiceError:
+        row = await tasks.live(store)
         run_id = "" if row is None else str(row["id"])
         return error(
             grpc.StatusCode.FAILED_PRECONDITION,

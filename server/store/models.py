@@ -13,7 +13,7 @@ from rl.action import N_ACTIONS
 from rl.policy import Policy
 from rl.state import StateSpace
 from rl.transitions import TrainedThrough
-from server.database import Connection
+from server.database import Connection, Pool
 
 RULES_VERSION = 0
 COMPRESSION_LEVEL = 3
@@ -233,7 +233,7 @@ FROM model_versions
 """
 
 
-async def describe(connection: Connection, version: int) -> Any:
+async def describe(connection: Connection | Pool, version: int) -> Any:
     """The row of a version without its arrays, or None."""
     return await connection.fetchrow(_DESCRIBE + "WHERE version = $1", version)
 

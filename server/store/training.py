@@ -1,21 +1,16 @@
 """What a training run asks of the database: exactly-once reading and one commit."""
 
-import asyncio
 import json
-import time
 from datetime import datetime
 from typing import Any
 
-import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
-from server.database import Connection
+from server.database import Connection, Pool
 from server.store.columns import INTERACTIONS
+from server.store.insert_lock import while_none_inserts
 from server.store.tasks import TASK
-
-INSERT_LOCK = 7270001
-LONGEST_INSERT_SECONDS = 60.0
 
 # No upper bound in time: an interaction after the window must hold back what arrived after it.
 REBUILD_QUERY = f"""
@@ -57,27 +52,13 @@ async def report(connection: Connection, run_id: int, stage: str, progress: floa
 async def snapshot(connection: Connection) -> int:
     """An id up to which every interaction is committed, and below which none can appear.
 
-    Inserts hold the shared side of the lock from before they draw an id until they commit; holding
-    the exclusive side for an instant waits for those under way. It waits in short turns, because
-    new inserts queue behind whoever waits for the exclusive side.
-
-    Raises:
-        TimeoutError: an insert stays under way for `LONGEST_INSERT_SECONDS`.
+    Raises as `while_none_inserts`.
     """
-    deadline = time.monotonic() + LONGEST_INSERT_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            async with connection.transaction():
-                await connection.execute("SET LOCAL lock_timeout = '500ms'")
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", INSERT_LOCK)
-                return int(
-                    await connection.fetchval("SELECT coalesce(max(id), 0) FROM interactions")
-                )
-        except asyncpg.LockNotAvailableError:
-            await asyncio.sleep(0.5)
-    raise TimeoutError(
-        f"an insert of interactions has been under way for {LONGEST_INSERT_SECONDS:g} s"
-    )
+
+    async def last_id() -> int:
+        return int(await connection.fetchval("SELECT coalesce(max(id), 0) FROM interactions"))
+
+    return await while_none_inserts(connection, last_id)
 
 
 async def fill_in_profiles(connection: Connection) -> None:
@@ -105,7 +86,7 @@ async def fill_in_profiles(connection: Connection) -> None:
     )
 
 
-async def base_version(connection: Connection) -> int | None:
+async def base_version(connection: Connection | Pool) -> int | None:
     """The version an incremental run goes on from.
 
     The newest trained one of the main line, served or not: the watermarks belong to it. Before any

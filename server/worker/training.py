@@ -140,7 +140,7 @@ async def _run(
         **asdict(statistics),
         "exploration_rate": request.hyperparameters.epsilon(statistics.total_updates),
     }
-    result = _result(request, batch, metrics, window_start, parent, progress)
+    result = _result(request, batch, metrics, window_start, through, parent, progress)
     model = None
     if len(batch.transitions):
         with progress.during("smoothing"):
@@ -245,6 +245,7 @@ def _result(
     batch: Batch,
     metrics: dict[str, Any],
     window_start: datetime,
+    through: int,
     parent: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -255,6 +256,7 @@ def _result(
         "users_trained": len(batch.users),
         "interactions_trained": len(reward),
         "interactions_waiting": batch.waiting,
+        "interactions_through": through,
         "interactions_out_of_vocabulary": batch.out_of_vocabulary,
         "agent_stats": metrics,
         "parent_version": parent,

@@ -1,6 +1,7 @@
 """Typed client of recparams: decisions with deadlines and a fallback, reactions with retries."""
 
 from recparams_client.aio import AsyncRecParamsClient
+from recparams_client.channel import tls_credentials
 from recparams_client.errors import RecParamsError, Violation
 from recparams_client.sync import RecParamsClient
 from recparams_client.types import (
@@ -23,4 +24,5 @@ __all__ = [
     "RecommendationParams",
     "RecordResult",
     "Violation",
+    "tls_credentials",
 ]

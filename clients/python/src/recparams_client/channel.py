@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
 
 DECISION_TIMEOUT = 0.05
 WRITE_TIMEOUT = 5.0
@@ -43,6 +46,30 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
+
+
+def tls_credentials(
+    ca: str | Path, cert: str | Path | None = None, key: str | Path | None = None
+) -> grpc.ChannelCredentials:
+    """Credentials for TLS, from PEM files.
+
+    Args:
+        ca: certificates that the server's must lead to.
+        cert, key: a certificate of the client's own and its key, for servers that ask for one.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return grpc.ssl_channel_credentials(
+        Path(ca).read_bytes(),
+        None if key is None else Path(key).read_bytes(),
+        None if cert is None else Path(cert).read_bytes(),
+    )
+
+
+def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...] | None:
+    """Metadata that says who calls."""
+    return None if api_key is None else (("x-api-key", api_key),)
 
 
 def target(address: str | Sequence[str]) -> str:

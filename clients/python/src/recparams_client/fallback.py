@@ -22,6 +22,8 @@ _REASONS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "client_deadline",
     grpc.StatusCode.UNAVAILABLE: "client_unavailable",
     grpc.StatusCode.CANCELLED: "client_unavailable",
+    # More calls at a time than the server takes.
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "client_unavailable",
 }
 
 

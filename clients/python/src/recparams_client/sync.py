@@ -8,7 +8,13 @@ import grpc
 
 from recparams.v1 import recommendation_pb2_grpc
 from recparams_client import conversion, fallback
-from recparams_client.channel import DECISION_TIMEOUT, OPTIONS, WRITE_TIMEOUT, target
+from recparams_client.channel import (
+    DECISION_TIMEOUT,
+    OPTIONS,
+    WRITE_TIMEOUT,
+    key_metadata,
+    target,
+)
 from recparams_client.errors import from_rpc_error
 from recparams_client.types import (
     DecisionRequest,
@@ -27,7 +33,8 @@ class RecParamsClient:
             ip:port; calls go round all of them.
         decision_timeout: seconds until the rules answer instead of the server.
         write_timeout: seconds for recording, retries included.
-        credentials: for TLS; None is plain text.
+        credentials: for TLS, as from `tls_credentials`; None is plain text.
+        api_key: says who calls, where the server asks; send it over TLS only.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class RecParamsClient:
         decision_timeout: float = DECISION_TIMEOUT,
         write_timeout: float = WRITE_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         where = target(address)
         self._channel = (
@@ -47,6 +55,7 @@ class RecParamsClient:
         self._stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
         self._decision_timeout = decision_timeout
         self._write_timeout = write_timeout
+        self._metadata = key_metadata(api_key)
 
     def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None
@@ -62,7 +71,9 @@ class RecParamsClient:
         message = conversion.request_message(request)
         try:
             response = self._stub.GetRecommendationParams(
-                message, timeout=self._decision_timeout if timeout is None else timeout
+                message,
+                timeout=self._decision_timeout if timeout is None else timeout,
+                metadata=self._metadata,
             )
         except grpc.RpcError as raised:
             return fallback.recommend(message, fallback.reason_or_raise(raised))
@@ -75,7 +86,9 @@ class RecParamsClient:
         message = conversion.batch_message(requests)
         try:
             response = self._stub.BatchGetRecommendationParams(
-                message, timeout=self._decision_timeout if timeout is None else timeout
+                message,
+                timeout=self._decision_timeout if timeout is None else timeout,
+                metadata=self._metadata,
             )
         except grpc.RpcError as raised:
             reason = fallback.reason_or_raise(raised)
@@ -111,7 +124,11 @@ class RecParamsClient:
 
     def _write(self, method: Any, message: Any, timeout: float | None) -> Any:
         try:
-            return method(message, timeout=self._write_timeout if timeout is None else timeout)
+            return method(
+                message,
+                timeout=self._write_timeout if timeout is None else timeout,
+                metadata=self._metadata,
+            )
         except grpc.RpcError as raised:
             raise from_rpc_error(raised) from None
 

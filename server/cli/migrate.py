@@ -1,0 +1,48 @@
+"""`recparams migrate`: what the migrations Job runs."""
+
+import asyncio
+from typing import NoReturn
+
+import asyncpg
+import click
+from sqlalchemy.exc import DBAPIError
+
+from server import migration
+from server.cli.connection import Exit
+from server.errors import STORE_ERRORS
+
+
+@click.command()
+@click.option(
+    "--database-url",
+    envvar=["RECPARAMS_DATABASE_URL", "DATABASE_URL"],
+    required=True,
+    help="As of `recparams serve`. [RECPARAMS_DATABASE_URL or DATABASE_URL]",
+)
+def migrate(database_url: str) -> None:
+    """Bring the schema of a database up to date.
+
+    A server does so at its start as well, so this is not needed; run before a new version is
+    deployed, it shows whether the migration succeeds while the old version goes on serving.
+
+    \b
+    recparams migrate --database-url postgresql://user:password@host:port/name
+
+    \b
+    Exit codes:
+      0  the schema is up to date
+      1  the migration failed; nothing was changed
+      4  the database cannot be reached
+    """
+    try:
+        asyncio.run(migration.migrate(database_url))
+    except STORE_ERRORS as failure:
+        _fail(failure, Exit.UNREACHABLE)
+    except (asyncpg.PostgresError, DBAPIError) as failure:
+        _fail(failure, Exit.FAILED)
+    click.echo("the schema is up to date")
+
+
+def _fail(failure: Exception, code: Exit) -> NoReturn:
+    click.echo(f"recparams: {failure or type(failure).__name__}", err=True)
+    raise SystemExit(code) from None

@@ -1,0 +1,139 @@
+"""SystemService: how the service does, and forgetting a person."""
+
+import asyncio
+import os
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from recparams.v1 import system_pb2 as pb
+from recparams.v1 import system_pb2_grpc as grpc_pb
+from recparams.v1 import training_pb2
+from server.config import Settings
+from server.database import Connection
+from server.errors import STORE_ERRORS, Violations, rpc
+from server.requests import LONGEST_USER_ID, check_name
+from server.runtime import Runtime
+from server.services.admin import AdminKey, admin
+from server.services.conversion import stamp
+from server.store import system, tasks, users
+from server.store.profiles import ProfileCache
+
+DATABASE_SECONDS = 0.4
+"""Giving up takes as long again where a connection hangs: health must be told within a second."""
+
+
+class SystemService(grpc_pb.SystemServiceServicer):
+    """Of this server and its database; needs no other part to work."""
+
+    def __init__(
+        self, settings: Settings, runtime: Runtime, cache: ProfileCache, admin_key: AdminKey
+    ) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._cache = cache
+        self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
+        self.admin_key = admin_key
+
+    @rpc
+    async def GetSystemHealth(
+        self, request: pb.GetSystemHealthRequest, context: Any
+    ) -> pb.GetSystemHealthResponse:
+        serving = self._runtime.holder.serving
+        health = pb.GetSystemHealthResponse(
+            server=pb.ServerHealth(
+                version=version("recparams"),
+                pid=os.getpid(),
+                started_at=stamp(self._started_at),
+                uptime_seconds=time.monotonic() - self._started,
+            ),
+            served=pb.ServedHealth(serving_version=serving.version, refused_reason=serving.refused),
+            scheduled_jobs=self._scheduled_jobs(),
+        )
+        try:
+            await self._ask_database(health)
+        except TimeoutError:
+            health.database.problem = f"no answer within {DATABASE_SECONDS:g} s"
+        except STORE_ERRORS as failure:
+            # Its kind only: the message may name hosts and users.
+            health.database.problem = f"cannot be used ({type(failure).__name__})"
+        return health
+
+    def _scheduled_jobs(self) -> list[pb.ScheduledJob]:
+        schedule = self._settings.training_schedule()
+        if schedule is None:
+            return []
+        return [
+            pb.ScheduledJob(
+                id=tasks.TASK,
+                name="Train the recommendation model",
+                next_run_time=stamp(schedule.following(datetime.now(UTC))),
+                trigger=self._settings.schedule or "",
+            )
+        ]
+
+    async def _ask_database(self, health: pb.GetSystemHealthResponse) -> None:
+        pool = self._runtime.pool
+        if pool is None:
+            health.database.problem = "has not answered since this server started"
+            return
+        async with (
+            asyncio.timeout(DATABASE_SECONDS),
+            pool.acquire(timeout=DATABASE_SECONDS) as connection,
+        ):
+            asked = time.monotonic()
+            await connection.fetchval("SELECT 1")
+            health.database.select_seconds = time.monotonic() - asked
+            health.database.answers = True
+            await _add_active(connection, health.served)
+            await _add_training(connection, health)
+
+    @rpc
+    @admin
+    async def DeleteUserData(
+        self, request: pb.DeleteUserDataRequest, context: Any
+    ) -> pb.DeleteUserDataResponse:
+        violations = Violations()
+        check_name(request.user_id, LONGEST_USER_ID, "user_id", violations)
+        violations.raise_any()
+        deleted = await users.delete(self._runtime.require_pool(), request.user_id)
+        self._cache.forget(request.user_id)
+        return pb.DeleteUserDataResponse(**asdict(deleted))
+
+
+async def _add_active(connection: Connection, served: pb.ServedHealth) -> None:
+    active = await system.active_model(connection)
+    served.active_version = 0
+    if active is not None:
+        served.active_version = active["version"] or 0
+        served.active_since.FromDatetime(active["activated_at"])
+        if active["created_at"] is not None:
+            served.active_created_at.FromDatetime(active["created_at"])
+
+
+async def _add_training(connection: Connection, health: pb.GetSystemHealthResponse) -> None:
+    await tasks.fail_dead_runs(connection)
+    run = await system.last_run(connection)
+    # Only the newest run can be under way.
+    status = None if run is None else run["status"]
+    health.queue.runs_pending = int(status == "pending")
+    health.queue.runs_running = int(status == "running")
+    waiting = await system.interactions_waiting(connection)
+    if waiting is not None:
+        health.queue.interactions_waiting = waiting
+    if run is not None:
+        health.last_training_run.CopyFrom(
+            pb.LastTrainingRun(
+                run_id=run["id"],
+                status=training_pb2.TrainingRunStatus.Value(
+                    f"TRAINING_RUN_STATUS_{run['status'].upper()}"
+                ),
+                created_at=stamp(run["executed_at"]),
+                finished_at=stamp(run["finished_at"]),
+                duration_seconds=run["seconds"],
+                model_version=run["model_version"] or 0,
+            )
+        )

@@ -1,0 +1,101 @@
+"""The image, as far as it goes without Docker; `make image-check` builds and runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.dockerfile import Image, ImageError
+from server.config import Settings
+from tests.faults import SMALL
+from tests.support import ROOT, connect, train, wait_serving
+from tests.test_deploy import BINARIES, DEPLOY, image_variables
+from tests.trust import likes_high_energy, live
+
+
+def test_compose_is_valid() -> None:
+    done = subprocess.run(
+        [
+            *(BINARIES / "docker-compose", "-f", DEPLOY / "compose.yaml", "--profile", "*"),
+            *("config", "--format", "json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    assert set(services) == {"postgres", "server", "train"}
+    assert {"server", "train"} == {name for name, one in services.items() if one.get("read_only")}
+    given = {**image_variables(), **services["server"]["environment"]}
+    settings = Settings(
+        **{name.removeprefix("RECPARAMS_").lower(): value for name, value in given.items()}
+    )
+    published = {port["target"] for port in services["server"]["ports"]}
+    assert published == {settings.port, settings.metrics_port}
+    key = services["train"]["environment"]["RECPARAMS_ADMIN_KEY"]
+    assert settings.admin_key is not None
+    assert settings.admin_key.get_secret_value() == key
+
+
+def test_dockerfile_lints() -> None:
+    done = subprocess.run(
+        [BINARIES / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    built = Image(tmp_path)
+    built.do("FROM", "python AS build")
+    return built
+
+
+def test_a_stage_has_what_was_copied_into_it(image: Image) -> None:
+    image.do("RUN", "mkdir -p /opt/kept /opt/left && touch /opt/kept/file")
+    image.do("FROM", "python")
+    image.do("RUN", "test ! -e /opt/kept")
+    image.do("COPY", "--from=build /opt/kept /opt/kept")
+    image.do("RUN", "test -e /opt/kept/file && test ! -e /opt/left")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "rest", "says"),
+    [
+        ("RUN", "false", "RUN false: exit code 1"),
+        ("COPY", "tests tests", "COPY tests: .dockerignore keeps it out"),
+        ("ADD", "rl rl", "ADD: not known"),
+    ],
+)
+def test_what_does_not_work_is_said(image: Image, instruction: str, rest: str, says: str) -> None:
+    with pytest.raises(ImageError, match=says):
+        image.do(instruction, rest)
+
+
+def compiled(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.rglob("*.nb?")}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "numba"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+    subprocess.run([sys.executable, "-m", "server.worker.warm"], cwd=ROOT, check=True)
+    return folder
+
+
+async def test_training_compiles_nothing(start_server: Any, cache: Path) -> None:
+    warmed = compiled(cache)
+    assert warmed
+    async with connect(start_server(**SMALL).target) as client:
+        await wait_serving(client)
+        people = [f"user-{n}" for n in range(40)]
+        # Twice, for a second run goes on from a stored table.
+        for _ in range(2):
+            await live(client, people, likes_high_energy)
+            assert (await train(client)).interactions_trained == len(people)
+    assert compiled(cache) == warmed

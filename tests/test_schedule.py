@@ -1,0 +1,140 @@
+"""Training that runs by itself: when, by whom, and not twice."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server import scheduler
+from server.app import App
+from server.config import Settings
+from server.schedule import parse
+from tests.faults import SMALL, eventually, trigger
+from tests.support import Client, connect, wait_serving
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "now", "latest", "following"),
+    [
+        ("0 1 * * 1", "UTC", "2026-03-04 12:00", "2026-03-02 01:00", "2026-03-09 01:00"),
+        ("0 1 * * mon", "UTC", "2026-03-02 01:00", "2026-03-02 01:00", "2026-03-09 01:00"),
+        ("0 1 * * 1", "UTC", "2026-03-02 01:00:00.5", "2026-03-02 01:00", "2026-03-09 01:00"),
+        ("0 1 * * 1", "UTC", "2026-03-02 00:59:59.5", "2026-02-23 01:00", "2026-03-02 01:00"),
+        # Summer time began on 2026-03-29 in Berlin: 01:00 there is 00:00 UTC, then 23:00.
+        ("0 1 * * 1", "Europe/Berlin", "2026-03-28 12:00", "2026-03-23 00:00", "2026-03-29 23:00"),
+        ("6h", "Europe/Berlin", "2026-03-04 12:30", "2026-03-04 12:00", "2026-03-04 18:00"),
+        ("6h", "UTC", "2026-03-04 12:00", "2026-03-04 12:00", "2026-03-04 18:00"),
+        ("1 d", "UTC", "2026-03-04 12:00", "2026-03-04 00:00", "2026-03-05 00:00"),
+        ("90s", "UTC", "2026-03-04 00:02", "2026-03-04 00:01:30", "2026-03-04 00:03"),
+    ],
+)
+def test_instants(text: str, zone: str, now: str, latest: str, following: str) -> None:
+    schedule = parse(text, zone)
+    assert schedule.latest(at(now)) == at(latest)
+    assert schedule.following(at(now)) == at(following)
+
+
+def test_an_empty_schedule_is_none() -> None:
+    assert Settings(schedule="").training_schedule() is None
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.1)
+
+
+@pytest.fixture
+def scheduled(settings: Settings) -> Any:
+    """Runs servers with a schedule, one on one database."""
+
+    @contextlib.asynccontextmanager
+    async def start(count: int, schedule: str, **changes: Any) -> AsyncIterator[list[App]]:
+        apps = [
+            App(settings.model_copy(update={**SMALL, "schedule": schedule, **changes}))
+            for _ in range(count)
+        ]
+        try:
+            await asyncio.gather(*(app.start() for app in apps))
+            for app in apps:
+                async with connect(f"127.0.0.1:{app.port}") as client:
+                    await wait_serving(client)
+            yield apps
+        finally:
+            await asyncio.gather(*(app.stop() for app in apps))
+
+    return start
+
+
+async def request_ids(db: asyncpg.Connection) -> list[str]:
+    rows = await db.fetch("SELECT request_id FROM system_tasks ORDER BY id")
+    return [row["request_id"] for row in rows]
+
+
+def minutes_ago(minutes: int) -> tuple[str, str]:
+    """A daily cron expression whose latest instant was so long ago, and its request id."""
+    instant = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=minutes)
+    request_id = f"schedule-{instant:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{instant.minute} {instant.hour} * * *", request_id
+
+
+async def test_a_missed_instant_is_made_up_for_once(db: asyncpg.Connection, scheduled: Any) -> None:
+    cron, request_id = minutes_ago(10)
+
+    async def ended() -> bool:
+        return bool(await db.fetchval("SELECT count(finished_at) FROM system_tasks"))
+
+    async with scheduled(3, cron):
+        await eventually(ended)
+    async with scheduled(1, cron):
+        await asyncio.sleep(0.5)
+    assert await request_ids(db) == [request_id]
+    row = await db.fetchrow("SELECT status, metadata FROM system_tasks")
+    assert row["status"] == "completed"
+    request = json.loads(row["metadata"])["request"]
+    assert not request["rebuild"] and request["activate"] and request["days_back"] is None
+
+
+async def test_after_the_grace_it_is_left_out(db: asyncpg.Connection, scheduled: Any) -> None:
+    async with scheduled(1, minutes_ago(10)[0], schedule_grace_seconds=60):
+        await asyncio.sleep(0.5)
+    assert await request_ids(db) == []
+
+
+async def test_replicas_start_each_instant_once(db: asyncpg.Connection, scheduled: Any) -> None:
+    async def two_runs() -> bool:
+        return len(await request_ids(db)) >= 2
+
+    async with scheduled(2, "2s"):
+        await eventually(two_runs)
+    ids = await request_ids(db)
+    assert len(set(ids)) == len(ids)
+    instants = [at(name.removeprefix("schedule-").removesuffix("Z")) for name in ids]
+    assert all(instant.timestamp() % 2 == 0 for instant in instants)
+    assert instants == sorted(instants)
+
+
+async def test_it_waits_for_a_run_under_way(
+    db: asyncpg.Connection, client: Client, scheduled: Any
+) -> None:
+    cron, request_id = minutes_ago(1)
+    await db.execute("SELECT pg_advisory_lock_shared(7270001)")
+    running = await trigger(client, request_id="by-hand")
+    async with scheduled(1, cron):
+        await asyncio.sleep(0.5)
+        assert await request_ids(db) == ["by-hand"]
+        await db.execute("SELECT pg_advisory_unlock_all()")
+
+        async def both() -> bool:
+            return await request_ids(db) == ["by-hand", request_id]
+
+        await eventually(both)
+    assert running == 1
