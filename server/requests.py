@@ -20,7 +20,6 @@ LONGEST_USER_ID = 128
 LONGEST_INTERACTION_ID = 64
 LARGEST_OFFSET = 840
 MOST_SECONDS = 253402300799
-_NEUTRAL = types.MOOD_NEUTRAL
 FUTURE_ALLOWED = timedelta(minutes=5)
 
 ContextNumbers = tuple[int, int, int]
@@ -37,16 +36,13 @@ def check_personality(
     profile: types.PersonalityProfile, path: str, violations: Violations
 ) -> Traits:
     """The five scores of a profile; notes those that are missing or out of range."""
-    o, c, e, a, n = traits = (
+    traits = (
         profile.openness,
         profile.conscientiousness,
         profile.extraversion,
         profile.agreeableness,
         profile.neuroticism,
     )
-    # A score of 0 may be a missing one.
-    if 0 < o <= 100 and 0 < c <= 100 and 0 < e <= 100 and 0 < a <= 100 and 0 < n <= 100:
-        return traits
     for name, score in zip(TRAITS, traits, strict=True):
         if not profile.HasField(name):  # type: ignore[arg-type]
             violations.add(f"{path}.{name}", "is required, from 0 to 100")
@@ -76,7 +72,7 @@ def _check_context(
     path: str,
     violations: Violations,
 ) -> ContextNumbers:
-    numbers = (content_type, mood or _NEUTRAL, time)
+    numbers = (content_type, mood or types.MOOD_NEUTRAL, time)
     if numbers in contexts:
         return numbers
     for position, (name, value) in enumerate(
@@ -122,7 +118,7 @@ def parse_request(
     traits = None
     if request.HasField("personality"):
         traits = check_personality(request.personality, f"{path}personality", violations)
-    time: int = request.time_of_day or _time_of_day(
+    time = request.time_of_day or _time_of_day(
         0,
         request.timestamp if request.HasField("timestamp") else None,
         request.utc_offset_minutes,

@@ -16,7 +16,7 @@ import pytest
 from server.app import App
 from server.config import Settings
 from server.migration import migrate
-from tests.support import ADMIN_KEY, Client, ServerProcess, connect, wait_serving
+from tests.support import Client, ServerProcess, connect, in_process, wait_serving
 
 TEMPLATE = "recparams_template"
 
@@ -76,14 +76,7 @@ async def db(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings of the server in `app`; a test module may override this fixture."""
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
-        gates="report",
-    )
+    return in_process(database_url, tmp_path, gates="report")
 
 
 @pytest.fixture

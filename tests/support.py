@@ -28,6 +28,7 @@ from recparams.v1 import (
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
+from server.config import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_KEY = "an-admin-key-for-tests"
@@ -94,6 +95,12 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         **settings,
     }
     return {**clean, **{f"RECPARAMS_{k.upper()}": str(v) for k, v in given.items()}}
+
+
+def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
+    """Settings of a server within the test's own event loop, with these changes."""
+    given = {"port": 0, "admin_key": ADMIN_KEY, "lame_duck_seconds": 0, **changes}
+    return Settings(database_url=database_url, data_dir=data_dir, **given)
 
 
 class ServerProcess:

@@ -9,7 +9,7 @@ import pytest
 from server.app import App
 from server.config import Settings
 from tests.faults import SMALL, eventually
-from tests.support import ADMIN_KEY, ROOT, Client, train
+from tests.support import ROOT, Client, in_process, train
 from tests.test_cli import Outcome, run
 from tests.trust import decide, likes_high_energy, live, set_rollout
 
@@ -18,12 +18,9 @@ PEOPLE = [f"user-{n}" for n in range(300)]
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
+    return in_process(
+        database_url,
+        tmp_path,
         **{**SMALL, "gates": "enforce", "exploration": 0.9, "watch_seconds": 3600},
     )
 

@@ -18,7 +18,7 @@ from server.callers import key_hash
 from server.cli.connection import Exit
 from server.config import Settings
 from tests.faults import SMALL
-from tests.support import ADMIN_KEY, ROOT, Client
+from tests.support import ADMIN_KEY, ROOT, Client, in_process
 from tests.test_cli import Outcome, hold_runs, let_go, run, until_running
 from tests.trust import likes_high_energy, live
 
@@ -113,12 +113,9 @@ def variables(objects: list[Object], pod: Object) -> dict[str, str]:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
+    return in_process(
+        database_url,
+        tmp_path,
         **{**SMALL, "gates": "enforce", "exploration": 0.9, "watch_seconds": 3600},
     )
 

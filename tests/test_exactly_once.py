@@ -41,11 +41,11 @@ from tests.faults import (
 )
 from tests.support import (
     ADMIN,
-    ADMIN_KEY,
     SEED_PERSONALITY,
     Client,
     connect,
     failure_of,
+    in_process,
     logged,
     record,
     request,
@@ -60,9 +60,7 @@ COMPLETED, FAILED = tpb.TRAINING_RUN_STATUS_COMPLETED, tpb.TRAINING_RUN_STATUS_F
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url, data_dir=tmp_path, port=0, admin_key=ADMIN_KEY, **SMALL
-    )
+    return in_process(database_url, tmp_path, **SMALL)
 
 
 async def train_here(db: asyncpg.Connection, settings: Settings) -> int:

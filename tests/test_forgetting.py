@@ -18,11 +18,11 @@ from server.config import Settings
 from tests.faults import SMALL, batch, eventually, holding
 from tests.support import (
     ADMIN,
-    ADMIN_KEY,
     SEED_PERSONALITY,
     Client,
     connect,
     failure_of,
+    in_process,
     logged,
     record,
     request,
@@ -39,14 +39,7 @@ NO_MODEL = pb.FALLBACK_REASON_NO_MODEL
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
-        **SMALL,
-    )
+    return in_process(database_url, tmp_path, **SMALL)
 
 
 @pytest.fixture

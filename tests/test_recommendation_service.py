@@ -12,7 +12,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from server.app import App
 from server.config import Settings
-from tests.support import ADMIN_KEY, SEED_PERSONALITY, Client, failure_of, logged, record, request
+from tests.support import SEED_PERSONALITY, Client, failure_of, in_process, logged, record, request
 
 
 async def get(client: Client, **fields: object) -> pb.GetRecommendationParamsResponse:
@@ -378,13 +378,7 @@ async def test_bad_profiles_change_nothing(client: Client, db: asyncpg.Connectio
 class TestExploration:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: object) -> Settings:
-        return Settings(
-            database_url=database_url,
-            data_dir=tmp_path,
-            port=0,
-            admin_key=ADMIN_KEY,
-            exploration=0.5,
-        )
+        return in_process(database_url, tmp_path, exploration=0.5)
 
     async def test_propensities_are_those_of_the_draw(self, client: Client) -> None:
         batch = pb.BatchGetRecommendationParamsRequest(requests=[request()] * 250)

@@ -18,11 +18,11 @@ from server.config import Settings
 from tests.faults import SMALL, eventually
 from tests.support import (
     ADMIN,
-    ADMIN_KEY,
     SEED_PERSONALITY,
     Client,
     connect,
     failure_of,
+    in_process,
     logged,
     record,
     request,
@@ -52,14 +52,7 @@ WATCHED = {**SMALL, "watch_seconds": 0.2, "experiment_burn_in": 30}
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
-        **{**SMALL, "watch_seconds": 3600},
-    )
+    return in_process(database_url, tmp_path, **{**SMALL, "watch_seconds": 3600})
 
 
 async def versions(client: Client, count: int) -> list[int]:
@@ -150,14 +143,8 @@ class TestPropensities:
 
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
-        return Settings(
-            database_url=database_url,
-            data_dir=tmp_path,
-            port=0,
-            admin_key=ADMIN_KEY,
-            lame_duck_seconds=0,
-            exploration=0.3,
-            **{**SMALL, "watch_seconds": 3600},
+        return in_process(
+            database_url, tmp_path, exploration=0.3, **{**SMALL, "watch_seconds": 3600}
         )
 
     async def test_they_are_the_frequencies_of_actions(self, client: Client) -> None:

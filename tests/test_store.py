@@ -39,16 +39,24 @@ from tests.faults import (
     learned,
     stored_table,
 )
-from tests.support import ADMIN, ADMIN_KEY, Client, connect, record, request, train, wait_serving
+from tests.support import (
+    ADMIN,
+    ADMIN_KEY,
+    Client,
+    connect,
+    in_process,
+    record,
+    request,
+    train,
+    wait_serving,
+)
 
 NOW = datetime.now(UTC)
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url, data_dir=tmp_path, port=0, admin_key=ADMIN_KEY, **SMALL
-    )
+    return in_process(database_url, tmp_path, **SMALL)
 
 
 @pytest.fixture

@@ -13,21 +13,14 @@ from recparams.v1 import training_pb2 as tpb
 from server.app import App
 from server.config import Settings
 from tests.faults import SMALL, eventually, trigger
-from tests.support import ADMIN_KEY, Client, connect, logged, record, train, wait_ended
+from tests.support import Client, connect, in_process, logged, record, train, wait_ended
 from tests.test_cli import run
 
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
-        schedule="0 1 * * 1",
-        schedule_grace_seconds=1,
-        **SMALL,
+    return in_process(
+        database_url, tmp_path, schedule="0 1 * * 1", schedule_grace_seconds=1, **SMALL
     )
 
 

@@ -22,6 +22,7 @@ from tests.support import (
     ROOT,
     Client,
     failure_of,
+    in_process,
     logged,
     record,
     request,
@@ -427,15 +428,8 @@ async def test_the_seeds_monitoring_queries(client: Client, db: asyncpg.Connecti
 class TestOtherSpaces:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: object) -> Settings:
-        return Settings(
-            database_url=database_url,
-            data_dir=tmp_path,
-            port=0,
-            admin_key=ADMIN_KEY,
-            bins=3,
-            gates="report",
-            moods="calm,neutral",
-            reward_like=2.0,
+        return in_process(
+            database_url, tmp_path, bins=3, gates="report", moods="calm,neutral", reward_like=2.0
         )
 
     async def test_everything_works_in_another_space(

@@ -20,7 +20,7 @@ from rl.state import Context
 from server.config import Settings
 from server.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES
 from tests.faults import SMALL, eventually
-from tests.support import ADMIN, ADMIN_KEY, Client, failure_of, logged, record, train
+from tests.support import ADMIN, Client, failure_of, in_process, logged, record, train
 from tests.trust import DISLIKE, LIKE, get_rollout, likes_high_energy, live, set_rollout
 
 PEOPLE = [f"user-{n}" for n in range(400)]
@@ -33,12 +33,9 @@ RANDOM = epb.Policy(builtin=epb.BUILTIN_POLICY_UNIFORM_RANDOM)
 
 
 def enforcing(database_url: str, tmp_path: Path, **changes: Any) -> Settings:
-    return Settings(
-        database_url=database_url,
-        data_dir=tmp_path,
-        port=0,
-        admin_key=ADMIN_KEY,
-        lame_duck_seconds=0,
+    return in_process(
+        database_url,
+        tmp_path,
         **{**SMALL, "gates": "enforce", "exploration": 1.0, "watch_seconds": 3600, **changes},
     )
 

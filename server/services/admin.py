@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -14,6 +14,13 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 HEADER = "x-admin-key"
+
+
+class Check(Protocol):
+    """Lets callers in, or does not."""
+
+    def check(self, context: Any) -> None:
+        """Raises ServiceError for a caller of this call that is not let in."""
 
 
 class AdminKey:

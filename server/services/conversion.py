@@ -31,6 +31,11 @@ def hyperparameters_message(values: dict[str, Any]) -> training_pb2.Hyperparamet
     return training_pb2.Hyperparameters(**{**known.to_dict(), "settling_seconds": known.settling})
 
 
+def run_status(name: str) -> training_pb2.TrainingRunStatus.ValueType:
+    """The status of a system_tasks row."""
+    return training_pb2.TrainingRunStatus.Value(f"TRAINING_RUN_STATUS_{name.upper()}")
+
+
 def run_message(row: Any) -> training_pb2.TrainingRun:
     """A training run of a system_tasks row."""
     metadata = json.loads(row["metadata"])
@@ -40,7 +45,7 @@ def run_message(row: Any) -> training_pb2.TrainingRun:
     return training_pb2.TrainingRun(
         run_id=row["id"],
         request_id=row["request_id"],
-        status=training_pb2.TrainingRunStatus.Value(f"TRAINING_RUN_STATUS_{row['status'].upper()}"),
+        status=run_status(row["status"]),
         mode=mode,
         stage=row["stage"],
         progress=row["progress"],

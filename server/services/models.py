@@ -10,7 +10,7 @@ from server.database import Connection
 from server.errors import invalid, not_found, rpc, streaming_rpc
 from server.processes import INVALID_FILE
 from server.runtime import Runtime
-from server.services.admin import AdminKey, admin, streaming_admin
+from server.services.admin import Check, admin, streaming_admin
 from server.services.conversion import model_message, page_bounds
 from server.services.versions import check_plan, check_reason, check_servable, refused
 from server.store import activations, models
@@ -22,7 +22,7 @@ LARGEST_FILE = 1024 * 1024 * 1024
 class ModelService(grpc_pb.ModelServiceServicer):
     """Activations are rows, and every replica hears of them from the database."""
 
-    def __init__(self, runtime: Runtime, admin_key: AdminKey) -> None:
+    def __init__(self, runtime: Runtime, admin_key: Check) -> None:
         self._runtime = runtime
         self.admin_key = admin_key
 

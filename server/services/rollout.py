@@ -13,7 +13,7 @@ from server.errors import Violations, not_found, rpc
 from server.evaluation_request import ACTIVE, EvaluationRequest
 from server.processes import run_json
 from server.runtime import Runtime
-from server.services.admin import AdminKey, admin
+from server.services.admin import Check, admin
 from server.services.conversion import stamp
 from server.services.versions import (
     check_evaluated,
@@ -34,7 +34,7 @@ NEXT = "next"
 class RolloutService(grpc_pb.RolloutServiceServicer):
     """Rollouts are rows, and every replica hears of them from the database."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, admin_key: AdminKey) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, admin_key: Check) -> None:
         self._settings = settings
         self._runtime = runtime
         self.admin_key = admin_key

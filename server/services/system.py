@@ -10,14 +10,13 @@ from typing import Any
 
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import system_pb2_grpc as grpc_pb
-from recparams.v1 import training_pb2
 from server.config import Settings
 from server.database import Connection
 from server.errors import STORE_ERRORS, Violations, rpc
 from server.requests import LONGEST_USER_ID, check_name
 from server.runtime import Runtime
-from server.services.admin import AdminKey, admin
-from server.services.conversion import stamp
+from server.services.admin import Check, admin
+from server.services.conversion import run_status, stamp
 from server.store import system, tasks, users
 from server.store.profiles import ProfileCache
 
@@ -29,7 +28,7 @@ class SystemService(grpc_pb.SystemServiceServicer):
     """Of this server and its database; needs no other part to work."""
 
     def __init__(
-        self, settings: Settings, runtime: Runtime, cache: ProfileCache, admin_key: AdminKey
+        self, settings: Settings, runtime: Runtime, cache: ProfileCache, admin_key: Check
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -128,9 +127,7 @@ async def _add_training(connection: Connection, health: pb.GetSystemHealthRespon
         health.last_training_run.CopyFrom(
             pb.LastTrainingRun(
                 run_id=run["id"],
-                status=training_pb2.TrainingRunStatus.Value(
-                    f"TRAINING_RUN_STATUS_{run['status'].upper()}"
-                ),
+                status=run_status(run["status"]),
                 created_at=stamp(run["executed_at"]),
                 finished_at=stamp(run["finished_at"]),
                 duration_seconds=run["seconds"],

@@ -26,7 +26,7 @@ from server.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.processes import run_json
 from server.requests import FUTURE_ALLOWED, check_timestamp, to_datetime
 from server.runtime import Runtime
-from server.services.admin import AdminKey, admin, streaming_admin
+from server.services.admin import Check, admin, streaming_admin
 from server.services.conversion import page_bounds, run_message
 from server.services.versions import check_evaluated
 from server.store import models, tasks, training
@@ -48,7 +48,7 @@ _BUILTIN = {
 class TrainingService(grpc_pb.TrainingServiceServicer):
     """Runs are rows of system_tasks, so any replica answers for any run."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, admin_key: AdminKey) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, admin_key: Check) -> None:
         self._settings = settings
         self._runtime = runtime
         self.admin_key = admin_key

@@ -3,6 +3,7 @@
 from typing import Any
 
 from server.database import Connection
+from server.store.tasks import TASK
 
 
 async def active_model(connection: Connection) -> Any:
@@ -23,8 +24,9 @@ async def last_run(connection: Connection) -> Any:
         SELECT id, status, executed_at, finished_at,
             extract(epoch FROM coalesce(finished_at, now()) - executed_at)::float8 AS seconds,
             (metadata->'training'->>'model_version')::bigint AS model_version
-        FROM system_tasks WHERE task_name = 'rl_training' ORDER BY id DESC LIMIT 1
-        """
+        FROM system_tasks WHERE task_name = $1 ORDER BY id DESC LIMIT 1
+        """,
+        TASK,
     )
 
 
@@ -44,10 +46,11 @@ async def interactions_waiting(connection: Connection) -> int | None:
         FROM (SELECT coalesce(max(id), 0) AS newest FROM interactions) AS ids
         LEFT JOIN (
             SELECT metadata->'training' AS training FROM system_tasks
-            WHERE task_name = 'rl_training' AND status IN ('completed', 'gated')
+            WHERE task_name = $1 AND status IN ('completed', 'gated')
                 AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
             ORDER BY id DESC LIMIT 1
         ) AS last ON true
-        """
+        """,
+        TASK,
     )
     return waiting
