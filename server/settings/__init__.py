@@ -1,0 +1,1 @@
+"""Groups of settings; server.config puts them together."""

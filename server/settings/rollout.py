@@ -1,0 +1,97 @@
+"""What a version must show before it is served, and how it reaches people."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from rl.gates import Thresholds
+
+
+class RolloutSettings(BaseModel):
+    """Of gates, the ramp and the comparison of arms."""
+
+    gates: Literal["enforce", "report"] = Field(
+        "enforce",
+        description="Whether a version that does not pass the gates is held back, or only noted.",
+    )
+    gate_interactions: int = Field(
+        1000, ge=0, description="Least number of interactions behind a version that is served."
+    )
+    gate_average_reward: float = Field(
+        0.3, description="What the average reward of the interactions just trained must exceed."
+    )
+    gate_improvement_tolerance: float = Field(
+        0.1,
+        ge=0,
+        description="How much worse than the active policy, in reward, a version may be at the "
+        "lower confidence bound of the difference on interactions it had not seen.",
+    )
+    gate_confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="Confidence of that lower bound (one-sided)."
+    )
+    gate_q_bound_factor: float = Field(
+        1.0, gt=0, description="Largest |Q| as a multiple of its theoretical bound."
+    )
+    gate_coverage_share: float = Field(
+        0.5, ge=0, le=1, description="Least share of the active version's visited states."
+    )
+    holdout_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Latest share of a run's interactions on which a version is evaluated before "
+        "it is trained on them too.",
+    )
+    rollout: Literal["off", "staged"] = Field(
+        "off",
+        description="Whether a version that passes the gates is served to everybody, or to the "
+        "first step of the ramp.",
+    )
+    rollout_steps: str = Field(
+        "canary=10,half=50,full=100",
+        description="Steps of the ramp, name=percent, comma separated, rising to 100.",
+    )
+    watch_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="How often the arms of a rollout are compared; a version that is worse is "
+        "taken back.",
+    )
+    experiment_alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Most probability that a comparison of arms ever errs.",
+    )
+    experiment_burn_in: int = Field(
+        100, ge=2, description="People in each arm before a comparison says anything."
+    )
+
+    @model_validator(mode="after")
+    def _check_rollout(self) -> Self:
+        self.steps()
+        return self
+
+    def thresholds(self) -> Thresholds:
+        """What the gates hold a version to."""
+        return Thresholds(
+            interactions=self.gate_interactions,
+            average_reward=self.gate_average_reward,
+            improvement_tolerance=self.gate_improvement_tolerance,
+            q_bound_factor=self.gate_q_bound_factor,
+            coverage_share=self.gate_coverage_share,
+        )
+
+    def steps(self) -> dict[str, float]:
+        """Steps of the ramp, by name, rising."""
+        try:
+            pairs = (part.split("=") for part in self.rollout_steps.split(","))
+            steps = {name.strip(): float(percent) for name, percent in pairs}
+        except ValueError:
+            raise ValueError("rollout_steps must be as in canary=10,half=50,full=100") from None
+        values = list(steps.values())
+        if values != sorted(set(values)) or not values[0] > 0 or values[-1] != 100:
+            raise ValueError("rollout_steps must rise from above 0 to 100")
+        if "" in steps or "next" in steps:
+            raise ValueError('rollout_steps need names, and "next" is not one of them')
+        return steps

@@ -1,0 +1,82 @@
+"""How a server process runs: address, database, memory, shutting down, logs."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, Field, model_validator
+
+from server.settings.kinds import Secret
+
+
+class ServingSettings(BaseModel):
+    """Of one server and its processes."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Server processes that share the port, for machines with more than one CPU "
+        "core; above 1 a supervisor restarts one that dies.",
+    )
+    database_url: Secret = Field(
+        None,
+        validation_alias=AliasChoices("database_url", "RECPARAMS_DATABASE_URL", "DATABASE_URL"),
+        description="Postgres 14 or newer, as postgresql://user:password@host:port/name. Absent: "
+        "an embedded Postgres in the data directory. DATABASE_URL is read too.",
+    )
+    data_dir: Path = Field(
+        Path(".recparams"),
+        description="Where the embedded Postgres and a development admin key are kept.",
+    )
+    database_pool_size: int = Field(8, ge=2, le=200, description="Most database connections.")
+    exploration: Literal["off", "schedule"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "off",
+        description="Probability of a random action while serving: off (0), schedule (what the "
+        "served model version asks for), or a number from 0 to 1.",
+    )
+    reload_poll_seconds: float = Field(
+        5.0, gt=0, description="How often to look for a new model when notifications fail."
+    )
+    profile_cache_size: int = Field(100_000, ge=1, description="Stored profiles kept in memory.")
+    profile_cache_seconds: float = Field(
+        300.0, gt=0, description="How long a stored profile is used before it is read again."
+    )
+    retention_weeks: int = Field(
+        26, ge=1, le=1040, description="Interactions are dropped after this many weeks."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of Prometheus metrics over HTTP; with workers the first one's, and the "
+        "next ports are the others'. Absent: none.",
+    )
+    lame_duck_seconds: float = Field(
+        1.0,
+        ge=0,
+        description="How long calls are still taken after SIGTERM, while health already says "
+        "NOT_SERVING, so that callers turn to other replicas.",
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, description="How long calls under way may take after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Form of the log lines; auto is console on a terminal, json elsewhere."
+    )
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Self:
+        if self.metrics_port is not None and self.metrics_port + self.workers - 1 > 65535:
+            raise ValueError("metrics_port leaves no port above it for every worker")
+        return self
+
+    @property
+    def retention(self) -> timedelta:
+        """How long interactions are kept."""
+        return timedelta(weeks=self.retention_weeks)
