@@ -16,12 +16,8 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import SecretStr
 
 from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, system_pb2, training_pb2
-from recparams.v1 import models_pb2_grpc as models_grpc
-from recparams.v1 import rollout_pb2_grpc as rollout_grpc
-from recparams.v1 import system_pb2_grpc as system_grpc
-from recparams.v1 import training_pb2_grpc as training_grpc
-from server import authorization, metrics
-from server.callers import Role
+from server import authorization, metrics, rpc_metrics
+from server.calls import Calls
 from server.config import Settings
 from server.database import Pool
 from server.decisions import Decider
@@ -31,8 +27,8 @@ from server.policies import PolicyHolder, keep_up_to_date
 from server.processes import Workers
 from server.runtime import Runtime
 from server.scheduler import Start, train_on_schedule
-from server.services import recommendation
 from server.services.models import ModelService
+from server.services.recommendation import RecommendationService
 from server.services.rollout import RolloutService
 from server.services.system import SystemService
 from server.services.training import TrainingService
@@ -48,13 +44,14 @@ MAINTENANCE_SECONDS = 3600.0
 RESTART_SECONDS = 1.0
 ADMIN_KEY_FILE = "admin-key"
 
-SERVICES = (
-    recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"].full_name,
-    training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name,
-    models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-    rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name,
-    system_pb2.DESCRIPTOR.services_by_name["SystemService"].full_name,
+_DESCRIPTORS = (
+    recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"],
+    training_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+    models_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
+    system_pb2.DESCRIPTOR.services_by_name["SystemService"],
 )
+SERVICES = tuple(descriptor.full_name for descriptor in _DESCRIPTORS)
 
 
 class StartError(Exception):
@@ -127,6 +124,7 @@ class App:
                 # Clients may ask every half minute whether an idle connection still lives.
                 ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
+                *_connection_age(settings),
             ],
             maximum_concurrent_rpcs=settings.max_concurrent_calls or None,
         )
@@ -136,21 +134,18 @@ class App:
         """Listens at once; health turns SERVING when the database has answered."""
         settings = self._settings
         self.port = self._listen()
-        check = authorization.checks(with_admin_key(settings))
-        key = check(Role.ADMINISTER)
-        service = recommendation.RecommendationService(settings, self._runtime, self._cache)
-        if settings.authorization == "keys":
-            authorization.guard(service, check)
-        recommendation.add_to_server(service, self._grpc)
-        training = TrainingService(settings, self._runtime, check(Role.TRAIN))
-        training_grpc.add_TrainingServiceServicer_to_server(training, self._grpc)
-        models_grpc.add_ModelServiceServicer_to_server(ModelService(self._runtime, key), self._grpc)
-        rollout_grpc.add_RolloutServiceServicer_to_server(
-            RolloutService(settings, self._runtime, key), self._grpc
+        calls = Calls.from_settings(settings, authorization.admission(with_admin_key(settings)))
+        rpc_metrics.rpcs(calls.stats)
+        training = TrainingService(settings, self._runtime)
+        services = (
+            RecommendationService(settings, self._runtime, self._cache),
+            training,
+            ModelService(self._runtime),
+            RolloutService(settings, self._runtime),
+            SystemService(settings, self._runtime, self._cache),
         )
-        system_grpc.add_SystemServiceServicer_to_server(
-            SystemService(settings, self._runtime, self._cache, key), self._grpc
-        )
+        for service, descriptor in zip(services, _DESCRIPTORS, strict=True):
+            calls.add(self._grpc, service, descriptor)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
             [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
@@ -267,6 +262,16 @@ class App:
     async def _set_health(self, status: Any) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
+
+
+def _connection_age(settings: Settings) -> list[tuple[str, int]]:
+    """Has clients connect anew now and then, so that they find replicas that are new."""
+    if not settings.max_connection_age_seconds:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_seconds)),
+        ("grpc.max_connection_age_grace_ms", int(1000 * settings.long_call_timeout_seconds)),
+    ]
 
 
 async def _restarting(work: Callable[[], Awaitable[None]]) -> None:

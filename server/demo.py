@@ -26,8 +26,8 @@ from rl.reward import RewardWeights, reaction_flags
 from rl.rules import rule_table
 from rl.simulator import expected_rewards, react
 from rl.state import StateSpace
+from server.callers import ADMIN_KEY_HEADER
 from server.crowd import Crowd, Lived, greedy_actions, live_through, put_profiles
-from server.services.admin import HEADER
 
 if TYPE_CHECKING:
     from recparams.v1.models_pb2_grpc import ModelServiceAsyncStub
@@ -164,7 +164,9 @@ async def simulate_weeks(
     async with grpc.aio.insecure_channel(address) as channel:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         operator = _Operator(
-            TrainingServiceStub(channel), ModelServiceStub(channel), ((HEADER, admin_key),)
+            TrainingServiceStub(channel),
+            ModelServiceStub(channel),
+            ((ADMIN_KEY_HEADER, admin_key),),
         )
         report("storing profiles", 0.0)
         await put_profiles(stub, crowd)

@@ -244,6 +244,7 @@ class Failure:
     reason: str
     metadata: dict[str, str]
     retry_seconds: float | None
+    request_id: str
 
 
 async def failure_of(call: Any) -> Failure:
@@ -263,9 +264,11 @@ def decode(raised: grpc.aio.AioRpcError) -> Failure:
             status.ParseFromString(value)
     bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
     retry, retry_seconds = error_details_pb2.RetryInfo(), None
+    asked = error_details_pb2.RequestInfo()
     for detail in status.details:
         detail.Unpack(bad)
         detail.Unpack(info)
+        detail.Unpack(asked)
         if detail.Unpack(retry):
             retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
     return Failure(
@@ -275,4 +278,5 @@ def decode(raised: grpc.aio.AioRpcError) -> Failure:
         info.reason,
         dict(info.metadata),
         retry_seconds,
+        asked.request_id,
     )

@@ -7,10 +7,9 @@ from typing import Any
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
 from server.database import Connection
-from server.errors import invalid, not_found, rpc, streaming_rpc
+from server.errors import invalid, not_found
 from server.processes import INVALID_FILE
 from server.runtime import Runtime
-from server.services.admin import Check, admin, streaming_admin
 from server.services.conversion import model_message, page_bounds
 from server.services.versions import check_plan, check_reason, check_servable, refused
 from server.store import activations, models
@@ -22,12 +21,9 @@ LARGEST_FILE = 1024 * 1024 * 1024
 class ModelService(grpc_pb.ModelServiceServicer):
     """Activations are rows, and every replica hears of them from the database."""
 
-    def __init__(self, runtime: Runtime, admin_key: Check) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.admin_key = admin_key
 
-    @rpc
-    @admin
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Any
     ) -> pb.ListModelsResponse:
@@ -42,15 +38,11 @@ class ModelService(grpc_pb.ModelServiceServicer):
             serving_version=self._runtime.holder.serving.version,
         )
 
-    @rpc
-    @admin
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         async with self._runtime.require_pool().acquire() as connection:
             version = await _version_or_active(connection, request.version)
             return pb.GetModelResponse(model=await _model(connection, version))
 
-    @rpc
-    @admin
     async def ActivateModel(
         self, request: pb.ActivateModelRequest, context: Any
     ) -> pb.ActivateModelResponse:
@@ -63,8 +55,6 @@ class ModelService(grpc_pb.ModelServiceServicer):
             previous = await activations.activate(connection, request.version, request.reason)
         return pb.ActivateModelResponse(active_version=request.version, previous_version=previous)
 
-    @rpc
-    @admin
     async def RollbackModel(
         self, request: pb.RollbackModelRequest, context: Any
     ) -> pb.RollbackModelResponse:
@@ -78,8 +68,6 @@ class ModelService(grpc_pb.ModelServiceServicer):
             await check_plan(self._runtime, connection, following)
         return pb.RollbackModelResponse(active_version=following.version, previous_version=previous)
 
-    @streaming_rpc
-    @streaming_admin
     async def ExportModel(
         self, request: pb.ExportModelRequest, context: Any
     ) -> AsyncIterator[pb.ExportModelResponse]:
@@ -89,8 +77,6 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async for piece in self._runtime.require_workers().stream("export", str(version)):
             yield pb.ExportModelResponse(chunk=piece)
 
-    @rpc
-    @admin
     async def ImportModel(
         self, request: AsyncIterator[pb.ImportModelRequest], context: Any
     ) -> pb.ImportModelResponse:

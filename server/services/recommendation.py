@@ -6,16 +6,13 @@ import contextlib
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
-
-import grpc
-from google.protobuf.message import DecodeError, Message
+from typing import Any
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from server.config import Settings
 from server.decisions import Decider, batch_answer
-from server.errors import STORE_ERRORS, Violations, invalid, refuse, rpc
+from server.errors import STORE_ERRORS, Violations, invalid
 from server.requests import (
     LONGEST_USER_ID,
     InteractionRules,
@@ -28,9 +25,7 @@ from server.runtime import Runtime
 from server.store import interactions, profiles
 from server.store.profiles import ProfileCache
 from server.tokens import Traits
-from server.wire import read_plain_batch
-
-M = TypeVar("M", bound=Message)
+from server.wire import decoded, read_plain_batch
 
 MOST_REQUESTS = 256
 MOST_INTERACTIONS = 1000
@@ -50,14 +45,11 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
     async def GetRecommendationParams(  # type: ignore[override]
         self, message: bytes, context: Any
     ) -> bytes:
-        try:
-            decider = self._runtime.require_decider()
-            return decider.answer(message) or await self._decide(decider, message)
-        except Exception as failure:
-            await refuse(context, failure, "GetRecommendationParams")
+        decider = self._runtime.require_decider()
+        return decider.answer(message) or await self._decide(decider, message)
 
     async def _decide(self, decider: Decider, message: bytes) -> bytes:
-        request = _parsed(pb.GetRecommendationParamsRequest, message)
+        request = decoded(pb.GetRecommendationParamsRequest, message)
         violations = Violations()
         traits, numbers = parse_request(request, decider.contexts, "", violations)
         violations.raise_any()
@@ -69,7 +61,6 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
             return decider.decide_without_profile(user, reason, numbers)
         return decider.decide(user, traits, numbers)
 
-    @rpc
     async def BatchGetRecommendationParams(  # type: ignore[override]
         self, message: bytes, context: Any
     ) -> bytes:
@@ -77,7 +68,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         if (plain := read_plain_batch(message)) and 1 <= len(plain[0]) <= MOST_REQUESTS:
             with contextlib.suppress(KeyError, ValueError):
                 return batch_answer(decider.decide_all(*plain))
-        request = _parsed(pb.BatchGetRecommendationParamsRequest, message)
+        request = decoded(pb.BatchGetRecommendationParamsRequest, message)
         _check_count("requests", len(request.requests), MOST_REQUESTS)
         violations = Violations()
         parsed = [
@@ -96,7 +87,6 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
                 answers.append(decider.decide(user_id.encode(), traits, numbers))
         return batch_answer(answers)
 
-    @rpc
     async def RecordInteractions(
         self, request: pb.RecordInteractionsRequest, context: Any
     ) -> pb.RecordInteractionsResponse:
@@ -121,7 +111,6 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         )
         return pb.RecordInteractionsResponse(recorded=recorded, duplicates=len(parsed) - recorded)
 
-    @rpc
     async def PutPersonalityProfiles(
         self, request: pb.PutPersonalityProfilesRequest, context: Any
     ) -> pb.PutPersonalityProfilesResponse:
@@ -174,26 +163,6 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         for user_id in missing:
             found.pop(user_id, None)
         return found | fetched, pb.FALLBACK_REASON_NO_PROFILE
-
-
-def add_to_server(service: RecommendationService, server: grpc.aio.Server) -> None:
-    """Has a server answer the service's calls."""
-    grpc_pb.add_RecommendationServiceServicer_to_server(service, server)
-    # Registered handlers come before generated ones. These get and give encoded messages.
-    server.add_registered_method_handlers(
-        pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name,
-        {
-            method.__name__: grpc.unary_unary_rpc_method_handler(method)
-            for method in (service.GetRecommendationParams, service.BatchGetRecommendationParams)
-        },
-    )
-
-
-def _parsed(kind: type[M], message: bytes) -> M:
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
 
 
 def _check_count(name: str, count: int, most: int) -> None:

@@ -9,11 +9,10 @@ from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
 from server.config import Settings
 from server.database import Connection
-from server.errors import Violations, not_found, rpc
+from server.errors import Violations, not_found
 from server.evaluation_request import ACTIVE, EvaluationRequest
 from server.processes import run_json
 from server.runtime import Runtime
-from server.services.admin import Check, admin
 from server.services.conversion import stamp
 from server.services.versions import (
     check_evaluated,
@@ -34,13 +33,10 @@ NEXT = "next"
 class RolloutService(grpc_pb.RolloutServiceServicer):
     """Rollouts are rows, and every replica hears of them from the database."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, admin_key: Check) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings
         self._runtime = runtime
-        self.admin_key = admin_key
 
-    @rpc
-    @admin
     async def SetRollout(
         self, request: pb.SetRolloutRequest, context: Any
     ) -> pb.SetRolloutResponse:
@@ -122,8 +118,6 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             ],
         )
 
-    @rpc
-    @admin
     async def GetRollout(
         self, request: pb.GetRolloutRequest, context: Any
     ) -> pb.GetRolloutResponse:
@@ -131,8 +125,6 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             rollout, *history = await self._newest(connection, MOST_HISTORY + 1)
         return pb.GetRolloutResponse(rollout=rollout, history=history)
 
-    @rpc
-    @admin
     async def GetExperiment(
         self, request: pb.GetExperimentRequest, context: Any
     ) -> pb.GetExperimentResponse:
@@ -153,8 +145,6 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             ),
         )
 
-    @rpc
-    @admin
     async def SetShadow(self, request: pb.SetShadowRequest, context: Any) -> pb.SetShadowResponse:
         violations = Violations()
         if not request.HasField("version") or request.version < 0:
@@ -166,8 +156,6 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             await shadows.start(connection, request.version)
         return pb.SetShadowResponse(shadow_version=request.version)
 
-    @rpc
-    @admin
     async def GetShadow(self, request: pb.GetShadowRequest, context: Any) -> pb.GetShadowResponse:
         async with self._runtime.require_pool().acquire() as connection:
             shadow = await shadows.current(connection)

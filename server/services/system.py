@@ -12,10 +12,9 @@ from recparams.v1 import system_pb2 as pb
 from recparams.v1 import system_pb2_grpc as grpc_pb
 from server.config import Settings
 from server.database import Connection
-from server.errors import STORE_ERRORS, Violations, rpc
+from server.errors import STORE_ERRORS, Violations
 from server.requests import LONGEST_USER_ID, check_name
 from server.runtime import Runtime
-from server.services.admin import Check, admin
 from server.services.conversion import run_status, stamp
 from server.store import system, tasks, users
 from server.store.profiles import ProfileCache
@@ -27,17 +26,13 @@ DATABASE_SECONDS = 0.4
 class SystemService(grpc_pb.SystemServiceServicer):
     """Of this server and its database; needs no other part to work."""
 
-    def __init__(
-        self, settings: Settings, runtime: Runtime, cache: ProfileCache, admin_key: Check
-    ) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, cache: ProfileCache) -> None:
         self._settings = settings
         self._runtime = runtime
         self._cache = cache
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
-        self.admin_key = admin_key
 
-    @rpc
     async def GetSystemHealth(
         self, request: pb.GetSystemHealthRequest, context: Any
     ) -> pb.GetSystemHealthResponse:
@@ -90,8 +85,6 @@ class SystemService(grpc_pb.SystemServiceServicer):
             await _add_active(connection, health.served)
             await _add_training(connection, health)
 
-    @rpc
-    @admin
     async def DeleteUserData(
         self, request: pb.DeleteUserDataRequest, context: Any
     ) -> pb.DeleteUserDataResponse:

@@ -21,12 +21,11 @@ from rl.objectives import Objectives
 from rl.state import StateSpace
 from server.config import Settings
 from server.database import Connection, Pool
-from server.errors import ServiceError, Violations, error, not_found, rpc, streaming_rpc
+from server.errors import ServiceError, Violations, error, not_found
 from server.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.processes import run_json
 from server.requests import FUTURE_ALLOWED, check_timestamp, to_datetime
 from server.runtime import Runtime
-from server.services.admin import Check, admin, streaming_admin
 from server.services.conversion import page_bounds, run_message
 from server.services.versions import check_evaluated
 from server.store import models, tasks, training
@@ -48,13 +47,10 @@ _BUILTIN = {
 class TrainingService(grpc_pb.TrainingServiceServicer):
     """Runs are rows of system_tasks, so any replica answers for any run."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, admin_key: Check) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings
         self._runtime = runtime
-        self.admin_key = admin_key
 
-    @rpc
-    @admin
     async def TriggerTraining(
         self, request: pb.TriggerTrainingRequest, context: Any
     ) -> pb.TriggerTrainingResponse:
@@ -157,15 +153,11 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             {"run_id": run_id},
         )
 
-    @rpc
-    @admin
     async def GetTrainingRun(
         self, request: pb.GetTrainingRunRequest, context: Any
     ) -> pb.GetTrainingRunResponse:
         return pb.GetTrainingRunResponse(run=await self._run(request.run_id))
 
-    @rpc
-    @admin
     async def ListTrainingRuns(
         self, request: pb.ListTrainingRunsRequest, context: Any
     ) -> pb.ListTrainingRunsResponse:
@@ -178,8 +170,6 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             next_page_token=str(rows[size - 1]["id"]) if len(rows) > size else "",
         )
 
-    @streaming_rpc
-    @streaming_admin
     async def WatchTrainingRun(
         self, request: pb.WatchTrainingRunRequest, context: Any
     ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
@@ -196,8 +186,6 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             before = run
             await asyncio.sleep(WATCH_SECONDS)
 
-    @rpc
-    @admin
     async def CancelTrainingRun(
         self, request: pb.CancelTrainingRunRequest, context: Any
     ) -> pb.CancelTrainingRunResponse:
@@ -218,8 +206,6 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             raise not_found(f"training run {run_id}")
         return run_message(row)
 
-    @rpc
-    @admin
     async def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:
         violations = Violations()
         days = _bounded(request, "test_days", 3, MOST_DAYS, violations)

@@ -59,6 +59,27 @@ class AccessSettings(BaseModel):
         description="Calls and open streams at a time, for each worker; those above are refused "
         "with RESOURCE_EXHAUSTED. 0: no limit.",
     )
+    max_calls_per_second: float = Field(
+        0.0,
+        ge=0,
+        description="Calls a second of one caller (by its name, or by its address where "
+        "everybody may call), for each worker; a second's worth may come at once. 0: no limit.",
+    )
+    call_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="Calls that take longer end with DEADLINE_EXCEEDED, whatever the caller's own "
+        "deadline.",
+    )
+    long_call_timeout_seconds: float = Field(
+        900.0, gt=0, description="The same for calls that evaluate, import or export."
+    )
+    max_connection_age_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Connections older than this are ended in good order, so that clients find "
+        "new replicas. 0: never.",
+    )
     token_key: Secret = Field(
         None,
         description="Secret that signs decision tokens, 32 characters or more. Absent: one kept "
