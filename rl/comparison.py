@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.estimators import ESTIMATORS, DoublyRobust, Rounds, rounds
+from rl.estimators import ESTIMATORS, DoublyRobust, Floats, Rounds, rounds
 from rl.evaluation import Estimate, difference, estimate
-from rl.objectives import OBJECTIVES, Objectives, components, objective_rewards, weighed
+from rl.numbering import numbered
+from rl.objectives import LEVELS, OBJECTIVES, Objectives
 from rl.reward_model import estimate_rewards
 from rl.state import TRAITS, StateSpace
 
@@ -131,10 +132,15 @@ def compare(
         by_segment: whether to look at segments too.
     """
     engagement = estimate_rewards(space, log.state, log.action, log.engagement, log.person)
-    reward = weighed(objectives, log.engagement, log.action)
-    estimated = np.float32(objectives.engagement) * engagement + objectives.offsets()
-    seen = [_rounds(log, target, reward, estimated) for target in targets]
-    by_objective = [_objectives(log, target, engagement, confidence) for target in targets]
+    apart = [_by_objective(log, target, engagement) for target in targets]
+    seen = [_weighed(objectives, rounds_of) for rounds_of in apart]
+    by_objective = [
+        {
+            name: estimate(DoublyRobust(), columns, confidence=confidence)
+            for name, columns in rounds_of.items()
+        }
+        for rounds_of in apart
+    ]
     optimal = _pareto([[e.value for e in one.values()] for one in by_objective])
     segments = list(_segments(space, log)) if by_segment else []
     return Comparison(
@@ -180,21 +186,61 @@ def _pair(one: str, other: str, found: Estimate) -> PairReport:
     return PairReport(one, other, replace(found, reason=reason))
 
 
-def _rounds(
-    log: Log, target: Target, reward: NDArray[np.float32], estimated: NDArray[np.float32]
-) -> Rounds:
-    """The log as a policy sees it, made in pieces: 27 probabilities a row take much memory."""
+def _by_objective(log: Log, target: Target, engagement: NDArray[np.float32]) -> dict[str, Rounds]:
+    """The log as a policy sees it, with each of `OBJECTIVES` alone as the reward.
+
+    Args:
+        log: the log.
+        target: the policy.
+        engagement: estimated for all actions, shape (n, 27).
+    """
+    seen = _rounds(log, target, engagement)
+    levels = (
+        np.broadcast_to(LEVELS.mean(axis=0), (len(log), LEVELS.shape[1]))
+        if target.actions is None
+        else LEVELS[target.actions[log.state]]
+    ).astype(np.float64)
+    logged = LEVELS[log.action].astype(np.float64)
+    # What an action itself brings is known of every action, so nothing of it is estimated.
+    return {OBJECTIVES[0]: seen} | {
+        name: replace(seen, reward=column, estimated=column, direct=direct)
+        for name, column, direct in zip(OBJECTIVES[1:], logged.T, levels.T, strict=True)
+    }
+
+
+def _weighed(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
+    """The same with the weighted sum as the reward: each of its parts is a sum of theirs."""
+    weights = [getattr(objectives, name) for name in by_objective]
+
+    def total(column: str) -> Floats:
+        parts = (getattr(rounds_of, column) for rounds_of in by_objective.values())
+        # What counts for nothing costs nothing.
+        summed: Floats = np.zeros(len(seen))
+        for weight, part in zip(weights, parts, strict=True):
+            if weight:
+                summed += weight * part
+        return summed
+
+    seen = by_objective[OBJECTIVES[0]]
+    return replace(
+        seen, reward=total("reward"), estimated=total("estimated"), direct=total("direct")
+    )
+
+
+def _rounds(log: Log, target: Target, estimated: NDArray[np.float32]) -> Rounds:
+    """Rounds of engagement, made in pieces: 27 probabilities a row take much memory."""
+    cluster = numbered(log.person)[1]
     pieces = []
     for first in range(0, max(len(log), 1), _CHUNK):
         rows = slice(first, first + _CHUNK)
         pieces.append(
             rounds(
-                reward[rows],
+                log.engagement[rows],
                 log.action[rows],
                 log.pscore[rows],
                 _action_dist(target, log.state[rows]),
                 estimated[rows],
-                log.person[rows],
+                cluster[rows],
             )
         )
     return Rounds(
@@ -223,17 +269,6 @@ def action_shares(action: NDArray[np.uint8]) -> tuple[float, ...]:
     """How often each action occurs, shape (n,) -> 27 shares; zeros where n is 0."""
     counts = np.bincount(action, minlength=N_ACTIONS)
     return tuple((counts / max(1, len(action))).tolist())
-
-
-def _objectives(
-    log: Log, target: Target, engagement: NDArray[np.float32], confidence: float
-) -> dict[str, Estimate]:
-    logged = components(log.engagement, log.action)
-    values = {}
-    for position, name in enumerate(OBJECTIVES):
-        columns = _rounds(log, target, logged[:, position], objective_rewards(engagement, name))
-        values[name] = estimate(DoublyRobust(), columns, confidence=confidence)
-    return values
 
 
 def _pareto(values: list[list[float]]) -> list[bool]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.estimators import Estimator, Floats, Rounds
+from rl.numbering import numbered
 from rl.overlap import OVERLAP, Overlap, effective_size, standard_error
 
 RESAMPLES = 400
@@ -114,7 +115,7 @@ def _estimate(
     """The value of the first policy, less that of the second if there is one."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
-    people, person = np.unique(policies[0].cluster, return_inverse=True)
+    people, person = numbered(policies[0].cluster)
     reason = _why_not(policies, person, overlap)
     value, intervals = nan, []
     if not reason:
@@ -144,7 +145,7 @@ def _estimate(
     )
 
 
-def _why_not(policies: Sequence[Rounds], person: NDArray[np.intp], overlap: Overlap) -> str:
+def _why_not(policies: Sequence[Rounds], person: NDArray[np.int32], overlap: Overlap) -> str:
     """Why the log cannot bear an estimate; empty where it can."""
     reasons = [overlap.too_thin(policy.weight, person) for policy in policies]
     if len(policies) == 1:
@@ -160,7 +161,7 @@ def _why_not(policies: Sequence[Rounds], person: NDArray[np.intp], overlap: Over
 
 def _bootstrap(
     ratios: Sequence[tuple[Floats, Floats]],
-    person: NDArray[np.intp],
+    person: NDArray[np.int32],
     rng: np.random.Generator,
     resamples: int,
 ) -> Floats:

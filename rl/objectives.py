@@ -10,7 +10,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.action import ACTIONS, DIVERSITIES, N_ACTIONS, NOVELTIES
+from rl.action import ACTIONS, DIVERSITIES, NOVELTIES
 
 OBJECTIVES = ("engagement", "diversity", "novelty")
 
@@ -67,16 +67,3 @@ def weighed(
         action: 0 to 26, shape (n,).
     """
     return np.float32(objectives.engagement) * engagement + objectives.offsets()[action]
-
-
-def objective_rewards(
-    engagement_estimates: NDArray[np.float32], objective: str
-) -> NDArray[np.float32]:
-    """Estimated value of an objective for every action, shape (n, 27).
-
-    Diversity and novelty are known exactly; engagement is what a model estimates.
-    """
-    if objective == "engagement":
-        return engagement_estimates
-    column = LEVELS[:, OBJECTIVES.index(objective) - 1]
-    return np.broadcast_to(column, (len(engagement_estimates), N_ACTIONS))

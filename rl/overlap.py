@@ -43,7 +43,7 @@ class Overlap:
         ):
             raise ValueError(f"out of range: {self}")
 
-    def too_thin(self, weight: Floats, person: NDArray[np.intp]) -> str:
+    def too_thin(self, weight: Floats, person: NDArray[np.int32]) -> str:
         """Why a policy cannot be estimated, a sentence; empty where it can.
 
         Args:
@@ -67,7 +67,7 @@ class Overlap:
             return f"the log is worth about {int(size)} people, fewer than {self.least_clusters}"
         return ""
 
-    def too_alike(self, a: Floats, b: Floats, person: NDArray[np.intp]) -> str:
+    def too_alike(self, a: Floats, b: Floats, person: NDArray[np.int32]) -> str:
         """Why two policies, of weights a and b, cannot be told apart; empty where they can.
 
         Each may have many rounds and yet hardly any where they differ. A paired interval would
@@ -92,11 +92,11 @@ def effective_size(weight: Floats) -> float:
     return float(weight.sum()) ** 2 / squares if squares else 0.0
 
 
-def _effective_people(weight: Floats, person: NDArray[np.intp]) -> float:
+def _effective_people(weight: Floats, person: NDArray[np.int32]) -> float:
     return effective_size(np.bincount(person, weight).astype(np.float64, copy=False))
 
 
-def standard_error(terms: Floats, person: NDArray[np.intp]) -> float:
+def standard_error(terms: Floats, person: NDArray[np.int32]) -> float:
     """Of the mean of terms that are dependent within a person (Liang & Zeger 1986)."""
     sums = np.bincount(person, terms - terms.mean())
     clusters = len(sums)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from rl.numbering import numbered
 from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
 
 TERMINAL = -1
@@ -156,7 +157,7 @@ def prepare(
         min_interactions: least number due for a person to be trained, at least 1.
     """
     order = _by_time(interactions)
-    people, person = _numbered(interactions.user)
+    people, person = numbered(interactions.user)
     ids, times, state = interactions.id, interactions.time, interactions.state
     if order is not None:
         ids, times, state, person = ids[order], times[order], state[order], person[order]
@@ -190,17 +191,6 @@ def _by_time(interactions: Interactions) -> NDArray[np.int64] | None:
     if (later | ((times[1:] == times[:-1]) & (ids[1:] > ids[:-1]))).all():
         return None
     return np.lexsort((ids, times)).astype(np.int64)
-
-
-def _numbered(users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Distinct users, ascending, and the position of each row's among them."""
-    highest = int(users.max(initial=0))
-    if users.min(initial=0) < 0 or highest > 8 * len(users) + 1_000_000:
-        people, person = np.unique(users, return_inverse=True)
-        return people, person.astype(np.int32)
-    present = np.zeros(highest + 1, dtype=np.bool_)
-    present[users] = True
-    return np.flatnonzero(present), (np.cumsum(present, dtype=np.int32) - np.int32(1))[users]
 
 
 @njit(nogil=True, cache=True)

@@ -43,11 +43,20 @@ _REACTIONS_OF_MASK = [
 
 @dataclass(frozen=True)
 class Crowd:
-    """Simulated people under the names `name`-0, `name`-1, ...; their interactions count up too."""
+    """Simulated people under the names `name`-0, `name`-1, ...; their interactions count up too.
+
+    Attributes:
+        name: what their names begin with.
+        population: the people.
+        weights: what their reactions are worth.
+        metadata: sent with each call, such as a key.
+        numbers: of the interactions.
+    """
 
     name: str
     population: Population
     weights: RewardWeights
+    metadata: tuple[tuple[str, str], ...] = ()
     numbers: count[int] = field(default_factory=count)
 
     def user_id(self, person: int) -> str:
@@ -91,6 +100,7 @@ async def put_profiles(stub: Stub, crowd: Crowd) -> None:
                 ]
             ),
             timeout=SECONDS,
+            metadata=crowd.metadata,
         )
 
 
@@ -162,7 +172,9 @@ async def greedy_actions(stub: Stub, crowd: Crowd, at: Situations) -> Ints:
             request = pb.BatchGetRecommendationParamsRequest(
                 requests=_requests(crowd, at[rows], with_personality=True)
             )
-            batch = await stub.BatchGetRecommendationParams(request, timeout=SECONDS)
+            batch = await stub.BatchGetRecommendationParams(
+                request, timeout=SECONDS, metadata=crowd.metadata
+            )
             actions[rows] = _actions(batch.responses)
             again += [
                 row
@@ -196,7 +208,7 @@ async def _decide(
 ) -> Sequence[pb.GetRecommendationParamsResponse]:
     """One call each, all at once: these are different people."""
     calls = [
-        stub.GetRecommendationParams(request, timeout=SECONDS)
+        stub.GetRecommendationParams(request, timeout=SECONDS, metadata=crowd.metadata)
         for request in _requests(crowd, at, with_personality=False)
     ]
     return [await call for call in calls]
@@ -234,7 +246,9 @@ async def _record(
         )
     ]
     await stub.RecordInteractions(
-        pb.RecordInteractionsRequest(interactions=interactions), timeout=SECONDS
+        pb.RecordInteractionsRequest(interactions=interactions),
+        timeout=SECONDS,
+        metadata=crowd.metadata,
     )
 
 

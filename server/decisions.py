@@ -153,6 +153,8 @@ class Decider:
             chance = 0.0
             for one in plan.arms.values():
                 chance += one.greedy_chance if one.actions[state] == action else one.other_chance
+            # Shares that sum to 1 may, in floating point, sum to a little more.
+            chance = min(chance, 1.0)
             ending = arm.by_whom + DOUBLE.pack(chance) + arm.how[source]
         arm.decided[source] += 1
         token = self._tokens.issue(
@@ -239,6 +241,7 @@ class Decider:
         chance = np.zeros(n)
         for arm, its_greedy in zip(arms, greedy_of, strict=True):
             chance += np.where(action == its_greedy, arm.greedy_chance, arm.other_chance)
+        np.minimum(chance, 1.0, out=chance)
         shadow = plan.serving.shadow
         if shadow is not None:
             shadowed = np.frombuffer(shadow.policy.actions, dtype=np.uint8)[states]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 import trustme
@@ -35,6 +36,7 @@ from recparams_client import (
 )
 from server.app import SERVICES, App
 from server.callers import Role, key_hash, parse_callers
+from server.cli.connection import Exit
 from server.config import Settings
 from tests.support import (
     ADMIN,
@@ -175,6 +177,22 @@ async def test_the_clients_send_their_key(app: App, client: Client) -> None:
             assert raised.value.code == grpc.StatusCode.INVALID_ARGUMENT
 
     await asyncio.to_thread(blocking)
+
+
+async def test_simulated_people_call_with_the_key(app: App, db: asyncpg.Connection) -> None:
+    def simulate(key: str) -> int:
+        command = ["simulate", "--decisions", "50", "--people", "20", "--admin-key", key]
+        return subprocess.run(
+            [sys.executable, "-m", "server.cli", *command, "--address", f"127.0.0.1:{app.port}"],
+            env=environment("postgresql:///none"),
+            cwd=ROOT,
+            timeout=60,
+        ).returncode
+
+    assert await asyncio.to_thread(simulate, "wrong") == Exit.REFUSED
+    assert await db.fetchval("SELECT count(*) FROM interactions") == 0
+    assert await asyncio.to_thread(simulate, ADMIN_KEY) == Exit.OK
+    assert await db.fetchval("SELECT count(*) FROM interactions") >= 50
 
 
 @pytest.fixture

@@ -422,3 +422,15 @@ def test_cells_refuse_scores_out_of_range(score: float, place: int) -> None:
         SPACE.cells(traits)
     with pytest.raises(ValueError, match="from 0 to 100"):
         SPACE.cell(traits[place // 5])
+
+
+@both
+def test_what_is_certain_has_propensity_one(ask: Ask) -> None:
+    """Also where shares that sum to 1 come to a little more in floating point."""
+    shares = Split(56, 11).shares()
+    assert sum(shares.values()) > 1.0
+    same = policy(1)
+    arms = (Arm(name, 7, same, share) for name, share in shares.items())
+    people = crowd(50)
+    for answer, user in zip(ask(decider_of(serving(*arms)), people), people.users, strict=True):
+        assert read(answer, user)[0].propensity == 1.0

@@ -12,10 +12,10 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from recparams_client import tls_credentials
+from server.callers import ADMIN_KEY_HEADER
 
 KEY_FILE = Path(".recparams") / "admin-key"
 SECONDS = 30.0
-HEADER = "x-admin-key"
 _TLS_FILES = {
     "ca": "PEM file of certificates that the server's must lead to; has the connection use TLS.",
     "cert": "PEM file of this client's certificate, where the server asks for one.",
@@ -110,18 +110,21 @@ def admin_metadata(admin_key: str | None) -> tuple[tuple[str, str], ...]:
     if admin_key and not (admin_key.isascii() and admin_key.isprintable()):
         click.echo("recparams: the admin key has characters other than printable ASCII", err=True)
         raise SystemExit(Exit.REFUSED)
-    return ((HEADER, admin_key),) if admin_key else ()
+    return ((ADMIN_KEY_HEADER, admin_key),) if admin_key else ()
+
+
+def open_channel(kind: Any, address: str) -> Any:
+    """A channel of grpc or grpc.aio, with TLS where the running command's options say so."""
+    tls = credentials()
+    if tls is None:
+        return kind.insecure_channel(address, options=_CHANNEL)
+    return kind.secure_channel(address, tls, options=_CHANNEL)
 
 
 @contextlib.contextmanager
 def channel(address: str) -> Iterator[grpc.Channel]:
     """A channel; what goes wrong with a call ends the program with one line and an exit code."""
-    tls = credentials()
-    with (
-        grpc.insecure_channel(address, options=_CHANNEL)
-        if tls is None
-        else grpc.secure_channel(address, tls, options=_CHANNEL)
-    ) as opened:
+    with open_channel(grpc, address) as opened:
         try:
             yield opened
         except grpc.RpcError as raised:

@@ -14,7 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from rl.population import WEEK, draw_population, draw_visits
 from rl.reward import RewardWeights
-from server.cli.connection import credentials, fail, json_option, server_options
+from server.cli.connection import (
+    admin_metadata,
+    fail,
+    json_option,
+    open_channel,
+    server_options,
+)
 from server.cli.output import print_facts
 from server.crowd import Crowd, live_through, put_profiles
 
@@ -30,7 +36,7 @@ def simulate(
     people: int,
     seed: int,
     address: str,
-    admin_key: str | None,  # noqa: ARG001 - decisions and reactions need no key
+    admin_key: str | None,
     as_json: bool,
 ) -> None:
     """Let simulated people use a running server.
@@ -42,7 +48,7 @@ def simulate(
     recparams simulate --decisions 50000 --people 2000
     """
     try:
-        facts = uvloop.run(_simulate(address, decisions, people, seed))
+        facts = uvloop.run(_simulate(address, admin_key, decisions, people, seed))
     except grpc.aio.AioRpcError as raised:
         fail(raised, address)
     if as_json:
@@ -51,11 +57,16 @@ def simulate(
         print_facts([(name.replace("_", " "), value) for name, value in facts.items()])
 
 
-async def _simulate(address: str, decisions: int, people: int, seed: int) -> dict[str, object]:
+async def _simulate(
+    address: str, admin_key: str | None, decisions: int, people: int, seed: int
+) -> dict[str, object]:
     rng = np.random.default_rng(seed)
     # A name of its own for each run, so that nothing of an earlier one counts as a duplicate.
     crowd = Crowd(
-        f"simulated-{secrets.token_hex(4)}", draw_population(rng, people), RewardWeights()
+        f"simulated-{secrets.token_hex(4)}",
+        draw_population(rng, people),
+        RewardWeights(),
+        admin_metadata(admin_key),
     )
     end = int(time.time())
     interactions, total_reward, likes = 0, 0.0, 0
@@ -66,10 +77,7 @@ async def _simulate(address: str, decisions: int, people: int, seed: int) -> dic
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    tls = credentials()
-    async with (
-        grpc.aio.insecure_channel(address) if tls is None else grpc.aio.secure_channel(address, tls)
-    ) as channel:
+    async with open_channel(grpc.aio, address) as channel:
         stub = grpc_pb.RecommendationServiceStub(channel)
         await put_profiles(stub, crowd)
         began = time.perf_counter()

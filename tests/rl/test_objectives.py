@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rl.action import ACTIONS
-from rl.objectives import OBJECTIVES, Objectives, components, objective_rewards, weighed
+from rl.objectives import OBJECTIVES, Objectives, components, weighed
 
 weights = st.floats(-5, 5, width=32)
 engagements = hnp.arrays(np.float32, st.integers(0, 30), elements=st.floats(-2, 4, width=32))
@@ -38,14 +38,6 @@ def test_levels_of_every_action() -> None:
     for action, (_, diversity, novelty) in zip(ACTIONS, kept, strict=True):
         assert diversity == {"focused": 0, "balanced": 0.5, "diverse": 1}[action.diversity]
         assert novelty == {"familiar": 0, "mixed": 0.5, "exploratory": 1}[action.novelty]
-
-
-def test_diversity_and_novelty_need_no_model() -> None:
-    model = np.full((4, 27), 7, dtype=np.float32)
-    assert objective_rewards(model, "engagement") is model
-    novelty = objective_rewards(model, "novelty")
-    assert novelty.shape == (4, 27)
-    assert novelty[2].tolist() == [0, 0.5, 1] * 9
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
