@@ -49,6 +49,7 @@ def h2load(
     core: int | str,
     server: psutil.Process,
     connections: int = 1,
+    headers: Sequence[str] = (),
 ) -> Load:
     """Calls a method over connections with so many streams at a time on each.
 
@@ -67,7 +68,8 @@ def h2load(
             str(message),
             f"--log-file={times}",
         ]
-        command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        for header in ("content-type: application/grpc", "te: trailers", *headers):
+            command += ["-H", header]
         before = _cpu(server)
         done = subprocess.run(
             [*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True

@@ -1,7 +1,8 @@
 """Servers to measure, each a process of its own: `python -m benchmarks.servers KIND PORT ...`.
 
-`real` is the service with empty handlers beside it on the same event loop; `sync` is an empty
-handler on grpc's threaded server.
+`real` is the service with handlers beside it on the same event loop that are empty, or decide with
+nothing around; `guarded` is the same with roles by key and a rate for each caller; `sync` is an
+empty handler on grpc's threaded server.
 """
 
 import asyncio
@@ -23,12 +24,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from recparams.v1 import recommendation_pb2 as pb
 from server import logs
 from server.app import App
+from server.callers import key_hash
 from server.config import Settings
 from server.demo_server import free_port
+from server.services.recommendation import RecommendationService
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
+BARE = "/benchmarks.Bare/GetRecommendationParams"
 DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
+API_KEY = "an-api-key-for-benchmarks"
 DECIDE_BATCH = "/recparams.v1.RecommendationService/BatchGetRecommendationParams"
 
 
@@ -49,9 +54,15 @@ async def _empty_messages(
     return pb.GetRecommendationParamsResponse()
 
 
-async def _real(port: int, database_url: str, folder: str) -> None:
+async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> None:
     logs.configure("warning", "json")
+    guard = {
+        "authorization": "keys",
+        "callers": f"load:recommend:{key_hash(API_KEY)}",
+        "max_calls_per_second": 1e6,
+    }
     settings = Settings(
+        **(guard if guarded else {}),
         port=port,
         database_url=database_url,
         data_dir=folder,
@@ -68,6 +79,8 @@ async def _real(port: int, database_url: str, folder: str) -> None:
         pb.GetRecommendationParamsRequest.FromString,
         pb.GetRecommendationParamsResponse.SerializeToString,
     )
+    service = RecommendationService(settings, app._runtime, app._cache)
+    _add(app._grpc, BARE, service.GetRecommendationParams)
     await app.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -90,7 +103,7 @@ def running(kind: str, core: int, *arguments: str | Path) -> Iterator[tuple[int,
     with subprocess.Popen([*command, str(port), *map(str, arguments)]) as process:
         try:
             measured = psutil.Process(process.pid)
-            wait_ready(port, health=kind == "real")
+            wait_ready(port, health=kind != "sync")
             yield port, measured
         finally:
             process.kill()
@@ -123,7 +136,7 @@ def request(person: int) -> pb.GetRecommendationParamsRequest:
 
 if __name__ == "__main__":
     kind, port, *rest = sys.argv[1:]
-    if kind == "real":
-        uvloop.run(_real(int(port), *rest))
-    else:
+    if kind == "sync":
         _sync(int(port))
+    else:
+        uvloop.run(_real(int(port), *rest, guarded=kind == "guarded"))

@@ -11,13 +11,23 @@ from benchmarks.database import make_database, postgres
 from benchmarks.load import Load
 from benchmarks.measure import Effort, cores
 from benchmarks.report import Goal, Section, Table
-from benchmarks.servers import DECIDE, DECIDE_BATCH, EMPTY, EMPTY_MESSAGES, request, running
+from benchmarks.servers import (
+    API_KEY,
+    BARE,
+    DECIDE,
+    DECIDE_BATCH,
+    EMPTY,
+    EMPTY_MESSAGES,
+    request,
+    running,
+)
 from recparams.v1 import recommendation_pb2 as pb
 
 CONCURRENCIES = (1, 16, 64)
 BATCH = 64
 AIO, MESSAGES, SYNC = "empty aio handler", "empty aio handler, messages", "empty sync server"
 REAL, PYTHON = "GetRecommendationParams", "the same, our Python client"
+ALONE, GUARDED = "the same, nothing around the decision", "the same, with keys and rates"
 Bursts = dict[str, list[Load]]
 
 
@@ -32,14 +42,15 @@ def run(effort: Effort, folder: Path) -> Section:
         scratch = Path(stack.enter_context(TemporaryDirectory()))
         database = make_database(stack.enter_context(postgres()), "serving", 0)
         port, real = stack.enter_context(running("real", serving, database, scratch))
+        guarded_port, guarded = stack.enter_context(running("guarded", serving, database, scratch))
         sync_port, sync = stack.enter_context(running("sync", serving))
+        servers = {port: real, guarded_port: guarded, sync_port: sync}
         body = request(5).SerializeToString()
         batch = pb.BatchGetRecommendationParamsRequest(
             requests=[request(person) for person in range(BATCH)]
         ).SerializeToString()
 
         def h2load(port: int, path: str, message: bytes, calls: int, concurrency: int) -> Load:
-            server = real if port != sync_port else sync
             return load.h2load(
                 port,
                 path,
@@ -47,7 +58,8 @@ def run(effort: Effort, folder: Path) -> Section:
                 calls=calls,
                 concurrency=concurrency,
                 core=loading,
-                server=server,
+                server=servers[port],
+                headers=[f"x-api-key: {API_KEY}"] if port == guarded_port else [],
             )
 
         calls, rounds = effort.of(4000, 200), effort.of(9, 1)
@@ -58,6 +70,8 @@ def run(effort: Effort, folder: Path) -> Section:
                     AIO: lambda c=concurrency: h2load(port, EMPTY, body, calls, c),
                     MESSAGES: lambda c=concurrency: h2load(port, EMPTY_MESSAGES, body, calls, c),
                     REAL: lambda c=concurrency: h2load(port, DECIDE, body, calls, c),
+                    ALONE: lambda c=concurrency: h2load(port, BARE, body, calls, c),
+                    GUARDED: lambda c=concurrency: h2load(guarded_port, DECIDE, body, calls, c),
                     SYNC: lambda c=concurrency: h2load(sync_port, EMPTY, body, calls, c),
                     PYTHON: lambda c=concurrency: load.python_client(
                         port, calls=calls, concurrency=c, core=loading, server=real
@@ -131,6 +145,9 @@ def _section(by_concurrency: dict[int, Bursts], batches: Bursts) -> Section:
                 ("what", "at a time", "calls/s", "p50, us", "p99, us", "CPU a call, us", "of aio"),
                 rows,
             ),
+            "*Nothing around the decision* is its handler alone, calls neither counted nor timed; "
+            "*with keys and rates* is a server that looks up each caller's key and role and keeps "
+            "its rate.",
             f"In a batch of {BATCH}, 4 batches at a time, a decision takes {each:.1f} us.",
         ],
         goals=[
