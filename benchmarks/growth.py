@@ -27,6 +27,7 @@ from benchmarks.synthetic import (
 )
 from rl import q_learning
 from rl.action import N_ACTIONS
+from rl.tabular import table_statistics
 from rl.transitions import Batch, Interactions, prepare
 from server.store import models
 from server.store.columns import INTERACTIONS
@@ -156,7 +157,7 @@ def _storing(model: models.NewModel, *, rounds: int) -> tuple[dict[str, float], 
             PUBLISH: lambda: published(model),
             ENCODE: lambda: models.encode(model),
             DECODE: lambda: loop.run_until_complete(models.load_policy(fetched, 1, SPACE)),
-            STATISTICS: lambda: q_learning.statistics(model.q, model.visits),
+            STATISTICS: lambda: table_statistics(model.q, model.visits),
         },
         rounds=rounds,
     )

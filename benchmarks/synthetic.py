@@ -6,11 +6,11 @@ import numpy as np
 
 from rl.action import N_ACTIONS
 from rl.hyperparameters import Hyperparameters
-from rl.policy import Policy, publish
+from rl.policy import GreedyTable, publish
 from rl.population import TRAIT_MEANS, TRAIT_SDS
-from rl.q_learning import statistics
 from rl.smoothing import Smoothing
 from rl.state import StateSpace
+from rl.tabular import table_statistics
 from rl.transitions import Interactions, TrainedThrough
 from server.store.models import NewModel
 
@@ -37,10 +37,10 @@ def random_model(rng: np.random.Generator, states: int) -> NewModel:
         parent_version=None,
         algorithm="q_learning",
         hyperparameters=SETTINGS.to_dict(),
-        metrics={**asdict(statistics(q, visits)), "exploration_rate": EPSILON},
+        metrics={**asdict(table_statistics(q, visits)), "exploration_rate": EPSILON},
         q=q,
         visits=visits,
-        policy=Policy(SPACE, bytes(SPACE.n_states), bytes(SPACE.n_states), EPSILON),
+        policy=GreedyTable(SPACE, bytes(SPACE.n_states), bytes(SPACE.n_states), EPSILON),
         objectives={},
         main_line=False,
         trained=TrainedThrough.nothing(),
@@ -48,7 +48,7 @@ def random_model(rng: np.random.Generator, states: int) -> NewModel:
     return replace(model, policy=published(model))
 
 
-def published(model: NewModel) -> Policy:
+def published(model: NewModel) -> GreedyTable:
     """The policy of a model's table."""
     return publish(
         SPACE,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.dict_agent import MOVES, DictAgent, Key, key
 from rl.action import N_ACTIONS
 from rl.hyperparameters import Hyperparameters
-from rl.policy import Policy, publish
+from rl.policy import GreedyTable, publish
 from rl.q_learning import train
 from rl.smoothing import Smoothing
 from rl.state import Context, StateSpace
@@ -106,7 +106,7 @@ def transitions(log: Log) -> Transitions:
 class Recparams(System):
     """Ours: Q-learning on one thread, and the lookup in a published policy."""
 
-    policy: Policy
+    policy: GreedyTable
 
     def __init__(self) -> None:
         super().__init__("recparams")

@@ -3,6 +3,15 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+EXPONENTIAL, LINEAR, INVERSE, CONSTANT = "exponential", "linear", "inverse", "constant"
+SCHEDULES = (EXPONENTIAL, LINEAR, INVERSE, CONSTANT)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raises ValueError, naming the field, unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, not {value}")
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -14,6 +23,9 @@ class Hyperparameters:
         exploration_rate: probability of a random action before any training, 0 to 1.
         exploration_decay: factor on it for each thousand interactions trained, above 0 up to 1.
         min_exploration_rate: its floor, 0 to exploration_rate.
+        exploration_schedule: one of SCHEDULES: how it falls, with n thousand interactions trained
+            and d = exploration_decay, as a factor: d^n, max(0, 1 - (1 - d) n), 1 / (1 + (1 - d) n),
+            or 1.
         session_gap_seconds: longest pause within an episode, above 0.
         settling_seconds: rest of an interaction before it is trained, 0 or more; None means
             session_gap_seconds.
@@ -29,6 +41,7 @@ class Hyperparameters:
     min_exploration_rate: float = 0.05
     session_gap_seconds: float = 1800.0
     settling_seconds: float | None = None
+    exploration_schedule: str = EXPONENTIAL
 
     def __post_init__(self) -> None:
         longest = 366 * 86400.0
@@ -47,6 +60,11 @@ class Hyperparameters:
         ):
             if not valid:
                 raise ValueError(f"{name} must be {range_}, not {getattr(self, name)}")
+        if self.exploration_schedule not in SCHEDULES:
+            names = ", ".join(SCHEDULES)
+            raise ValueError(
+                f"exploration_schedule must be one of {names}, not {self.exploration_schedule!r}"
+            )
 
     @property
     def settling(self) -> float:
@@ -55,8 +73,15 @@ class Hyperparameters:
 
     def epsilon(self, interactions_trained: int) -> float:
         """Exploration rate after so many interactions: decayed, and never below its floor."""
-        decay: float = self.exploration_decay ** (interactions_trained / 1000)
-        return max(self.min_exploration_rate, self.exploration_rate * decay)
+        n, lost = interactions_trained / 1000, 1.0 - self.exploration_decay
+        decayed: float = self.exploration_decay**n
+        factor = {
+            EXPONENTIAL: decayed,
+            LINEAR: max(0.0, 1.0 - lost * n),
+            INVERSE: 1.0 / (1.0 + lost * n),
+            CONSTANT: 1.0,
+        }[self.exploration_schedule]
+        return max(self.min_exploration_rate, self.exploration_rate * factor)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -1,6 +1,9 @@
-"""What is served: one action for every state, and how it was arrived at. Immutable."""
+"""What is served: policies, and how their choices were arrived at."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +12,10 @@ from rl.action import N_ACTIONS
 from rl.rules import rule_table
 from rl.smoothing import Smoothing, smooth
 from rl.state import StateSpace
+
+States = NDArray[np.integer[Any]]
+Traits = NDArray[np.floating[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 
 LEARNED, BORROWED, RULE_BASED, EXPLORATION = range(4)
 """Sources of a choice; a policy holds the first three."""
@@ -23,42 +30,148 @@ LEAST_EVIDENCE = 1.0
 """Kernel-weighted visits of similar people below which the rules answer."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """A greedy policy with the exploration it asks for.
+class Policy(ABC):
+    """What is served: how likely each action is in each state. Immutable.
 
     Attributes:
+        kind: which sort of policy it is, for storing it.
         space: the state space it was built for.
+        epsilon: probability of a uniformly random action when exploration is on, 0 to 1.
+    """
+
+    kind: ClassVar[str]
+    space: StateSpace
+    epsilon: float
+
+    @abstractmethod
+    def action_dist(self, state: States, traits: Traits) -> NDArray[np.float64]:
+        """Probabilities of all actions for n people, without `epsilon`: float64 (n, 27).
+
+        Args:
+            state: state indices, int32 (n,), 0 to n_states - 1.
+            traits: the scores that the states were made of, 0 to 100, shape (n, 5).
+        """
+
+    @abstractmethod
+    def sources_of(self, state: States) -> NDArray[np.uint8]:
+        """Where the likeliest action of each state comes from: LEARNED, BORROWED or RULE_BASED."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that `from_arrays` needs but the space and epsilon."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, space: StateSpace, epsilon: float, arrays: Arrays) -> Self:
+        """The inverse of `arrays`. Raises ValueError or KeyError where they do not fit."""
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raises ValueError where it is not a probability."""
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"epsilon must be from 0 to 1, not {epsilon}")
+
+
+def check_bytes(space: StateSpace, name: str, column: bytes, top: int) -> None:
+    """Raises ValueError where a column is not one byte below `top` for each state."""
+    if len(column) != space.n_states:
+        raise ValueError(f"{name} has {len(column)} states, not {space.n_states}")
+    highest = int(np.frombuffer(column, dtype=np.uint8).max())
+    if highest >= top:
+        raise ValueError(f"{name} has a value of {highest}, above {top - 1}")
+
+
+@dataclass(frozen=True)
+class GreedyTable(Policy):
+    """One action for every state.
+
+    Attributes:
+        space, epsilon: as in `Policy`.
         actions: one byte a state, its greedy action, 0 to 26.
         sources: one byte a state: LEARNED, BORROWED or RULE_BASED.
-        epsilon: probability of a uniformly random action when exploration is on, 0 to 1.
 
     Raises:
         ValueError: where the arrays do not fit the space or hold impossible values.
     """
 
+    kind: ClassVar[str] = "greedy_table"
     space: StateSpace
     actions: bytes
     sources: bytes
     epsilon: float
 
     def __post_init__(self) -> None:
-        for name, column, top in (
-            ("actions", self.actions, N_ACTIONS),
-            ("sources", self.sources, EXPLORATION),
-        ):
-            if len(column) != self.space.n_states:
-                raise ValueError(f"{name} has {len(column)} states, not {self.space.n_states}")
-            highest = int(np.frombuffer(column, dtype=np.uint8).max())
-            if highest >= top:
-                raise ValueError(f"{name} has a value of {highest}, above {top - 1}")
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise ValueError(f"epsilon must be from 0 to 1, not {self.epsilon}")
+        check_bytes(self.space, "actions", self.actions, N_ACTIONS)
+        check_bytes(self.space, "sources", self.sources, EXPLORATION)
+        check_epsilon(self.epsilon)
+
+    def action_dist(self, state: States, traits: Traits) -> NDArray[np.float64]:  # noqa: ARG002
+        chosen = np.zeros((len(state), N_ACTIONS))
+        chosen[np.arange(len(state)), self.greedy[state]] = 1.0
+        return chosen
+
+    @property
+    def greedy(self) -> NDArray[np.uint8]:
+        """The action of every state, (n_states,)."""
+        return np.frombuffer(self.actions, dtype=np.uint8)
+
+    def sources_of(self, state: States) -> NDArray[np.uint8]:
+        return np.frombuffer(self.sources, dtype=np.uint8)[state]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        sources = np.frombuffer(self.sources, dtype=np.uint8)
+        return {"actions": self.greedy, "sources": sources}
+
+    @classmethod
+    def from_arrays(cls, space: StateSpace, epsilon: float, arrays: Arrays) -> Self:
+        return cls(space, arrays["actions"].tobytes(), arrays["sources"].tobytes(), epsilon)
 
 
-def rule_based_policy(space: StateSpace, epsilon: float) -> Policy:
+def rule_based_policy(space: StateSpace, epsilon: float) -> GreedyTable:
     """The rules as a policy."""
-    return Policy(space, rule_table(space).tobytes(), bytes([RULE_BASED]) * space.n_states, epsilon)
+    sources = bytes([RULE_BASED]) * space.n_states
+    return GreedyTable(space, rule_table(space).tobytes(), sources, epsilon)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A smoothed table: what every state's choice rests on.
+
+    Attributes:
+        advantage: of each action, comparable within a state, float32 (n_states, n_actions).
+        known: where similar people have enough visits to go by, bool (n_states,).
+        rules: the rules' action, uint8 (n_states,).
+        sources: LEARNED, BORROWED or RULE_BASED, uint8 (n_states,).
+    """
+
+    advantage: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    rules: NDArray[np.uint8]
+    sources: NDArray[np.uint8]
+
+
+def smoothed(
+    space: StateSpace,
+    q: NDArray[np.float32],
+    visits: NDArray[np.int32],
+    *,
+    learning_rate: float,
+    smoothing: Smoothing,
+) -> Published:
+    """Smooths a table.
+
+    Args:
+        space: the state space.
+        q, visits: float32 and int32, shape (n_states, n_actions).
+        learning_rate: the step size `q` was learned with.
+        smoothing: how to borrow.
+    """
+    rules = rule_table(space)
+    found = smooth(space, q, visits, rules, learning_rate=learning_rate, smoothing=smoothing)
+    known = np.repeat(found.evidence >= LEAST_EVIDENCE, space.n_contexts)
+    own = visits.sum(axis=1) >= OWN_VISITS
+    sources = np.where(own, LEARNED, np.where(known, BORROWED, RULE_BASED)).astype(np.uint8)
+    return Published(found.advantage, known, rules, sources)
 
 
 def publish(
@@ -69,23 +182,16 @@ def publish(
     learning_rate: float,
     epsilon: float,
     smoothing: Smoothing,
-) -> Policy:
-    """The greedy policy of a table, smoothed.
+) -> GreedyTable:
+    """The greedy policy of a table, smoothed; arguments as in `smoothed`.
 
     Args:
-        space: the state space.
-        q, visits: float32 and int32, shape (n_states, n_actions).
-        learning_rate: the step size `q` was learned with.
         epsilon: the exploration to ask for.
-        smoothing: how to borrow.
     """
-    rules = rule_table(space)
-    smoothed = smooth(space, q, visits, rules, learning_rate=learning_rate, smoothing=smoothing)
-    known = np.repeat(smoothed.evidence >= LEAST_EVIDENCE, space.n_contexts)
-    actions = np.where(known, smoothed.advantage.argmax(axis=1).astype(np.uint8), rules)
-    own = visits.sum(axis=1) >= OWN_VISITS
-    sources = np.where(own, LEARNED, np.where(known, BORROWED, RULE_BASED)).astype(np.uint8)
-    return Policy(space, actions.tobytes(), sources.tobytes(), epsilon)
+    table = smoothed(space, q, visits, learning_rate=learning_rate, smoothing=smoothing)
+    best = table.advantage.argmax(axis=1).astype(np.uint8)
+    actions = np.where(table.known, best, table.rules)
+    return GreedyTable(space, actions.tobytes(), table.sources.tobytes(), epsilon)
 
 
 def propensity(epsilon: float, *, greedy: bool) -> float:

@@ -7,16 +7,15 @@ Watkins & Dayan, "Q-learning", Machine Learning 8 (1992); Sutton & Barto, "Reinf
 action nobody tried has no value to bootstrap from. Where there is none, the target is r.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from rl.hyperparameters import Hyperparameters
+from rl.learner import OnProgress
+from rl.tabular import TabularLearner, learn_by_cell
 from rl.transitions import Transitions
 
 _NONE, _UNKNOWN = np.uint8(254), np.uint8(255)
@@ -76,6 +75,15 @@ def update(
             best[s] = a
 
 
+class QLearning(TabularLearner):
+    """Watkins' Q-learning; the policy is epsilon-greedy on the smoothed table."""
+
+    algorithm: ClassVar[str] = "q_learning"
+
+    def _update(self, part: Transitions) -> None:
+        _learn(self.q, self.visits, part, self.hyperparameters)
+
+
 def train(
     q: NDArray[np.float32],
     visits: NDArray[np.int32],
@@ -84,78 +92,38 @@ def train(
     *,
     states_per_cell: int,
     threads: int = 1,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
-    """Learns transitions that are sorted by cell, in place.
-
-    A cell's transitions never leave the cell, so cells are dealt out to threads whole and the table
-    is the same, bit for bit, for any number of them.
+    """Learns into a table of any size, in place.
 
     Args:
         q: table, float32 (n_states, n_actions).
         visits: updates of each pair so far, int32, same shape.
-        transitions: sorted by (cell, time, id).
+        transitions, states_per_cell, threads, on_progress: as in `rl.tabular.learn_by_cell`.
         hyperparameters: learning_rate and discount_factor are used.
-        states_per_cell: consecutive states that form one independent cell.
-        threads: at least 1.
-        on_progress: called from any of the threads with the number of transitions just learned.
     """
-    learning_rate = np.float32(hyperparameters.learning_rate)
-    discount_factor = np.float32(hyperparameters.discount_factor)
-
-    def learn(part: slice) -> None:
-        update(
-            q,
-            visits,
-            transitions.state[part],
-            transitions.action[part],
-            transitions.reward[part],
-            transitions.next_state[part],
-            learning_rate,
-            discount_factor,
-        )
-        if on_progress is not None:
-            on_progress(part.stop - part.start)
-
-    parts = split_by_cell(transitions.state // states_per_cell, 4 * threads)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for done in [pool.submit(learn, part) for part in parts]:
-            done.result()
+    learn_by_cell(
+        transitions,
+        states_per_cell,
+        lambda part: _learn(q, visits, part, hyperparameters),
+        threads=threads,
+        on_progress=on_progress,
+    )
 
 
-def split_by_cell(cells: NDArray[np.int32], parts: int) -> list[slice]:
-    """Cuts sorted cells, shape (m,), into at most `parts` slices of similar length.
-
-    No cell is cut in two. The slices are not empty, do not overlap and cover everything.
-    """
-    wanted = np.linspace(0, len(cells), parts + 1)[1:-1].astype(np.int64)
-    cuts = np.searchsorted(cells, cells[wanted]) if len(cells) else wanted
-    bounds = np.unique(np.r_[0, cuts, len(cells)])
-    return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a table holds; the averages are over visited pairs and 0 where there are none."""
-
-    total_states: int
-    total_state_actions: int
-    avg_q_value: float
-    max_q_value: float
-    coverage: float
-    total_updates: int
-
-
-def statistics(q: NDArray[np.float32], visits: NDArray[np.int32]) -> Statistics:
-    """Statistics of a table, shapes (n_states, n_actions)."""
-    visited = visits > 0
-    values = q[visited]
-    states = int(np.count_nonzero(visited.any(axis=1)))
-    return Statistics(
-        total_states=states,
-        total_state_actions=len(values),
-        avg_q_value=float(values.mean(dtype=np.float64)) if len(values) else 0.0,
-        max_q_value=float(values.max()) if len(values) else 0.0,
-        coverage=states / len(q),
-        total_updates=int(visits.sum(dtype=np.int64)),
+def _learn(
+    q: NDArray[np.float32],
+    visits: NDArray[np.int32],
+    part: Transitions,
+    hyperparameters: Hyperparameters,
+) -> None:
+    update(
+        q,
+        visits,
+        part.state,
+        part.action,
+        part.reward,
+        part.next_state,
+        np.float32(hyperparameters.learning_rate),
+        np.float32(hyperparameters.discount_factor),
     )

@@ -28,6 +28,7 @@ class Interactions:
         state: int32, a state index, or `UNKNOWN_PERSONALITY`, or `OUT_OF_VOCABULARY`.
         action: uint8, 0 to 26.
         reward: float32.
+        traits: scores 0 to 100, float32 (n, 5), or None where no learner needs them.
     """
 
     id: NDArray[np.int64]
@@ -36,6 +37,7 @@ class Interactions:
     state: NDArray[np.int32]
     action: NDArray[np.uint8]
     reward: NDArray[np.float32]
+    traits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,25 @@ class Transitions:
         action: uint8 (m,).
         reward: float32 (m,).
         next_state: int32 (m,), `TERMINAL` where the episode ends.
+        traits: scores 0 to 100, float32 (m, 5), or None where nobody asked for them.
     """
 
     state: NDArray[np.int32]
     action: NDArray[np.uint8]
     reward: NDArray[np.float32]
     next_state: NDArray[np.int32]
+    traits: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.state)
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> "Transitions":
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Transitions":
         return Transitions(
-            self.state[rows], self.action[rows], self.reward[rows], self.next_state[rows]
+            self.state[rows],
+            self.action[rows],
+            self.reward[rows],
+            self.next_state[rows],
+            None if self.traits is None else self.traits[rows],
         )
 
 
@@ -172,7 +180,11 @@ def prepare(
     rows = learn if order is None else order[learn]
     return Batch(
         transitions=Transitions(
-            state[learn], interactions.action[rows], interactions.reward[rows], next_state[learn]
+            state[learn],
+            interactions.action[rows],
+            interactions.reward[rows],
+            next_state[learn],
+            None if interactions.traits is None else interactions.traits[rows],
         ),
         rows=rows,
         users=people[included],

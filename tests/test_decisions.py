@@ -13,7 +13,7 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
 from rl.arms import PREVIOUS, RL, RULE_BASED, Split
-from rl.policy import EXPLORATION, Policy
+from rl.policy import EXPLORATION, GreedyTable
 from rl.rules import rule_based_action
 from rl.state import TRAITS, Context, StateSpace
 from server.decisions import Decider, batch_answer
@@ -70,12 +70,12 @@ def crowd(n: int, seed: int = 1) -> People:
     return People([f"user-{i}-é".encode() for i in range(n)], traits, contexts)
 
 
-def policy(seed: int, epsilon: float = 0.0) -> Policy:
+def policy(seed: int, epsilon: float = 0.0) -> GreedyTable:
     """Any action, by any source, in every state."""
     generator = np.random.default_rng(seed)
     actions, sources = (generator.integers(top, size=SPACE.n_states) for top in (N_ACTIONS, 3))
     columns = actions.astype(np.uint8).tobytes(), sources.astype(np.uint8).tobytes()
-    return Policy(SPACE, *columns, epsilon)
+    return GreedyTable(SPACE, *columns, epsilon)
 
 
 def serving(*arms: Arm, version: int = 7, shadow: Shadow | None = None) -> Serving:

@@ -13,7 +13,7 @@ from rl.policy import (
     LEARNED,
     OWN_VISITS,
     RULE_BASED,
-    Policy,
+    GreedyTable,
     propensity,
     publish,
     rule_based_policy,
@@ -149,15 +149,15 @@ GOOD = {
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused(wrong: dict[str, Any], message: str) -> None:
-    Policy(**GOOD)
+    GreedyTable(**GOOD)
     with pytest.raises(ValueError, match=message):
-        Policy(**{**GOOD, **wrong})
+        GreedyTable(**{**GOOD, **wrong})
 
 
 def test_the_outermost_values_are_accepted() -> None:
     last = bytes([N_ACTIONS - 1]) * SPACE.n_states
     for epsilon in (0.0, 1.0):
-        Policy(SPACE, last, bytes([RULE_BASED]) * SPACE.n_states, epsilon)
+        GreedyTable(SPACE, last, bytes([RULE_BASED]) * SPACE.n_states, epsilon)
 
 
 @given(st.floats(0.0, 1.0))

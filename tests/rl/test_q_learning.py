@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from rl.action import N_ACTIONS, Action
 from rl.hyperparameters import Hyperparameters
-from rl.q_learning import Statistics, split_by_cell, statistics, train, update
+from rl.learner import Statistics
+from rl.q_learning import train, update
 from rl.state import Context, StateSpace
+from rl.tabular import split_by_cell, table_statistics
 from rl.transitions import TERMINAL, Transitions
 from tests.rl.reference import ReferenceAgent
 
@@ -287,15 +289,15 @@ def test_it_approaches_the_optimum_of_a_chancy_chain_with_a_falling_step() -> No
 
 def test_statistics() -> None:
     q, visits = empty(10, 4)
-    assert statistics(q, visits) == Statistics(0, 0, 0.0, 0.0, 0.0, 0)
+    assert table_statistics(q, visits) == Statistics(0, largest_q=0.0)
     q[0, 0] = 99.0  # not visited: not counted
     q[3, 1], visits[3, 1] = -2.0, 5
     q[3, 2], visits[3, 2] = -1.0, 1
     q[7, 0], visits[7, 0] = -6.0, 4
-    assert statistics(q, visits) == Statistics(2, 3, -3.0, -1.0, 0.2, 10)
+    assert table_statistics(q, visits) == Statistics(10, 2, 3, -3.0, -1.0, 0.2, 6.0)
 
 
 def test_statistics_count_beyond_an_int32() -> None:
     q, visits = empty(2, 2)
     visits[:] = 2**31 - 1
-    assert statistics(q, visits).total_updates == 4 * (2**31 - 1)
+    assert table_statistics(q, visits).total_updates == 4 * (2**31 - 1)

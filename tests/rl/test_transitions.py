@@ -121,7 +121,11 @@ def test_the_order_of_the_input_does_not_matter(rows: list[Row], random: object)
 def test_nothing_gives_nothing() -> None:
     batch = prepared([])
     assert in_plain_types(batch) == Prepared()
-    kinds = {name: getattr(batch.transitions, name).dtype for name in Transitions.__annotations__}
+    kinds = {
+        name: getattr(batch.transitions, name).dtype
+        for name in Transitions.__annotations__
+        if name != "traits"
+    }
     assert kinds == {
         "state": np.int32,
         "action": np.uint8,
