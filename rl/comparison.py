@@ -12,6 +12,7 @@ from rl.estimators import ESTIMATORS, DoublyRobust, Floats, Rounds, rounds
 from rl.evaluation import Estimate, difference, estimate
 from rl.numbering import numbered
 from rl.objectives import LEVELS, OBJECTIVES, Objectives
+from rl.policy import Policy
 from rl.reward_model import estimate_rewards
 from rl.state import TRAITS, StateSpace
 
@@ -29,7 +30,8 @@ class Log:
         engagement: reward of the reactions, float32.
         pscore: propensity, above 0 up to 1, float32.
         person: whose it is, int64.
-        traits: scores 0 to 100, float32 (n, 5); only segments need them.
+        traits: scores 0 to 100, float32 (n, 5); only segments, and policies that look at them,
+            need them.
     """
 
     state: NDArray[np.int32]
@@ -55,11 +57,17 @@ class Log:
 
 @dataclass(frozen=True)
 class Target:
-    """A policy to evaluate: its greedy actions, uint8 (n_states,), or None for uniform random."""
+    """A policy to evaluate, without its exploration; None is uniform random."""
 
     name: str
     version: int
-    actions: NDArray[np.uint8] | None
+    policy: Policy | None
+
+    def action_dist(self, state: NDArray[np.int32], traits: NDArray[np.float32]) -> Floats:
+        """Probabilities of all actions, (n, 27); arguments as in `Policy.action_dist`."""
+        if self.policy is None:
+            return np.full((len(state), N_ACTIONS), 1 / N_ACTIONS)
+        return self.policy.action_dist(state, traits)
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def compare(
         by_segment: whether to look at segments too.
     """
     engagement = estimate_rewards(space, log.state, log.action, log.engagement, log.person)
-    apart = [_by_objective(log, target, engagement) for target in targets]
+    apart, shares = zip(*(_by_objective(log, one, engagement) for one in targets), strict=True)
     seen = [_weighed(objectives, rounds_of) for rounds_of in apart]
     by_objective = [
         {
@@ -161,12 +169,12 @@ def compare(
                     )
                     for dimension, value, rows in segments
                 ),
-                action_shares=_action_shares(target, log.state),
+                action_shares=share,
                 objectives=values,
                 pareto_optimal=best,
             )
-            for target, columns, values, best in zip(
-                targets, seen, by_objective, optimal, strict=True
+            for target, columns, share, values, best in zip(
+                targets, seen, shares, by_objective, optimal, strict=True
             )
         ),
         pairs=tuple(
@@ -186,26 +194,54 @@ def _pair(one: str, other: str, found: Estimate) -> PairReport:
     return PairReport(one, other, replace(found, reason=reason))
 
 
-def _by_objective(log: Log, target: Target, engagement: NDArray[np.float32]) -> dict[str, Rounds]:
+def _by_objective(
+    log: Log, target: Target, engagement: NDArray[np.float32]
+) -> tuple[dict[str, Rounds], tuple[float, ...]]:
     """The log as a policy sees it, with each of `OBJECTIVES` alone as the reward.
+
+    Made in pieces: 27 probabilities a row take much memory.
 
     Args:
         log: the log.
         target: the policy.
         engagement: estimated for all actions, shape (n, 27).
+
+    Returns:
+        Rounds by objective, and how often the policy takes each action, 27 shares.
     """
-    seen = _rounds(log, target, engagement)
-    levels = (
-        np.broadcast_to(LEVELS.mean(axis=0), (len(log), LEVELS.shape[1]))
-        if target.actions is None
-        else LEVELS[target.actions[log.state]]
-    ).astype(np.float64)
+    cluster = numbered(log.person)[1]
+    traits = np.zeros((len(log), len(TRAITS)), np.float32) if log.traits is None else log.traits
+    pieces, levels, taken = [], [], np.zeros(N_ACTIONS)
+    for first in range(0, max(len(log), 1), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        dist = target.action_dist(log.state[rows], traits[rows])
+        pieces.append(
+            rounds(
+                log.engagement[rows],
+                log.action[rows],
+                log.pscore[rows],
+                dist,
+                engagement[rows],
+                cluster[rows],
+            )
+        )
+        levels.append(dist @ LEVELS)
+        taken += dist.sum(axis=0)
+    seen = Rounds(
+        *(
+            np.concatenate([getattr(piece, name) for piece in pieces])
+            for name in ("weight", "reward", "estimated", "direct", "cluster")
+        )
+    )
     logged = LEVELS[log.action].astype(np.float64)
     # What an action itself brings is known of every action, so nothing of it is estimated.
-    return {OBJECTIVES[0]: seen} | {
+    by_objective = {OBJECTIVES[0]: seen} | {
         name: replace(seen, reward=column, estimated=column, direct=direct)
-        for name, column, direct in zip(OBJECTIVES[1:], logged.T, levels.T, strict=True)
+        for name, column, direct in zip(
+            OBJECTIVES[1:], logged.T, np.concatenate(levels).T, strict=True
+        )
     }
+    return by_objective, tuple((taken / max(1, len(log))).tolist())
 
 
 def _weighed(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
@@ -225,44 +261,6 @@ def _weighed(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
     return replace(
         seen, reward=total("reward"), estimated=total("estimated"), direct=total("direct")
     )
-
-
-def _rounds(log: Log, target: Target, estimated: NDArray[np.float32]) -> Rounds:
-    """Rounds of engagement, made in pieces: 27 probabilities a row take much memory."""
-    cluster = numbered(log.person)[1]
-    pieces = []
-    for first in range(0, max(len(log), 1), _CHUNK):
-        rows = slice(first, first + _CHUNK)
-        pieces.append(
-            rounds(
-                log.engagement[rows],
-                log.action[rows],
-                log.pscore[rows],
-                _action_dist(target, log.state[rows]),
-                estimated[rows],
-                cluster[rows],
-            )
-        )
-    return Rounds(
-        *(
-            np.concatenate([getattr(piece, name) for piece in pieces])
-            for name in ("weight", "reward", "estimated", "direct", "cluster")
-        )
-    )
-
-
-def _action_dist(target: Target, state: NDArray[np.int32]) -> NDArray[np.float32]:
-    if target.actions is None:
-        return np.full((len(state), N_ACTIONS), 1 / N_ACTIONS, dtype=np.float32)
-    chosen = np.zeros((len(state), N_ACTIONS), dtype=np.float32)
-    chosen[np.arange(len(state)), target.actions[state]] = 1.0
-    return chosen
-
-
-def _action_shares(target: Target, state: NDArray[np.int32]) -> tuple[float, ...]:
-    if target.actions is None:
-        return (1 / N_ACTIONS,) * N_ACTIONS
-    return action_shares(target.actions[state])
 
 
 def action_shares(action: NDArray[np.uint8]) -> tuple[float, ...]:

@@ -48,9 +48,9 @@ class Figures:
         improvement_low: lower confidence bound of its value minus the active policy's on
             interactions it had not seen; None where that cannot be said.
         improvement_reason: why not.
-        largest_q: largest |Q|.
+        largest_q: largest |Q|; None where values are not what was learned.
         q_bound: what |Q| cannot exceed in theory.
-        states: states visited.
+        states: states visited; None where the learner keeps no table.
         active_states: states the active version has visited, 0 for the rules.
         ramp_version: the version another rollout is under way with, None without one.
     """
@@ -59,9 +59,9 @@ class Figures:
     average_reward: float
     improvement_low: float | None
     improvement_reason: str
-    largest_q: float
+    largest_q: float | None
     q_bound: float
-    states: int
+    states: int | None
     active_states: int
     ramp_version: int | None
 
@@ -113,14 +113,7 @@ def check(figures: Figures, thresholds: Thresholds) -> tuple[Gate, ...]:
         ),
         _improvement(figures, -thresholds.improvement_tolerance),
         _largest_q(figures, thresholds.q_bound_factor * figures.q_bound),
-        _gate(
-            "coverage",
-            figures.states >= thresholds.coverage_share * figures.active_states,
-            figures.states,
-            thresholds.coverage_share * figures.active_states,
-            f"{figures.states} states visited, {figures.active_states} by the active version, of "
-            f"which at least {thresholds.coverage_share:.0%} are needed",
-        ),
+        _coverage(figures, thresholds.coverage_share),
         _gate(
             "rollout",
             figures.ramp_version is None,
@@ -154,7 +147,23 @@ def _improvement(figures: Figures, threshold: float) -> Gate:
     )
 
 
+def _coverage(figures: Figures, share: float) -> Gate:
+    threshold = share * figures.active_states
+    if figures.states is None:
+        return _gate("coverage", True, None, threshold, "this algorithm counts no states")
+    return _gate(
+        "coverage",
+        figures.states >= threshold,
+        figures.states,
+        threshold,
+        f"{figures.states} states visited, {figures.active_states} by the active version, of "
+        f"which at least {share:.0%} are needed",
+    )
+
+
 def _largest_q(figures: Figures, threshold: float) -> Gate:
+    if figures.largest_q is None:
+        return _gate("q_bound", True, None, threshold, "this algorithm learns no Q-values")
     # float32 rounds up at most a little at each update.
     return _gate(
         "q_bound",

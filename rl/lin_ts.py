@@ -55,6 +55,7 @@ class SampledLinearPolicy(Policy):
         ValueError: where the array does not fit the space or is not finite.
     """
 
+    needs_traits: ClassVar[bool] = True
     kind: ClassVar[str] = "sampled_linear"
     space: StateSpace
     samples: NDArray[np.float32]

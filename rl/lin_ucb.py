@@ -54,6 +54,7 @@ class LinearBoundPolicy(Policy):
         ValueError: where the arrays do not fit the space or are not finite.
     """
 
+    needs_traits: ClassVar[bool] = True
     kind: ClassVar[str] = "linear_bound"
     space: StateSpace
     means: NDArray[np.float32]

@@ -37,9 +37,11 @@ class Policy(ABC):
         kind: which sort of policy it is, for storing it.
         space: the state space it was built for.
         epsilon: probability of a uniformly random action when exploration is on, 0 to 1.
+        needs_traits: whether it looks at scores, and not at states alone.
     """
 
     kind: ClassVar[str]
+    needs_traits: ClassVar[bool] = False
     space: StateSpace
     epsilon: float
 
@@ -51,6 +53,11 @@ class Policy(ABC):
             state: state indices, int32 (n,), 0 to n_states - 1.
             traits: the scores that the states were made of, 0 to 100, shape (n, 5).
         """
+
+    def likeliest(self, state: States, traits: Traits) -> NDArray[np.uint8]:
+        """The likeliest action, the first of equals: uint8 (n,). Arguments as in `action_dist`."""
+        actions: NDArray[np.uint8] = self.action_dist(state, traits).argmax(axis=1).astype(np.uint8)
+        return actions
 
     @abstractmethod
     def sources_of(self, state: States) -> NDArray[np.uint8]:
@@ -109,6 +116,9 @@ class GreedyTable(Policy):
         chosen = np.zeros((len(state), N_ACTIONS))
         chosen[np.arange(len(state)), self.greedy[state]] = 1.0
         return chosen
+
+    def likeliest(self, state: States, traits: Traits) -> NDArray[np.uint8]:  # noqa: ARG002
+        return self.greedy[state]
 
     @property
     def greedy(self) -> NDArray[np.uint8]:

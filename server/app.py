@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import SecretStr
 
 from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, system_pb2, training_pb2
-from server import authorization, metrics, rpc_metrics
+from server import authorization, metrics, monitor, rpc_metrics, tracing
 from server.calls import Calls
 from server.config import Settings
 from server.database import Pool
@@ -116,8 +116,15 @@ class App:
         self._runtime = Runtime(self._holder)
         self._cache = ProfileCache(settings.profile_cache_size, settings.profile_cache_seconds)
         self._health = health.aio.HealthServicer()
+        self._monitor = monitor.Monitor(self._runtime, self._cache)
         self._tasks: list[asyncio.Task[None]] = []
+        if settings.tracing == "on":
+            try:
+                tracing.start("recparams")
+            except tracing.TracingError as failure:
+                raise StartError(str(failure)) from None
         self._grpc = grpc.aio.server(
+            interceptors=tracing.interceptors(),
             options=[
                 # Where it is on, a second server on the port quietly takes half the calls.
                 ("grpc.so_reuseport", int(share_port)),
@@ -152,6 +159,7 @@ class App:
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if settings.metrics_port is not None:
+            monitor.show(self._monitor)
             try:
                 metrics.serve(settings.metrics_port, settings.host)
             except OSError as failure:
@@ -181,9 +189,11 @@ class App:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._settings.lame_duck_seconds)
         await self._grpc.stop(self._settings.drain_seconds)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Again and again: a database that fails meanwhile can swallow a cancellation.
+        while alive := [task for task in self._tasks if not task.done()]:
+            for task in alive:
+                task.cancel()
+            await asyncio.wait(alive, timeout=RESTART_SECONDS)
         if self._runtime.workers is not None:
             await self._runtime.workers.stop()
         if self._runtime.pool is not None:
@@ -191,6 +201,7 @@ class App:
                 async with asyncio.timeout(2):
                     await flush_shadow(self._holder, self._runtime.pool)
                     await self._runtime.pool.close()
+        await asyncio.to_thread(tracing.stop)
         log.info("stopped")
 
     def _run_forever(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -226,6 +237,8 @@ class App:
         self._run_forever(lambda: count_shadow(self._holder, pool))
         workers = runtime.workers
         self._run_forever(lambda: watch_rollouts(settings, pool, workers))
+        if settings.metrics_port is not None:
+            self._run_forever(self._monitor.follow_database)
         schedule = settings.training_schedule()
         if schedule is not None:
             grace = timedelta(seconds=settings.schedule_grace_seconds)
@@ -260,6 +273,7 @@ class App:
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
     async def _set_health(self, status: Any) -> None:
+        self._monitor.serving = status == health_pb2.HealthCheckResponse.SERVING
         for service in ("", *SERVICES):
             await self._health.set(service, status)
 

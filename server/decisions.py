@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
-from rl.policy import EXPLORATION, RULE_BASED, propensity
+from rl.policy import EXPLORATION, RULE_BASED, GreedyTable
 from rl.rules import rule_based_action
 from rl.state import Context, StateSpace
-from server.policies import Arm, PolicyHolder, Serving
+from server.policies import PolicyHolder, Serving
 from server.requests import ContextNumbers
 from server.responses import CHOSEN, DOUBLE, by_whom, how, in_batch
+from server.served import ServedArm, served
 from server.store.models import RULES_VERSION
 from server.tokens import RECORD, UNKNOWN_TRAITS, TokenCodec, Traits
 from server.vocabulary import (
     ARM_NAMES,
-    ARM_NUMBERS,
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
     SOURCE_NUMBERS,
@@ -39,42 +39,22 @@ _NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
 
 
 @dataclass(frozen=True)
-class _ArmInUse:
-    """What a decision needs of an arm.
+class _Plan:
+    """What decisions need of what is served, prepared once for each change of it.
 
     Attributes:
-        version, number: the arm's version and its number in the contract.
-        actions, sources: of its policy.
-        epsilon: probability of a random action, 0 to 1.
-        greedy_chance, other_chance: the arm's share times the propensity of its greedy action and
-            of any other one.
-        by_whom, how: parts of the answer; `how` by source.
-        endings: by source, what follows the token where this is the only arm.
-        decided: counts decisions by source.
+        serving: what is served.
+        arms: by name.
+        only: the arm, where there is one.
+        lookup: whether every policy in it has one action a state.
     """
 
-    version: int
-    number: pb.PolicyArm.ValueType
-    actions: bytes
-    sources: bytes
-    epsilon: float
-    greedy_chance: float
-    other_chance: float
-    by_whom: bytes
-    how: tuple[bytes, ...]
-    endings: tuple[bytes, ...]
-    decided: list[int]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What decisions need of what is served, prepared once for each change of it."""
-
     serving: Serving
-    arms: dict[str, _ArmInUse]
-    only: _ArmInUse | None
+    arms: dict[str, ServedArm]
+    only: ServedArm | None
+    lookup: bool
 
-    def arm_of(self, user: bytes) -> _ArmInUse:
+    def arm_of(self, user: bytes) -> ServedArm:
         return self.only or self.arms[self.serving.arm_of(user.decode()).name]
 
 
@@ -134,6 +114,9 @@ class Decider:
         plan = self._plan
         if plan.serving is not self._holder.serving:
             plan = self._current_plan()
+        if not plan.lookup:
+            scores, contexts = np.array([traits]), np.array([context], dtype=np.uint8)
+            return self.decide_all([user], scores, contexts)[0]
         arm = plan.only or plan.arm_of(user)
         greedy = action = arm.actions[state]
         source = arm.sources[state]
@@ -144,7 +127,7 @@ class Decider:
         shadow = plan.serving.shadow
         if shadow is not None:
             shadow.decisions += 1
-            shadow.agreements += shadow.policy.actions[state] == greedy
+            shadow.agreements += shadow.actions[state] == greedy
         if plan.only is not None:
             chance = arm.greedy_chance if action == greedy else arm.other_chance
             ending = arm.endings[source]
@@ -230,23 +213,21 @@ class Decider:
         else:
             which = np.array([arms.index(plan.arm_of(user)) for user in users])
 
-        greedy_of = [np.frombuffer(arm.actions, dtype=np.uint8)[states] for arm in arms]
-        sources_of = [np.frombuffer(arm.sources, dtype=np.uint8)[states] for arm in arms]
-        greedy, source = np.choose(which, greedy_of), np.choose(which, sources_of)
         generator = self._generator
-        epsilon = np.array([arm.epsilon for arm in arms])[which]
-        explores = generator.random(n) < epsilon
-        action = np.where(explores, generator.integers(N_ACTIONS, size=n), greedy)
-        source[action != greedy] = EXPLORATION
+        chosen = [arm.choose(states, scores, generator) for arm in arms]
+        likeliest = np.choose(which, [one.likeliest for one in chosen])
+        action = np.choose(which, [one.action for one in chosen])
+        source = np.choose(which, [one.source for one in chosen])
+        source[action != likeliest] = EXPLORATION
         chance = np.zeros(n)
-        for arm, its_greedy in zip(arms, greedy_of, strict=True):
-            chance += np.where(action == its_greedy, arm.greedy_chance, arm.other_chance)
+        for arm, one in zip(arms, chosen, strict=True):
+            chance += arm.chance(one, action)
         np.minimum(chance, 1.0, out=chance)
         shadow = plan.serving.shadow
         if shadow is not None:
-            shadowed = np.frombuffer(shadow.policy.actions, dtype=np.uint8)[states]
+            shadowed = shadow.policy.likeliest(states, scores)
             shadow.decisions += n
-            shadow.agreements += int(np.count_nonzero(shadowed == greedy))
+            shadow.agreements += int(np.count_nonzero(shadowed == likeliest))
 
         records = np.empty(n, dtype=RECORD)
         records["decided_at"] = time.time_ns() // 1_000_000
@@ -273,7 +254,7 @@ class Decider:
 
     def _answers(
         self,
-        arms: Sequence[_ArmInUse],
+        arms: Sequence[ServedArm],
         which: NDArray[np.intp],
         action: NDArray[np.integer],
         source: NDArray[np.uint8],
@@ -288,7 +269,7 @@ class Decider:
             arm.decided[s] += 1
             ending = (
                 arm.endings[s]
-                if len(arms) == 1
+                if len(arms) == 1 and arm.is_table
                 else arm.by_whom + chances[8 * i : 8 * i + 8] + arm.how[s]
             )
             answers.append(CHOSEN[a] + token + ending)
@@ -305,32 +286,22 @@ class Decider:
     def _prepare(self, serving: Serving) -> _Plan:
         no_model = serving.version == RULES_VERSION
         reason = pb.FALLBACK_REASON_NO_MODEL if no_model else pb.FALLBACK_REASON_UNSPECIFIED
-        arms = {arm.name: self._in_use(arm, reason) for arm in serving.arms}
-        return _Plan(serving, arms, next(iter(arms.values())) if len(arms) == 1 else None)
-
-    def _in_use(self, arm: Arm, reason: pb.FallbackReason.ValueType) -> _ArmInUse:
-        epsilon = arm.policy.epsilon if self._exploration is None else self._exploration
-        number = ARM_NUMBERS[arm.name]
-        greedy_chance, other_chance = (
-            arm.share * propensity(epsilon, greedy=greedy) for greedy in (True, False)
-        )
-        whom = by_whom(arm.version, number)
-        hows = tuple(how(source, reason) for source in SOURCE_NUMBERS)
-        return _ArmInUse(
-            version=arm.version,
-            number=number,
-            actions=arm.policy.actions,
-            sources=arm.policy.sources,
-            epsilon=epsilon,
-            greedy_chance=greedy_chance,
-            other_chance=other_chance,
-            by_whom=whom,
-            how=hows,
-            endings=tuple(
-                whom + DOUBLE.pack(other_chance if source == EXPLORATION else greedy_chance) + one
-                for source, one in enumerate(hows)
-            ),
-            decided=self._counts(arm.name, arm.version),
+        arms = {
+            arm.name: served(
+                arm,
+                arm.policy.epsilon if self._exploration is None else self._exploration,
+                reason,
+                self._counts(arm.name, arm.version),
+            )
+            for arm in serving.arms
+        }
+        shadow = serving.shadow
+        return _Plan(
+            serving,
+            arms,
+            next(iter(arms.values())) if len(arms) == 1 else None,
+            all(arm.is_table for arm in arms.values())
+            and (shadow is None or isinstance(shadow.policy, GreedyTable)),
         )
 
 

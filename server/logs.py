@@ -3,6 +3,7 @@
 import logging
 import sys
 
+import asyncpg
 import structlog
 
 
@@ -14,6 +15,7 @@ def configure(level: str, form: str) -> None:
         form: "json", "console", or "auto": console on a terminal, json elsewhere.
     """
     shared: list[structlog.typing.Processor] = [
+        _leave_out_values,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -33,4 +35,41 @@ def configure(level: str, form: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
     )
+    handler.addFilter(_quotes_no_metadata)
     logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[handler], force=True)
+
+
+def _quotes_no_metadata(record: logging.LogRecord) -> bool:
+    """Leaves out what gRPC says of metadata that are no UTF-8: it quotes them, keys as well."""
+    return not record.getMessage().startswith("Invalid encoding on ")
+
+
+def _leave_out_values(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Takes values of rows, which may be personal, out of exceptions before they are written."""
+    found = event.get("exc_info")
+    if isinstance(found, tuple):
+        found = found[1]
+    if found is True:
+        found = sys.exc_info()[1]
+    if isinstance(found, BaseException):
+        _forget_values(found, set())
+    return event
+
+
+def _forget_values(failure: BaseException, seen: set[int]) -> None:
+    """Of an exception and those behind it: Postgres quotes rows in details, and values."""
+    if id(failure) in seen:
+        return
+    seen.add(id(failure))
+    if isinstance(failure, asyncpg.PostgresError):
+        failure.detail = None
+        if isinstance(failure, asyncpg.DataError):
+            failure.args = ("a value was refused, which the log leaves out",)
+    behind = [failure.__cause__, failure.__context__]
+    if isinstance(failure, BaseExceptionGroup):
+        behind += failure.exceptions
+    for other in behind:
+        if other is not None:
+            _forget_values(other, seen)

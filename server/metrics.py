@@ -1,14 +1,17 @@
-"""Prometheus metrics of decisions, rollouts and gates, served over HTTP where a port is set."""
+"""Prometheus metrics of decisions, reactions and rollouts, served over HTTP where a port is set."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import REGISTRY, Gauge, start_http_server
+import numpy as np
+from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rl.policy import SOURCES
+from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
 from server.store.activations import Activation
+from server.store.interactions import NewInteraction
 from server.vocabulary import ARM_NAMES
 
 _ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
@@ -21,6 +24,21 @@ _LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", [
 _USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])
 _LOW = Gauge("recparams_arm_difference_low", "Lower end of RL minus the arm, in reward", ["arm"])
 _HIGH = Gauge("recparams_arm_difference_high", "Upper end of RL minus the arm, in reward", ["arm"])
+
+_RECORDED = Counter("recparams_interactions_recorded", "Interactions that were new", ["arm"])
+_REACTIONS = Counter("recparams_reactions", "Reactions of those", ["arm", "reaction"])
+# A counter only rises: the mean is gained minus lost, by interactions.
+_GAINED = Counter("recparams_reward_gained", "Sum of their rewards above 0", ["arm"])
+_LOST = Counter("recparams_reward_lost", "Sum of their rewards below 0, without the sign", ["arm"])
+_RELOADS = Counter(
+    "recparams_policy_reloads",
+    "Changes of what is served; failed: the database could not be asked",
+    ["outcome"],
+)
+for _outcome in ("served", "refused", "failed"):
+    _RELOADS.labels(_outcome)
+NO_ARM = "none"
+"""The arm of interactions without a decision token."""
 
 
 class _Decisions(Collector):
@@ -50,6 +68,26 @@ def decisions(counts: Mapping[tuple[str, int], Sequence[int]]) -> None:
 def serve(port: int, host: str) -> None:
     """Serves the metrics from a thread of their own."""
     start_http_server(port, host)
+
+
+def reloaded(outcome: str) -> None:
+    """Counts a change of what is served."""
+    _RELOADS.labels(outcome).inc()
+
+
+def recorded(weights: RewardWeights, new: Sequence[NewInteraction]) -> None:
+    """Counts interactions that were stored, and what people did."""
+    arms = np.array([one.choice.policy_arm or 0 for one in new], dtype=np.uint8)
+    masks = np.array([one.reactions for one in new], dtype=np.int64)
+    shares = np.array([(one.completion_rate, one.mood_change) for one in new], dtype=np.float32)
+    worth = rewards(weights, masks, *shares.reshape(-1, 2).T)
+    for number in np.unique(arms).tolist():
+        arm, its = ARM_NAMES.get(number, NO_ARM), arms == number
+        _RECORDED.labels(arm).inc(int(its.sum()))
+        _GAINED.labels(arm).inc(float(worth[its].clip(min=0).sum()))
+        _LOST.labels(arm).inc(-float(worth[its].clip(max=0).sum()))
+        for reaction in REACTIONS:
+            _REACTIONS.labels(arm, reaction).inc(int(reaction_flags(masks[its], reaction).sum()))
 
 
 def rollout(activation: Activation) -> None:

@@ -10,8 +10,9 @@ import asyncpg
 import structlog
 
 from rl.arms import RULE_BASED
-from rl.policy import Policy, rule_based_policy
+from rl.policy import GreedyTable, Policy, rule_based_policy
 from rl.state import StateSpace
+from server import metrics
 from server.database import Connection
 from server.errors import STORE_ERRORS
 from server.store import models, shadows
@@ -48,6 +49,11 @@ class Shadow:
     policy: Policy
     decisions: int = 0
     agreements: int = 0
+
+    @property
+    def actions(self) -> bytes:
+        """Of every state, where its policy has one action a state; else nothing."""
+        return self.policy.actions if isinstance(self.policy, GreedyTable) else b""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class PolicyHolder:
                 break
             candidate = await fetch_activation(connection, candidate.rollback_to or 0)
         self.serving = Serving(arms, candidate, activation.id, refused, before.shadow)
+        metrics.reloaded("refused" if refused else "served")
         log.info(
             "policy served",
             version=candidate.version,
@@ -187,6 +194,7 @@ async def keep_up_to_date(
             await _follow(connection, holder, forget_profile, poll_seconds, connected)
         except (*STORE_ERRORS, asyncpg.PostgresError) as failure:
             log.warning("lost touch with the database", error=repr(failure), retry_in=delay)
+            metrics.reloaded("failed")
         finally:
             if connection is not None:
                 with contextlib.suppress(*STORE_ERRORS):

@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 
+from server import tracing
 from server.config import Settings
 from server.database import Pool
 from server.errors import STORE_ERRORS, store_unavailable
@@ -18,6 +21,8 @@ from server.store import tasks
 
 log = structlog.get_logger()
 CHUNK_BYTES = 256 * 1024
+MARK_PAUSE = 1.0
+MARK_SECONDS = 2.0
 INVALID_FILE = 3
 """Exit code of an import whose input is not a q_table.json; the reason is its output."""
 STORE_AWAY = 4
@@ -37,17 +42,24 @@ class Workers:
         blas = {"OPENBLAS_NUM_THREADS": "1"}
         self._environment = {**blas, **os.environ, **settings.to_environment(url)}
         self._trainers: dict[asyncio.Task[None], Process] = {}
+        self._jobs: WeakKeyDictionary[Process, str] = WeakKeyDictionary()
+
+    def running(self) -> Counter[str]:
+        """How many processes do which job."""
+        return Counter(job for process, job in self._jobs.items() if process.returncode is None)
 
     async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "server.worker",
             *arguments,
             stdin=stdin,
             stdout=stdout,
-            env=self._environment,
+            env={**self._environment, **tracing.carrier()},
         )
+        self._jobs[process] = arguments[0]
+        return process
 
     async def start_training(self, pool: Pool, run_id: int) -> None:
         """Starts the trainer of a pending run; if it dies, its run is marked as failed."""
@@ -60,11 +72,15 @@ class Workers:
         code = await process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         message = f"the trainer {how}; nothing was changed"
-        try:
-            if await tasks.end(pool, run_id, "failed", message):
-                log.error("trainer died", run_id=run_id, code=code)
-        except STORE_ERRORS as failure:
-            log.warning("trainer ended, run not marked", run_id=run_id, error=repr(failure))
+        while True:
+            try:
+                if await tasks.end(pool, run_id, "failed", message):
+                    log.error("trainer died", run_id=run_id, code=code)
+                return
+            except STORE_ERRORS as failure:
+                log.warning("trainer ended, run not marked", run_id=run_id, error=repr(failure))
+            # Until it is marked no other run can start.
+            await asyncio.sleep(MARK_PAUSE)
 
     async def run(self, *arguments: str) -> tuple[int, bytes]:
         """Exit code and output of a job without input. Raises as `_ended`."""
@@ -111,7 +127,11 @@ class Workers:
         watchers = list(self._trainers)
         for process in list(self._trainers.values()):
             _kill(process)
-        await asyncio.gather(*watchers, return_exceptions=True)
+        if watchers:
+            # While the database is away they would go on trying.
+            _, trying = await asyncio.wait(watchers, timeout=MARK_SECONDS)
+            for watcher in trying:
+                watcher.cancel()
 
 
 async def run_json(workers: Workers, *arguments: str) -> Any:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from rl.hyperparameters import Hyperparameters
+from rl.learners import DEFAULT_ALGORITHM, settings_of
 from rl.objectives import Objectives
 
 
@@ -14,7 +15,7 @@ class RunRequest:
 
     Attributes:
         apart: whether the version stands apart from the main line: it was asked for with objectives
-            of its own.
+            or an algorithm of its own.
     """
 
     rebuild: bool
@@ -25,6 +26,7 @@ class RunRequest:
     activate: bool
     objectives: Objectives = field(default_factory=Objectives)
     apart: bool = False
+    algorithm: str = DEFAULT_ALGORITHM
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -33,10 +35,11 @@ class RunRequest:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "RunRequest":
         """From what `to_dict` gives."""
+        algorithm = data.get("algorithm", DEFAULT_ALGORITHM)
         return cls(
             **{
                 **data,
-                "hyperparameters": Hyperparameters(**data["hyperparameters"]),
+                "hyperparameters": settings_of(algorithm, data["hyperparameters"]),
                 "objectives": Objectives(**data.get("objectives", {})),
                 "as_of": datetime.fromisoformat(data["as_of"]),
             }

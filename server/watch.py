@@ -31,13 +31,11 @@ async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> No
     """Compares the arms again and again, on one replica at a time. Runs until cancelled."""
     while True:
         try:
+            # The pool releases the lock when the connection is given back.
             async with pool.acquire() as connection:
                 await _follow(connection)
                 if await connection.fetchval("SELECT pg_try_advisory_lock($1)", WATCH_LOCK):
-                    try:
-                        await _lead(connection, settings, workers)
-                    finally:
-                        await connection.execute("SELECT pg_advisory_unlock($1)", WATCH_LOCK)
+                    await _lead(connection, settings, workers)
         except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))
         metrics.no_arms()

@@ -65,6 +65,17 @@ def objective(text: str) -> tuple[str, float]:
         ) from None
 
 
+def parameter(text: str) -> tuple[str, float]:
+    """Name and value, as in temperature=0.1. Raises click.BadParameter otherwise."""
+    name, equals, value = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.") from None
+
+
 def policy(text: str) -> Policy:
     """A version's number or a name, as a message. Raises click.BadParameter otherwise."""
     if text in _BUILTIN:

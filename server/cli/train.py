@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import grpc
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -24,7 +25,7 @@ from server.cli.connection import (
     json_option,
     server_options,
 )
-from server.cli.options import int32, moment, objective
+from server.cli.options import int32, moment, objective, parameter
 from server.cli.output import (
     enum_name,
     print_differences,
@@ -43,7 +44,11 @@ _EXITS = {
     pb.TRAINING_RUN_STATUS_CANCELLED: Exit.CANCELLED,
     pb.TRAINING_RUN_STATUS_GATED: Exit.GATED,
 }
-_HYPERPARAMETERS = [field.name for field in pb.Hyperparameters.DESCRIPTOR.fields]
+_HYPERPARAMETERS = [
+    field.name
+    for field in pb.Hyperparameters.DESCRIPTOR.fields
+    if field.type == FieldDescriptor.TYPE_DOUBLE
+]
 
 
 def hyperparameter_options(command: Any) -> Any:
@@ -94,6 +99,21 @@ def timestamp(instant: datetime | None) -> Timestamp | None:
     help="Weigh engagement, diversity or novelty differently, with --mode rebuild: a version that "
     "stands apart.",
 )
+@click.option(
+    "--algorithm",
+    default="",
+    help="What learns, such as lin_ts. Another than the server's own needs --mode rebuild and "
+    "makes a version that stands apart. [default: the server's]",
+)
+@click.option(
+    "--parameter",
+    "parameters",
+    type=parameter,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Override a parameter that the algorithm has of its own, such as temperature=0.1.",
+)
+@click.option("--exploration-schedule", help="Override exploration_schedule for this run.")
 @click.option("--no-activate", is_flag=True, help="Store the new version without serving it.")
 @hyperparameter_options
 @server_options
@@ -106,6 +126,9 @@ def train(
     as_of: datetime | None,
     request_id: str,
     objectives: tuple[tuple[str, float], ...],
+    algorithm: str,
+    parameters: tuple[tuple[str, float], ...],
+    exploration_schedule: str | None,
     no_activate: bool,
     address: str,
     admin_key: str | None,
@@ -118,6 +141,7 @@ def train(
     recparams train --wait
     recparams train --wait --mode rebuild --days 28 --learning-rate 0.05
     recparams train --wait --mode rebuild --objective novelty=0.3
+    recparams train --wait --mode rebuild --algorithm lin_ts --parameter draws=128
 
     \b
     Exit codes with --wait:
@@ -132,7 +156,12 @@ def train(
         days_back=days,
         min_interactions_per_user=min_interactions,
         mode=pb.TrainingMode.Value(f"TRAINING_MODE_{mode.upper()}"),
-        hyperparameters=pb.Hyperparameters(**hyperparameters),
+        hyperparameters=pb.Hyperparameters(
+            **hyperparameters,
+            exploration_schedule=exploration_schedule,
+            algorithm_parameters=dict(parameters),
+        ),
+        algorithm=algorithm,
         as_of=timestamp(as_of),
         activate=not no_activate,
         objectives=evaluation_pb2.Objectives(**dict(objectives)) if objectives else None,

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from recparams.v1 import evaluation_pb2, models_pb2, training_pb2
 from rl.hyperparameters import Hyperparameters
+from rl.learners import DEFAULT_ALGORITHM
 from server.errors import invalid
 
 _PAGE_DEFAULT = 20
@@ -26,9 +27,13 @@ def stamp(moment: datetime | str | None) -> Timestamp | None:
 
 
 def hyperparameters_message(values: dict[str, Any]) -> training_pb2.Hyperparameters:
-    """Every field set, settling included."""
-    known = Hyperparameters(**{f.name: values[f.name] for f in fields(Hyperparameters)})
-    return training_pb2.Hyperparameters(**{**known.to_dict(), "settling_seconds": known.settling})
+    """Every field set, settling included; what is not common to all algorithms is in the map."""
+    names = {f.name for f in fields(Hyperparameters)}
+    known = Hyperparameters(**{name: value for name, value in values.items() if name in names})
+    return training_pb2.Hyperparameters(
+        **{**known.to_dict(), "settling_seconds": known.settling},
+        algorithm_parameters={name: v for name, v in values.items() if name not in names},
+    )
 
 
 def run_status(name: str) -> training_pb2.TrainingRunStatus.ValueType:
@@ -73,6 +78,7 @@ def run_message(row: Any) -> training_pb2.TrainingRun:
         if "objectives" in request
         else None,
         served_percent=result.get("served_percent", 0.0),
+        algorithm=request.get("algorithm", DEFAULT_ALGORITHM),
     )
 
 
@@ -89,7 +95,7 @@ def model_message(row: Any, active_version: int) -> models_pb2.Model:
         algorithm=row["algorithm"],
         hyperparameters=hyperparameters_message(json.loads(row["hyperparameters"])),
         statistics=_statistics(json.loads(row["metrics"])),
-        checksum=row["q_table_checksum"],
+        checksum=row["checksum"],
         stored_bytes=row["stored_bytes"],
         bins=space["bins"],
         content_types=space["content_types"],

@@ -7,7 +7,7 @@ from typing import Any
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
 from server.database import Connection
-from server.errors import invalid, not_found
+from server.errors import LONGEST_DESCRIPTION, ServiceError, invalid, not_found
 from server.processes import INVALID_FILE
 from server.runtime import Runtime
 from server.services.conversion import model_message, page_bounds
@@ -73,7 +73,13 @@ class ModelService(grpc_pb.ModelServiceServicer):
     ) -> AsyncIterator[pb.ExportModelResponse]:
         async with self._runtime.require_pool().acquire() as connection:
             version = await _version_or_active(connection, request.version)
-            await _model(connection, version)
+            row = await models.describe(connection, version)
+        if row is None:
+            raise _no_model(version)
+        if not row["has_table"]:
+            raise refused(
+                "NO_TABLE", f"version {version} has no table: {row['algorithm']} keeps none"
+            )
         async for piece in self._runtime.require_workers().stream("export", str(version)):
             yield pb.ExportModelResponse(chunk=piece)
 
@@ -84,7 +90,8 @@ class ModelService(grpc_pb.ModelServiceServicer):
         upload = _Upload(request)
         code, output = await self._runtime.require_workers().feed(upload.pieces(), "import")
         if code == INVALID_FILE:
-            raise invalid("chunk", output.decode())
+            # It quotes the file, and clients refuse an answer whose metadata are too large.
+            raise invalid("chunk", output.decode()[:LONGEST_DESCRIPTION])
         if code != 0:
             raise RuntimeError(f"the import exited with code {code}")
         version = json.loads(output)["version"]
@@ -117,8 +124,12 @@ async def _version_or_active(connection: Connection, version: int) -> int:
     return version or (await activations.current_activation(connection)).version
 
 
+def _no_model(version: int) -> ServiceError:
+    return not_found(f"model version {version}" if version else "active model version")
+
+
 async def _model(connection: Connection, version: int) -> pb.Model:
     row = await models.describe(connection, version)
     if row is None:
-        raise not_found(f"model version {version}" if version else "active model version")
+        raise _no_model(version)
     return model_message(row, (await activations.current_activation(connection)).version)

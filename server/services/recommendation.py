@@ -10,6 +10,7 @@ from typing import Any
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
+from server import metrics
 from server.config import Settings
 from server.decisions import Decider, batch_answer
 from server.errors import STORE_ERRORS, Violations, invalid
@@ -40,6 +41,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self._settings = settings
         self._runtime = runtime
         self._cache = cache
+        self._weights = settings.reward_weights()
         self._no_profiles_until = 0.0
 
     async def GetRecommendationParams(  # type: ignore[override]
@@ -106,10 +108,11 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         ]
         violations.raise_any()
         distinct = {one.interaction_id: one for one in reversed(parsed) if one is not None}
-        recorded = await interactions.record(
+        new = await interactions.record(
             self._runtime.require_pool(), list(reversed(distinct.values()))
         )
-        return pb.RecordInteractionsResponse(recorded=recorded, duplicates=len(parsed) - recorded)
+        metrics.recorded(self._weights, new)
+        return pb.RecordInteractionsResponse(recorded=len(new), duplicates=len(parsed) - len(new))
 
     async def PutPersonalityProfiles(
         self, request: pb.PutPersonalityProfilesRequest, context: Any

@@ -78,7 +78,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             percent = steps[request.step]
         elif kind == "step":
             known = ", ".join([*steps, NEXT])
-            violations.add("step", f"there is no step {request.step!r}: {known}")
+            violations.add("step", f"there is no step {request.step[:40]!r}: {known}")
         if kind != "percent":
             percent = min(percent, 100.0 - rules)
         if not violations and percent + rules > 100.0:

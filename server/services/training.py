@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import grpc
@@ -17,8 +17,10 @@ from recparams.v1 import evaluation_pb2
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from rl.hyperparameters import Hyperparameters
+from rl.learners import settings_of
 from rl.objectives import Objectives
 from rl.state import StateSpace
+from server import tracing
 from server.config import Settings
 from server.database import Connection, Pool
 from server.errors import ServiceError, Violations, error, not_found
@@ -31,7 +33,6 @@ from server.services.versions import check_evaluated
 from server.store import models, tasks, training
 from server.training_request import RunRequest
 
-S = TypeVar("S", Hyperparameters, Objectives)
 WATCH_SECONDS = 0.25
 MOST_DAYS = 3650
 MOST_INTERACTIONS = 1_000_000_000
@@ -101,7 +102,14 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         )
         if request.mode not in pb.TrainingMode.values():
             violations.add("mode", f"there is no mode {request.mode}")
-        hyperparameters = self._hyperparameters(request.hyperparameters, violations)
+        algorithm = request.algorithm or self._settings.algorithm
+        hyperparameters = self._hyperparameters(algorithm, request.hyperparameters, violations)
+        if algorithm != self._settings.algorithm and request.mode != pb.TRAINING_MODE_REBUILD:
+            violations.add(
+                "algorithm",
+                "needs mode TRAINING_MODE_REBUILD to be another than the "
+                f"configured {self._settings.algorithm}",
+            )
         objectives = self._objectives(request, violations)
         as_of = _as_of(request, violations)
         violations.raise_any()
@@ -113,13 +121,29 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             as_of=as_of,
             activate=request.activate if request.HasField("activate") else True,
             objectives=objectives,
-            apart=request.HasField("objectives"),
+            apart=request.HasField("objectives") or algorithm != self._settings.algorithm,
+            algorithm=algorithm,
         )
 
     def _hyperparameters(
-        self, message: pb.Hyperparameters, violations: Violations
+        self, algorithm: str, message: pb.Hyperparameters, violations: Violations
     ) -> Hyperparameters:
-        return _overridden(self._settings.hyperparameters(), message, "hyperparameters", violations)
+        configured = self._settings.hyperparameters()
+        values = (
+            configured.to_dict()
+            if algorithm == self._settings.algorithm
+            else self._settings.common_hyperparameters()
+        )
+        for field, value in message.ListFields():
+            values |= value if field.name == "algorithm_parameters" else {field.name: value}
+        try:
+            return settings_of(algorithm, values)
+        except ValueError as failure:
+            name, _, description = str(failure).partition(" ")
+            inside = name in message.algorithm_parameters
+            path = "hyperparameters.algorithm_parameters." if inside else "hyperparameters."
+            violations.add("algorithm" if name == "algorithm" else path + name, description)
+            return configured
 
     def _objectives(self, request: pb.TriggerTrainingRequest, violations: Violations) -> Objectives:
         configured = self._settings.objectives()
@@ -135,13 +159,19 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         row = None if version is None else await models.describe(store, version)
         if row is None:
             return
-        if StateSpace.from_dict(json.loads(row["space"])) != self._settings.space():
-            raise error(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "MODEL_INCOMPATIBLE",
-                f"model version {version} was built for another state space: train with "
-                "mode TRAINING_MODE_REBUILD",
-            )
+        for what, same in (
+            (
+                "built for another state space",
+                StateSpace.from_dict(json.loads(row["space"])) == self._settings.space(),
+            ),
+            (f"learned by {row['algorithm']}", row["algorithm"] == self._settings.algorithm),
+        ):
+            if not same:
+                raise error(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "MODEL_INCOMPATIBLE",
+                    f"model version {version} was {what}: train with mode TRAINING_MODE_REBUILD",
+                )
 
     async def _already_running(self, store: Connection | Pool) -> ServiceError:
         row = await tasks.live(store)
@@ -175,7 +205,8 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
     ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
         before = None
         while True:
-            run = await self._run(request.run_id)
+            with tracing.quiet():
+                run = await self._run(request.run_id)
             if run != before:
                 yield pb.WatchTrainingRunResponse(run=run)
             if run.status not in (
@@ -231,8 +262,10 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         return response
 
 
-def _overridden(configured: S, message: Message, path: str, violations: Violations) -> S:
-    """Settings with what a message sets; notes a value that they refuse."""
+def _overridden(
+    configured: Objectives, message: Message, path: str, violations: Violations
+) -> Objectives:
+    """Weights with what a message sets; notes a value that they refuse."""
     try:
         return replace(configured, **{field.name: value for field, value in message.ListFields()})
     except ValueError as failure:

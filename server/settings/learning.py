@@ -1,11 +1,13 @@
 """What is learned, from what, and when."""
 
 import os
-from typing import Self
+from dataclasses import fields
+from typing import Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from rl.hyperparameters import Hyperparameters
+from rl.hyperparameters import EXPONENTIAL, SCHEDULES, Hyperparameters
+from rl.learners import DEFAULT_ALGORITHM, LEARNERS, settings_of
 from rl.objectives import Objectives
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
@@ -38,6 +40,16 @@ class LearningSettings(BaseModel):
     objective_novelty: float = Field(
         0.0, description="Reward of the most exploratory recommendation over the most familiar."
     )
+    algorithm: str = Field(
+        DEFAULT_ALGORITHM,
+        description=f"What learns: {', '.join(LEARNERS)}. After a change the next run has to be a "
+        "rebuild.",
+    )
+    algorithm_parameters: Names = Field(
+        (),
+        description="What the algorithm has besides the settings below, as in temperature=0.1, "
+        "comma separated.",
+    )
     learning_rate: float = Field(0.1, description="Step size of an update, above 0 and up to 1.")
     discount_factor: float = Field(
         0.95, description="Value of the next step's reward, from 0 up to but not 1."
@@ -49,6 +61,9 @@ class LearningSettings(BaseModel):
         0.995, description="Factor on it for each thousand interactions trained."
     )
     min_exploration_rate: float = Field(0.05, description="Its floor, 0 to 1.")
+    exploration_schedule: str = Field(
+        EXPONENTIAL, description=f"How it falls: {', '.join(SCHEDULES)}."
+    )
     session_gap_seconds: float = Field(1800.0, description="Longest pause within one session.")
     settling_seconds: float | None = Field(
         None,
@@ -100,15 +115,16 @@ class LearningSettings(BaseModel):
 
     def hyperparameters(self) -> Hyperparameters:
         """The configured settings of the learner."""
-        return Hyperparameters(
-            learning_rate=self.learning_rate,
-            discount_factor=self.discount_factor,
-            exploration_rate=self.exploration_rate,
-            exploration_decay=self.exploration_decay,
-            min_exploration_rate=self.min_exploration_rate,
-            session_gap_seconds=self.session_gap_seconds,
-            settling_seconds=self.settling_seconds,
-        )
+        try:
+            pairs = (part.split("=") for part in self.algorithm_parameters)
+            parameters = {name.strip(): float(value) for name, value in pairs}
+        except ValueError:
+            raise ValueError("algorithm_parameters must be as in temperature=0.1,ridge=3") from None
+        return settings_of(self.algorithm, {**self.common_hyperparameters(), **parameters})
+
+    def common_hyperparameters(self) -> dict[str, Any]:
+        """The configured settings that every algorithm has, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Hyperparameters)}
 
     def reward_weights(self) -> RewardWeights:
         """The configured reward."""

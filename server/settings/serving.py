@@ -54,6 +54,11 @@ class ServingSettings(BaseModel):
         description="Port of Prometheus metrics over HTTP; with workers the first one's, and the "
         "next ports are the others'. Absent: none.",
     )
+    tracing: Literal["off", "on"] = Field(
+        "off",
+        description="OpenTelemetry traces of calls, SQL and training, sent where the OTEL_* "
+        "variables say; needs the extra otel.",
+    )
     lame_duck_seconds: float = Field(
         1.0,
         ge=0,

@@ -96,33 +96,39 @@ JOIN fresh USING (interaction_id)
 JOIN users USING (user_id)
 LEFT JOIN personality_profiles AS profile ON profile.user_key = users.user_key
 ORDER BY position
+RETURNING interaction_id
 """  # noqa: S608 - only the constant column names above are put in
 
 
-async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> int:
-    """Stores interactions, all or none, and returns how many were new.
+async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> list[NewInteraction]:
+    """Stores interactions, all or none, and returns those that were new.
 
     Their interaction_ids must be distinct. Returns after the commit.
     """
     rows = [_values(interaction) for interaction in interactions]
     columns = [list(column) for column in zip(*rows, strict=True)]
     try:
-        return await _insert(pool, columns)
+        new = await _insert(pool, columns)
     except asyncpg.CheckViolationError as failure:
         if "no partition" not in str(failure):
             raise
+        await _ensure_partitions(pool, interactions)
+        new = await _insert(pool, columns)
+    return [interaction for interaction in interactions if interaction.interaction_id in new]
+
+
+async def _ensure_partitions(pool: Pool, interactions: Sequence[NewInteraction]) -> None:
     weeks = {_week(interaction.occurred_at) for interaction in interactions}
     async with pool.acquire() as connection:
         for week in sorted(weeks):
             await ensure_partition(connection, week)
-    return await _insert(pool, columns)
 
 
-async def _insert(pool: Pool, columns: list[list[object]]) -> int:
+async def _insert(pool: Pool, columns: list[list[object]]) -> set[str]:
+    """Ids of those that were new."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(INSERT_USERS, sorted(set(columns[1])))  # type: ignore[type-var]
-        status = await connection.execute(_INSERT, *columns)
-    return int(status.rsplit(" ", 1)[1])
+        return {row[0] for row in await connection.fetch(_INSERT, *columns)}
 
 
 _reaction = attrgetter(*(name for name, _ in _COLUMNS[:6]))
@@ -154,15 +160,13 @@ async def maintain(pool: Pool, now: datetime, retention: timedelta) -> list[str]
     Returns:
         Names of the partitions dropped.
     """
+    # The pool releases the lock when the connection is given back.
     async with pool.acquire() as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", MAINTENANCE_LOCK):
             return []
-        try:
-            for week in range(PARTITIONS_AHEAD + 1):
-                await ensure_partition(connection, now + timedelta(weeks=week))
-            return await _drop_expired(connection, now - retention)
-        finally:
-            await connection.execute("SELECT pg_advisory_unlock($1)", MAINTENANCE_LOCK)
+        for week in range(PARTITIONS_AHEAD + 1):
+            await ensure_partition(connection, now + timedelta(weeks=week))
+        return await _drop_expired(connection, now - retention)
 
 
 async def _drop_expired(connection: Connection, before: datetime) -> list[str]:

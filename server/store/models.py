@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.policy import Policy
+from rl.learners import POLICIES
+from rl.packing import pack, unpack
+from rl.policy import GreedyTable, Policy
 from rl.state import StateSpace
 from rl.transitions import TrainedThrough
 from server.database import Connection, Pool
@@ -23,15 +26,21 @@ class CorruptModelError(Exception):
     """A stored version that fails its checksum or shape. The message says which."""
 
 
+class NoTableError(Exception):
+    """A stored version that has no table. The message says which."""
+
+
 class IncompatibleModelError(Exception):
     """A stored version built for another state space. The message says how it differs."""
 
 
 @dataclass(frozen=True)
 class NewModel:
-    """A version to store. Arrays are (n_states, n_actions).
+    """A version to store.
 
     Attributes:
+        q, visits: its table, (n_states, n_actions), or None where its learner keeps none.
+        learner: what its learner has besides, to go on from.
         objectives: the weights of its reward.
         main_line: whether later incremental runs build on it.
         trained: whose interactions it was trained on; None where nobody knows.
@@ -43,12 +52,13 @@ class NewModel:
     algorithm: str
     hyperparameters: dict[str, Any]
     metrics: dict[str, Any]
-    q: NDArray[np.float32]
-    visits: NDArray[np.int32]
+    q: NDArray[np.float32] | None
+    visits: NDArray[np.int32] | None
     policy: Policy
     objectives: dict[str, float]
     main_line: bool
     trained: TrainedThrough | None
+    learner: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,12 @@ class EncodedModel:
 def encode(model: NewModel) -> EncodedModel:
     """Compresses and checksums a version; slow, and needs no database."""
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
-    table = compressor.compress(model.q.tobytes() + model.visits.tobytes())
-    policy = compressor.compress(model.policy.actions + model.policy.sources)
+    table = learner = None
+    if model.q is not None and model.visits is not None:
+        table = compressor.compress(model.q.tobytes() + model.visits.tobytes())
+    if model.learner:
+        learner = compressor.compress(pack(model.learner))
+    policy = compressor.compress(_policy_bytes(model.policy))
     space = _canonical(model.policy.space.to_dict())
     return EncodedModel(
         (
@@ -74,12 +88,15 @@ def encode(model: NewModel) -> EncodedModel:
             json.dumps(model.hyperparameters),
             json.dumps(model.metrics),
             table,
-            _checksum(space, table),
+            None if table is None else checksum(space, table),
             policy,
-            _checksum(space, policy),
+            checksum(space, policy),
             json.dumps(model.objectives),
             model.main_line,
             None if model.trained is None else compressor.compress(model.trained.to_bytes()),
+            model.policy.kind,
+            learner,
+            None if learner is None else checksum(space, learner),
         )
     )
 
@@ -92,8 +109,10 @@ async def insert(connection: Connection, model: EncodedModel) -> int:
             INSERT INTO model_versions (
                 origin, run_id, parent_version, algorithm, space, hyperparameters, metrics,
                 q_table, q_table_checksum, policy, policy_checksum, objectives, main_line,
-                trained_through
-            ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                trained_through, policy_kind, learner, learner_checksum
+            ) VALUES (
+                $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
+            )
             RETURNING version
             """,
             *model.values,
@@ -111,7 +130,8 @@ async def load_policy(connection: Connection, version: int, space: StateSpace) -
     """
     row = await connection.fetchrow(
         """
-        SELECT space::text, metrics->>'exploration_rate' AS epsilon, policy, policy_checksum
+        SELECT space::text, metrics->>'exploration_rate' AS epsilon,
+            policy, policy_checksum, policy_kind
         FROM model_versions WHERE version = $1
         """,
         version,
@@ -119,14 +139,26 @@ async def load_policy(connection: Connection, version: int, space: StateSpace) -
     if row is None:
         raise LookupError(f"there is no model version {version}")
     stored = _checked_space(version, row["space"], space)
-    if _checksum(_canonical(stored), row["policy"]) != row["policy_checksum"]:
+    if checksum(_canonical(stored), row["policy"]) != row["policy_checksum"]:
         raise CorruptModelError(f"model version {version}: the policy fails its checksum")
-    data = _decompress(version, row["policy"], 2 * space.n_states)
     try:
         epsilon = float(row["epsilon"])
-        return Policy(space, data[: space.n_states], data[space.n_states :], epsilon)
-    except (TypeError, ValueError) as failure:
+        if row["policy_kind"] == GreedyTable.kind:
+            data = _decompress(version, row["policy"], 2 * space.n_states)
+            return GreedyTable(space, data[: space.n_states], data[space.n_states :], epsilon)
+        kind = POLICIES.get(row["policy_kind"])
+        if kind is None:
+            raise ValueError(f"this server knows no policy of the kind {row['policy_kind']}")
+        return kind.from_arrays(space, epsilon, unpack(decompress_any(version, row["policy"])))
+    except (TypeError, ValueError, KeyError) as failure:
         raise CorruptModelError(f"model version {version}: {failure}") from None
+
+
+def _policy_bytes(policy: Policy) -> bytes:
+    # Tables of bytes as they are: they are most of what is loaded, and the fastest.
+    if isinstance(policy, GreedyTable):
+        return policy.actions + policy.sources
+    return pack(policy.arrays())
 
 
 @dataclass(frozen=True)
@@ -159,7 +191,9 @@ async def load_table(
     if row is None:
         raise LookupError(f"there is no model version {version}")
     stored = _checked_space(version, row["space"], space)
-    if _checksum(_canonical(stored), row["q_table"]) != row["q_table_checksum"]:
+    if row["q_table"] is None:
+        raise NoTableError(f"model version {version} has no table: its algorithm keeps none")
+    if checksum(_canonical(stored), row["q_table"]) != row["q_table_checksum"]:
         raise CorruptModelError(f"model version {version}: the table fails its checksum")
     shape = StateSpace.from_dict(stored).n_states, N_ACTIONS
     data = _decompress(version, row["q_table"], 8 * shape[0] * shape[1])
@@ -195,7 +229,7 @@ def _canonical(space: dict[str, Any]) -> str:
     return json.dumps(space, sort_keys=True)
 
 
-def _checksum(space: str, blob: bytes) -> str:
+def checksum(space: str, blob: bytes) -> str:
     return hashlib.sha256(space.encode() + blob).hexdigest()
 
 
@@ -214,6 +248,52 @@ def _checked_space(version: int, text: str, wanted: StateSpace | None) -> dict[s
     return data
 
 
+async def any_needs_traits(connection: Connection) -> bool:
+    """Whether a stored version's policy looks at scores, and not at states alone."""
+    kinds = [kind for kind, policy in POLICIES.items() if policy.needs_traits]
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM model_versions WHERE policy_kind = ANY($1))", kinds
+        )
+    )
+
+
+async def load_learner(
+    connection: Connection, version: int, space: StateSpace
+) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Algorithm and arrays of a version's learner, to go on from. Raises as `load_policy`."""
+    row = await connection.fetchrow(
+        """
+        SELECT space::text, algorithm, q_table IS NOT NULL AS has_table, learner, learner_checksum
+        FROM model_versions WHERE version = $1
+        """,
+        version,
+    )
+    if row is None:
+        raise LookupError(f"there is no model version {version}")
+    stored = _checked_space(version, row["space"], space)
+    arrays: dict[str, NDArray[Any]] = {}
+    if row["learner"] is not None:
+        if checksum(_canonical(stored), row["learner"]) != row["learner_checksum"]:
+            raise CorruptModelError(f"model version {version}: the learner fails its checksum")
+        try:
+            arrays = unpack(decompress_any(version, row["learner"]))
+        except ValueError as failure:
+            raise CorruptModelError(f"model version {version}: {failure}") from None
+    if row["has_table"]:
+        table = await load_table(connection, version, space)
+        arrays |= {"q": table.q, "visits": table.visits}
+    return row["algorithm"], arrays
+
+
+def decompress_any(version: int, blob: bytes) -> bytes:
+    """What a checked blob holds, of any size. Raises CorruptModelError."""
+    try:
+        return zstandard.ZstdDecompressor().decompress(blob)
+    except zstandard.ZstdError as failure:
+        raise CorruptModelError(f"model version {version}: {failure}") from None
+
+
 def _decompress(version: int, blob: bytes, size: int) -> bytes:
     try:
         data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=size)
@@ -226,9 +306,11 @@ def _decompress(version: int, blob: bytes, size: int) -> bytes:
 
 _DESCRIBE = """
 SELECT version, created_at, origin, run_id, parent_version, algorithm, space::text,
-    hyperparameters::text, metrics::text, q_table_checksum,
-    octet_length(q_table) + octet_length(policy) AS stored_bytes,
-    objectives::text, main_line, halted_at, halted_reason
+    hyperparameters::text, metrics::text,
+    coalesce(q_table_checksum, learner_checksum) AS checksum,
+    coalesce(octet_length(q_table), 0) + coalesce(octet_length(learner), 0)
+        + octet_length(policy) AS stored_bytes,
+    objectives::text, main_line, halted_at, halted_reason, q_table IS NOT NULL AS has_table
 FROM model_versions
 """
 

@@ -83,18 +83,22 @@ class ProfileCache:
     Attributes:
         changes: how often something was forgotten. What was read before the last time may be out
             of date and must not be kept.
+        hits, misses: how often what was looked for was in memory and up to date, and how often not.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
         self._known: LRUCache[str, tuple[Traits | None, float]] = LRUCache(size)
         self._seconds = seconds
         self._doubted_at = -math.inf
-        self.changes = 0
+        self.changes = self.hits = self.misses = 0
 
     def get(self, user_id: str) -> tuple[bool, Traits | None]:
         """Whether what is in memory is up to date, and the profile, if there is one."""
         traits, read_at = self._known.get(user_id, (None, -math.inf))
-        return read_at > max(self._doubted_at, time.monotonic() - self._seconds), traits
+        up_to_date = read_at > max(self._doubted_at, time.monotonic() - self._seconds)
+        self.hits += up_to_date
+        self.misses += not up_to_date
+        return up_to_date, traits
 
     def put(self, user_id: str, traits: Traits | None) -> None:
         """Keeps a profile, or that there is none."""

@@ -6,7 +6,7 @@ import sys
 
 import structlog
 
-from server import logs
+from server import logs, tracing
 from server.config import Settings
 from server.errors import STORE_ERRORS
 from server.evaluation_request import EvaluationRequest
@@ -24,11 +24,16 @@ def main(arguments: list[str]) -> int:
     settings = Settings()
     logs.configure(settings.log_level, settings.log_format)
     os.nice(5)
+    if settings.tracing == "on":
+        tracing.start("recparams-worker")
     try:
-        return _work(settings, arguments)
+        with tracing.continued(arguments[0] if arguments else "none"):
+            return _work(settings, arguments)
     except STORE_ERRORS as failure:
         log.error("the database cannot be reached", job=arguments[0], error=repr(failure))
         return STORE_AWAY
+    finally:
+        tracing.stop()
 
 
 def _work(settings: Settings, arguments: list[str]) -> int:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rl.comparison import Log, Target, action_shares, compare
 from rl.objectives import OBJECTIVES, components, weighed
 from rl.performance import logged_performance
+from rl.policy import Policy, rule_based_policy
 from rl.reward import reaction_flags, rewards
-from rl.rules import rule_table
 from rl.state import TRAITS, StateSpace
 from rl.transitions import TrainedThrough
 from server.config import Settings
@@ -95,19 +95,18 @@ async def _targets(connection: Connection, space: StateSpace, request: Evaluatio
     for wanted in request.policies:
         version = active if wanted == ACTIVE else wanted
         if version in (RULES, RULES_VERSION):
-            actions: NDArray[np.uint8] | None = rule_table(space)
+            policy: Policy | None = rule_based_policy(space, 0.0)
             name, number = RULES, RULES_VERSION
         elif version == RANDOM:
-            actions, name, number = None, RANDOM, RULES_VERSION
+            policy, name, number = None, RANDOM, RULES_VERSION
         else:
             number = int(version)
             policy = await models.load_policy(connection, number, space)
-            actions = np.frombuffer(policy.actions, dtype=np.uint8)
             name = f"version {number} (active)" if number == active else f"version {number}"
         if name not in seen:
             seen.add(name)
             trained = await models.load_trained(connection, number)
-            yield _Evaluated(Target(name, number, actions), trained)
+            yield _Evaluated(Target(name, number, policy), trained)
 
 
 def _report(

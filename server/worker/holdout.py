@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from rl.comparison import Comparison, Log, Target, compare
 from rl.gates import Figures, Gate, check, q_bound
 from rl.objectives import Objectives
-from rl.policy import Policy
-from rl.rules import rule_table
+from rl.policy import Policy, rule_based_policy
 from rl.transitions import Interactions
 from server.config import Settings
 from server.database import Connection
@@ -56,12 +55,14 @@ def held_out(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 
 def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:
     """The rows held out; their propensity may be NaN."""
+    traits = columns.interactions.traits
     return Log(
         state=columns.interactions.state[rows],
         action=columns.interactions.action[rows],
         engagement=columns.engagement[rows],
         pscore=columns.pscore[rows],
         person=columns.interactions.user[rows],
+        traits=None if traits is None else traits[rows],
     )
 
 
@@ -132,7 +133,7 @@ async def evaluate_holdout(
         ids: of its interactions, shape (n,).
     """
     space = settings.space()
-    targets = [_target(CANDIDATE, 0, candidate)]
+    targets = [Target(CANDIDATE, 0, candidate)]
     active_name, reason = RULES, ""
     known = ~np.isnan(log.pscore)
     trained = np.zeros(len(log), dtype=np.bool_)
@@ -143,11 +144,11 @@ async def evaluate_holdout(
             active_name, reason = "", str(failure)
         else:
             active_name = f"version {active} (active)"
-            targets.append(_target(active_name, active, policy))
+            targets.append(Target(active_name, active, policy))
             before = await models.load_trained(work, active)
             if before is not None:
                 trained = before.covers(log.person, ids)
-    targets.append(Target(RULES, RULES_VERSION, rule_table(space)))
+    targets.append(Target(RULES, RULES_VERSION, rule_based_policy(space, 0.0)))
     comparison = await asyncio.to_thread(
         compare,
         space,
@@ -166,10 +167,6 @@ async def evaluate_holdout(
         active_name=active_name,
         reason=reason,
     )
-
-
-def _target(name: str, version: int, policy: Policy) -> Target:
-    return Target(name, version, np.frombuffer(policy.actions, dtype=np.uint8))
 
 
 async def check_gates(
@@ -201,11 +198,11 @@ async def check_gates(
         average_reward=result["average_reward"],
         improvement_low=low,
         improvement_reason=reason,
-        largest_q=float(np.abs(model.q).max()),
+        largest_q=model.metrics["largest_q"],
         q_bound=q_bound(
             settings.reward_weights(), request.objectives, request.hyperparameters.discount_factor
         ),
-        states=model.metrics["total_states"],
+        states=None if model.q is None else model.metrics["total_states"],
         active_states=0 if active is None else active["total_states"],
         ramp_version=current.version if current.is_ramp else None,
     )

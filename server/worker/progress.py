@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from server import tracing
+
 # Where each stage ends on the way from 0 to 1.
 _STAGES = {
     "starting": 0.02,
@@ -31,7 +33,8 @@ class Progress:
         """Names a stage and times it."""
         started = time.perf_counter()
         self.stage, self.fraction = stage, 0.0
-        yield
+        with tracing.span(stage):
+            yield
         self.seconds[stage] = round(time.perf_counter() - started, 4)
 
     @property

@@ -9,7 +9,7 @@ import asyncpg
 from rl import q_table
 from rl.hyperparameters import Hyperparameters
 from rl.policy import publish
-from rl.q_learning import statistics
+from rl.tabular import table_statistics
 from server.config import Settings
 from server.database import database_url
 from server.processes import INVALID_FILE
@@ -42,9 +42,10 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         given = {name: v for name, v in table.hyperparameters.items() if name in known}
         hyperparameters = Hyperparameters(**{**settings.hyperparameters().to_dict(), **given})
     except (ValueError, TypeError) as failure:
-        output.write(str(failure))
+        # JSON may hold halves of surrogate pairs, which cannot be written as they are.
+        output.write(str(failure).encode(errors="backslashreplace").decode())
         return INVALID_FILE
-    held = statistics(table.q, table.visits)
+    held = table_statistics(table.q, table.visits)
     epsilon = hyperparameters.epsilon(held.total_updates)
     policy = publish(
         table.space,

@@ -16,17 +16,18 @@ import asyncpg
 import numpy as np
 import structlog
 
-from rl import q_learning
 from rl.objectives import weighed
 from rl.reward import rewards
-from rl.transitions import Batch, Interactions, TrainedThrough, prepare
+from rl.state import TRAITS
+from rl.transitions import Batch, Interactions, TrainedThrough, Transitions, prepare
+from server import tracing
 from server.config import Settings
 from server.database import Connection, database_url
 from server.store import activations, models, tasks, training
 from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
 from server.training_request import RunRequest
 from server.worker.holdout import Columns, check_gates, evaluate_holdout, held_out, holdout_log
-from server.worker.learner import Learner, parent_table
+from server.worker.learner import learner_for
 from server.worker.progress import Progress
 from server.worker.reports import gate_json
 
@@ -83,8 +84,9 @@ async def _supervise(
     """Does the work, writes its progress to the run's row, and stops it when it is cancelled."""
 
     async def report_until_unwanted() -> None:
-        while await training.report(control, run_id, progress.stage, progress.overall):
-            await asyncio.sleep(REPORT_SECONDS)
+        with tracing.quiet():
+            while await training.report(control, run_id, progress.stage, progress.overall):
+                await asyncio.sleep(REPORT_SECONDS)
 
     working = asyncio.create_task(work)
     reporting = asyncio.create_task(report_until_unwanted())
@@ -108,9 +110,11 @@ async def _run(
         through = await training.snapshot(work)
         await training.fill_in_profiles(work)
         parent = None if request.rebuild else await training.base_version(work)
+        learner = await learner_for(work, settings, request, parent)
+        traits = learner.needs_traits or await models.any_needs_traits(work)
 
     with progress.during("reading"):
-        columns = await _read(work, settings, request, window_start, through, progress)
+        columns = await _read(work, settings, request, window_start, through, progress, traits)
 
     with progress.during("preparing"):
         batch = await asyncio.to_thread(_prepare, columns.interactions, request, space.n_contexts)
@@ -119,44 +123,46 @@ async def _run(
         ids = columns.interactions.id[batch.rows[tail]]
         del columns
 
+    def learn(transitions: Transitions) -> None:
+        def learned(count: int) -> None:
+            progress.fraction += count / len(transitions)
+
+        learner.learn(transitions, threads=settings.training_threads, on_progress=learned)
+
     with progress.during("updating"):
-        table = await parent_table(work, parent, space)
-        learn = Learner(settings, request, table, progress)
         await asyncio.to_thread(learn, batch.transitions[~tail])
 
     holdout = None
     current = await activations.current_activation(work)
     if tail.any():
         with progress.during("evaluating"):
-            candidate = await asyncio.to_thread(learn.publish)
+            candidate = await asyncio.to_thread(learner.publish)
             holdout = await evaluate_holdout(
                 work, settings, current.version, request.objectives, candidate, log, ids
             )
         with progress.during("folding_in"):
             await asyncio.to_thread(learn, batch.transitions[tail])
 
-    statistics = q_learning.statistics(table.q, table.visits)
-    metrics = {
-        **asdict(statistics),
-        "exploration_rate": request.hyperparameters.epsilon(statistics.total_updates),
-    }
+    metrics = {**asdict(learner.statistics()), "exploration_rate": learner.epsilon}
     result = _result(request, batch, metrics, window_start, through, parent, progress)
     model = None
     if len(batch.transitions):
         with progress.during("smoothing"):
+            arrays = learner.arrays()
             new = models.NewModel(
                 origin="trained",
                 run_id=run_id,
                 parent_version=parent,
-                algorithm="q_learning",
+                algorithm=learner.algorithm,
                 hyperparameters=request.hyperparameters.to_dict(),
                 metrics=metrics,
-                q=table.q,
-                visits=table.visits,
-                policy=await asyncio.to_thread(learn.publish),
+                q=arrays.pop("q", None),
+                visits=arrays.pop("visits", None),
+                policy=await asyncio.to_thread(learner.publish),
                 objectives=request.objectives.to_dict(),
                 main_line=not request.apart,
                 trained=await _trained(work, parent, batch),
+                learner=arrays,
             )
             model = await asyncio.to_thread(models.encode, new)
         gates = await check_gates(work, settings, current, request, holdout, result, new)
@@ -205,10 +211,11 @@ async def _read(
     window_start: datetime,
     through: int,
     progress: Progress,
+    with_traits: bool,
 ) -> Columns:
     encode = StateEncoder(settings.space())
     weights = settings.reward_weights()
-    columns = Collector(**_COLUMNS)
+    columns = Collector(**_COLUMNS, **(dict.fromkeys(TRAITS, np.float32) if with_traits else {}))
     query = training.REBUILD_QUERY if request.rebuild else training.INCREMENTAL_QUERY
     expected = await training.expected_rows(work, query, through, window_start)
 
@@ -229,12 +236,15 @@ async def _read(
             reward=weighed(request.objectives, engagement, action),
             engagement=engagement,
             pscore=rows["propensity"],
+            **({trait: rows[trait] for trait in TRAITS} if with_traits else {}),
         )
         progress.fraction = columns.rows / max(1, expected)
 
     await copy_rows(work, query, through, window_start, on_rows=add)
+    traits = np.stack([columns.column(name) for name in TRAITS], axis=1) if with_traits else None
+    names = (field.name for field in fields(Interactions) if field.name != "traits")
     return Columns(
-        Interactions(**{field.name: columns.column(field.name) for field in fields(Interactions)}),
+        Interactions(**{name: columns.column(name) for name in names}, traits=traits),
         columns.column("engagement"),
         columns.column("pscore"),
     )

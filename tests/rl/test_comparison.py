@@ -7,6 +7,7 @@ from rl.action import N_ACTIONS
 from rl.comparison import Comparison, Log, Target, _pareto, compare
 from rl.estimators import ESTIMATORS
 from rl.objectives import LEVELS, Objectives
+from rl.policy import GreedyTable, rule_based_policy
 from rl.population import WEEK, draw_population, draw_visits
 from rl.reward import RewardWeights, rewards
 from rl.rules import rule_table
@@ -15,9 +16,10 @@ from rl.state import TRAITS, StateSpace
 
 SPACE = StateSpace()
 EPSILON = 0.4
-RULES = Target("rules", 0, rule_table(SPACE))
+RULES = Target("rules", 0, rule_based_policy(SPACE, 0.0))
 RANDOM = Target("random", 0, None)
-CONSTANT = Target("constant", 7, np.full(SPACE.n_states, 13, dtype=np.uint8))
+ALWAYS_13 = GreedyTable(SPACE, bytes([13]) * SPACE.n_states, bytes(SPACE.n_states), 0.0)
+CONSTANT = Target("constant", 7, ALWAYS_13)
 
 
 @pytest.fixture(scope="module")

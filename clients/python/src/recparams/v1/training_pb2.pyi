@@ -93,6 +93,26 @@ class Hyperparameters(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AlgorithmParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     DISCOUNT_FACTOR_FIELD_NUMBER: _builtins.int
     EXPLORATION_RATE_FIELD_NUMBER: _builtins.int
@@ -100,6 +120,8 @@ class Hyperparameters(_message.Message):
     MIN_EXPLORATION_RATE_FIELD_NUMBER: _builtins.int
     SESSION_GAP_SECONDS_FIELD_NUMBER: _builtins.int
     SETTLING_SECONDS_FIELD_NUMBER: _builtins.int
+    EXPLORATION_SCHEDULE_FIELD_NUMBER: _builtins.int
+    ALGORITHM_PARAMETERS_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Step size of an update, above 0 and up to 1. Default 0.1."""
     discount_factor: _builtins.float
@@ -118,6 +140,17 @@ class Hyperparameters(_message.Message):
     """How long an interaction rests before it is trained, in seconds, 0 or more. Default: the
     session gap.
     """
+    exploration_schedule: _builtins.str
+    """How exploration_rate falls with the thousands n of interactions trained, d being
+    exploration_decay: exponential (d^n, the default), linear (1 - (1 - d) n), inverse
+    (1 / (1 + (1 - d) n)) or constant.
+    """
+    @_builtins.property
+    def algorithm_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What the algorithm has besides, by name, such as temperature of boltzmann. docs/algorithms.md
+        lists them.
+        """
+
     def __init__(
         self,
         *,
@@ -128,10 +161,12 @@ class Hyperparameters(_message.Message):
         min_exploration_rate: _builtins.float | None = ...,
         session_gap_seconds: _builtins.float | None = ...,
         settling_seconds: _builtins.float | None = ...,
+        exploration_schedule: _builtins.str | None = ...,
+        algorithm_parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_discount_factor", b"_discount_factor", "_exploration_decay", b"_exploration_decay", "_exploration_rate", b"_exploration_rate", "_learning_rate", b"_learning_rate", "_min_exploration_rate", b"_min_exploration_rate", "_session_gap_seconds", b"_session_gap_seconds", "_settling_seconds", b"_settling_seconds", "discount_factor", b"discount_factor", "exploration_decay", b"exploration_decay", "exploration_rate", b"exploration_rate", "learning_rate", b"learning_rate", "min_exploration_rate", b"min_exploration_rate", "session_gap_seconds", b"session_gap_seconds", "settling_seconds", b"settling_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_discount_factor", b"_discount_factor", "_exploration_decay", b"_exploration_decay", "_exploration_rate", b"_exploration_rate", "_exploration_schedule", b"_exploration_schedule", "_learning_rate", b"_learning_rate", "_min_exploration_rate", b"_min_exploration_rate", "_session_gap_seconds", b"_session_gap_seconds", "_settling_seconds", b"_settling_seconds", "discount_factor", b"discount_factor", "exploration_decay", b"exploration_decay", "exploration_rate", b"exploration_rate", "exploration_schedule", b"exploration_schedule", "learning_rate", b"learning_rate", "min_exploration_rate", b"min_exploration_rate", "session_gap_seconds", b"session_gap_seconds", "settling_seconds", b"settling_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discount_factor", b"_discount_factor", "_exploration_decay", b"_exploration_decay", "_exploration_rate", b"_exploration_rate", "_learning_rate", b"_learning_rate", "_min_exploration_rate", b"_min_exploration_rate", "_session_gap_seconds", b"_session_gap_seconds", "_settling_seconds", b"_settling_seconds", "discount_factor", b"discount_factor", "exploration_decay", b"exploration_decay", "exploration_rate", b"exploration_rate", "learning_rate", b"learning_rate", "min_exploration_rate", b"min_exploration_rate", "session_gap_seconds", b"session_gap_seconds", "settling_seconds", b"settling_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discount_factor", b"_discount_factor", "_exploration_decay", b"_exploration_decay", "_exploration_rate", b"_exploration_rate", "_exploration_schedule", b"_exploration_schedule", "_learning_rate", b"_learning_rate", "_min_exploration_rate", b"_min_exploration_rate", "_session_gap_seconds", b"_session_gap_seconds", "_settling_seconds", b"_settling_seconds", "algorithm_parameters", b"algorithm_parameters", "discount_factor", b"discount_factor", "exploration_decay", b"exploration_decay", "exploration_rate", b"exploration_rate", "exploration_schedule", b"exploration_schedule", "learning_rate", b"learning_rate", "min_exploration_rate", b"min_exploration_rate", "session_gap_seconds", b"session_gap_seconds", "settling_seconds", b"settling_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__discount_factor: _TypeAlias = _typing.Literal["discount_factor"]  # noqa: Y015
     _WhichOneofArgType__discount_factor: _TypeAlias = _typing.Literal["_discount_factor", b"_discount_factor"]  # noqa: Y015
@@ -139,6 +174,8 @@ class Hyperparameters(_message.Message):
     _WhichOneofArgType__exploration_decay: _TypeAlias = _typing.Literal["_exploration_decay", b"_exploration_decay"]  # noqa: Y015
     _WhichOneofReturnType__exploration_rate: _TypeAlias = _typing.Literal["exploration_rate"]  # noqa: Y015
     _WhichOneofArgType__exploration_rate: _TypeAlias = _typing.Literal["_exploration_rate", b"_exploration_rate"]  # noqa: Y015
+    _WhichOneofReturnType__exploration_schedule: _TypeAlias = _typing.Literal["exploration_schedule"]  # noqa: Y015
+    _WhichOneofArgType__exploration_schedule: _TypeAlias = _typing.Literal["_exploration_schedule", b"_exploration_schedule"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__min_exploration_rate: _TypeAlias = _typing.Literal["min_exploration_rate"]  # noqa: Y015
@@ -153,6 +190,8 @@ class Hyperparameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration_decay) -> _WhichOneofReturnType__exploration_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration_rate) -> _WhichOneofReturnType__exploration_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration_schedule) -> _WhichOneofReturnType__exploration_schedule | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
@@ -178,6 +217,7 @@ class TriggerTrainingRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     ACTIVATE_FIELD_NUMBER: _builtins.int
     OBJECTIVES_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's unique name for this request, up to 64 characters. A repeated one returns the run
     it started the first time. Default: a new one.
@@ -193,6 +233,11 @@ class TriggerTrainingRequest(_message.Message):
     activate: _builtins.bool
     """Serve the new version if it passes the gates: to everybody, or from the first step of the ramp
     where rollouts are on. Default true.
+    """
+    algorithm: _builtins.str
+    """What learns: q_learning, double_q_learning, expected_sarsa, boltzmann, ucb, lin_ucb, lin_ts, or
+    another one that the server has. Default: the configured one. Another than that needs
+    TRAINING_MODE_REBUILD, and the version stands apart as with objectives.
     """
     @_builtins.property
     def hyperparameters(self) -> Global___Hyperparameters:
@@ -222,10 +267,11 @@ class TriggerTrainingRequest(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         activate: _builtins.bool | None = ...,
         objectives: _evaluation_pb2.Objectives | None = ...,
+        algorithm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "objectives", b"objectives"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "algorithm", b"algorithm", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activate: _TypeAlias = _typing.Literal["activate"]  # noqa: Y015
     _WhichOneofArgType__activate: _TypeAlias = _typing.Literal["_activate", b"_activate"]  # noqa: Y015
@@ -318,6 +364,7 @@ class TrainingRun(_message.Message):
     HOLDOUT_FIELD_NUMBER: _builtins.int
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     SERVED_PERCENT_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
     run_id: _builtins.int
     """The run's number, 1 upwards."""
     request_id: _builtins.str
@@ -350,6 +397,8 @@ class TrainingRun(_message.Message):
     """Least number of interactions for a person to be trained."""
     served_percent: _builtins.float
     """Share of the people the version is served to since this run, 0 to 100."""
+    algorithm: _builtins.str
+    """What learned."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -423,10 +472,11 @@ class TrainingRun(_message.Message):
         holdout: _evaluation_pb2.HoldoutEvaluation | None = ...,
         objectives: _evaluation_pb2.Objectives | None = ...,
         served_percent: _builtins.float = ...,
+        algorithm: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "started_at", b"started_at", "statistics", b"statistics", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "gates", b"gates", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "interactions_trained", b"interactions_trained", "interactions_waiting", b"interactions_waiting", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "model_version", b"model_version", "objectives", b"objectives", "parent_version", b"parent_version", "progress", b"progress", "request_id", b"request_id", "run_id", b"run_id", "served_percent", b"served_percent", "stage", b"stage", "stage_seconds", b"stage_seconds", "started_at", b"started_at", "statistics", b"statistics", "status", b"status", "users_trained", b"users_trained", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "average_reward", b"average_reward", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "gates", b"gates", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "interactions_trained", b"interactions_trained", "interactions_waiting", b"interactions_waiting", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "model_version", b"model_version", "objectives", b"objectives", "parent_version", b"parent_version", "progress", b"progress", "request_id", b"request_id", "run_id", b"run_id", "served_percent", b"served_percent", "stage", b"stage", "stage_seconds", b"stage_seconds", "started_at", b"started_at", "statistics", b"statistics", "status", b"status", "users_trained", b"users_trained", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

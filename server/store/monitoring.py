@@ -1,0 +1,61 @@
+"""What metrics show of the database, by queries that stay cheap."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from server.database import Connection
+from server.store import system, tasks
+
+RUN_STATUSES = ("pending", "running", "completed", "gated", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One look at the database.
+
+    Attributes:
+        runs: training runs of all time by status, every status included.
+        trained_at: end of the last run that had a result; before any, when the first interaction
+            was recorded; None before that.
+        last_run: what that run found, as its metadata have it; empty before any.
+        waiting: about how many interactions no run has trained; None where nobody knows.
+        model_created_at: when the served version was made; None for the rules.
+    """
+
+    runs: dict[str, int]
+    trained_at: datetime | None
+    last_run: dict[str, Any]
+    waiting: int | None
+    model_created_at: datetime | None
+
+
+async def look(connection: Connection, serving_version: int) -> Figures:
+    """Reads the figures; ends runs first whose trainer is gone, so that they show."""
+    await tasks.fail_dead_runs(connection)
+    counts = await connection.fetch(
+        "SELECT status, count(*) FROM system_tasks WHERE task_name = $1 GROUP BY status", tasks.TASK
+    )
+    last = await connection.fetchrow(
+        """
+        SELECT finished_at, (metadata->'training')::text AS result FROM system_tasks
+        WHERE task_name = $1 AND status IN ('completed', 'gated')
+            AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
+        ORDER BY id DESC LIMIT 1
+        """,
+        tasks.TASK,
+    )
+    return Figures(
+        runs={**dict.fromkeys(RUN_STATUSES, 0), **{row[0]: row[1] for row in counts}},
+        trained_at=await _first_recorded_at(connection) if last is None else last["finished_at"],
+        last_run={} if last is None else json.loads(last["result"]),
+        waiting=await system.interactions_waiting(connection),
+        model_created_at=await connection.fetchval(
+            "SELECT created_at FROM model_versions WHERE version = $1", serving_version
+        ),
+    )
+
+
+async def _first_recorded_at(connection: Connection) -> Any:
+    return await connection.fetchval("SELECT recorded_at FROM interactions ORDER BY id LIMIT 1")
