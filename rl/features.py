@@ -67,4 +67,5 @@ def by_context(context: NDArray[np.integer[Any]]) -> Iterator[tuple[int, NDArray
     """Each context that occurs in a column of shape (n,), with the rows that it is in."""
     order = np.argsort(context, kind="stable")
     found, first = np.unique(context[order], return_index=True)
-    yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
+    # Of nothing, split would make one empty piece.
+    yield from zip(found.tolist(), np.split(order, first)[1:], strict=True)

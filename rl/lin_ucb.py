@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.features import by_context, expansion, n_features, terms
+from rl.features import N_TERMS, by_context, expansion, n_features, terms
 from rl.hyperparameters import Hyperparameters, check_range
 from rl.linear import BLOCKS, LinearHyperparameters, LinearLearner, by_action, check_columns
 from rl.policy import LEARNED, Arrays, Policy, States, Traits, check_epsilon
@@ -79,7 +79,7 @@ class LinearBoundPolicy(Policy):
     def action_dist(self, state: States, traits: Traits) -> NDArray[np.float64]:
         means, forms = self._by_context
         u = terms(traits).astype(np.float32)
-        squares = (u[:, :, None] * u[:, None, :]).reshape(len(u), -1)
+        squares = (u[:, :, None] * u[:, None, :]).reshape(len(u), N_TERMS**2)
         chosen = np.zeros((len(u), N_ACTIONS))
         for context, rows in by_context(state % self.space.n_contexts):
             width = np.sqrt(np.maximum(squares[rows] @ forms[context].T, 0.0))
