@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check image-check bench format generate lock serve clean
+.PHONY: help setup demo test test-slow deep check image-check bench soak fuzz format generate lock serve clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable clients/python --editable '.[demo,report]' --group dev --group bench
+		--editable clients/python --editable '.[demo,gym,otel,report]' --group dev --group bench
 	touch $@
 
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
@@ -24,6 +24,12 @@ demo: setup ## Simulate weeks of use against a real server, then leave it up (ON
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
+
+test-slow: setup deep ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+deep: setup ## Add PyTorch, which learning by DQN and actor-critic needs
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep]'
 
 check: setup ## Lint, format check, types, architecture, protocol
 	$(BIN)/ruff check .
@@ -38,16 +44,24 @@ image-check: setup ## Lint the Dockerfile and do what it says, without Docker
 bench: setup ## Measure everything the docs state, into benchmarks/RESULTS.md (about 15 minutes)
 	$(BIN)/python -m benchmarks
 
+soak: setup ## Load and faults for about MINUTES=5 minutes; fails where anything was lost
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),5)
+
+fuzz: setup ## Hostile calls of every RPC for MINUTES=10; says its seed, and SEED=n repeats it
+	seed=$(or $(SEED),$$(date +%s)); echo "seed $$seed"; \
+		FUZZ_SEED=$$seed FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest tests/test_fuzz.py
+
 format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Regenerate the client stub from proto/
+generate: setup ## Regenerate the client stub and docs/api.md from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+	$(BIN)/python proto/reference.py
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra demo --extra report --group dev --group bench pyproject.toml \
+		--python-version 3.11 --extra demo --extra gym --extra otel --extra report --group dev --group bench pyproject.toml \
 		--no-emit-package recparams-client -o constraints.txt
 
 serve: setup ## Run a development server on 127.0.0.1:50051

@@ -116,7 +116,9 @@ class App:
         self._runtime = Runtime(self._holder)
         self._cache = ProfileCache(settings.profile_cache_size, settings.profile_cache_seconds)
         self._health = health.aio.HealthServicer()
-        self._monitor = monitor.Monitor(self._runtime, self._cache)
+        self._monitor = monitor.Monitor(
+            self._runtime, self._cache, settings.tls_certificate, settings.tls_key
+        )
         self._tasks: list[asyncio.Task[None]] = []
         if settings.tracing == "on":
             try:
@@ -237,13 +239,13 @@ class App:
         self._run_forever(lambda: count_shadow(self._holder, pool))
         workers = runtime.workers
         self._run_forever(lambda: watch_rollouts(settings, pool, workers))
-        if settings.metrics_port is not None:
-            self._run_forever(self._monitor.follow_database)
         schedule = settings.training_schedule()
         if schedule is not None:
             grace = timedelta(seconds=settings.schedule_grace_seconds)
             self._run_forever(lambda: train_on_schedule(schedule, grace, pool, start_training))
         await ready.wait()
+        if settings.metrics_port is not None:
+            self._run_forever(self._monitor.follow)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
             "serving", host=settings.host, port=self.port, version=self._holder.serving.version

@@ -1,8 +1,10 @@
 """Metrics that are read off the server at each scrape, and off the database now and then."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -10,6 +12,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.certificate import expires_at
 from server.errors import STORE_ERRORS
 from server.runtime import Runtime
 from server.store.monitoring import Figures, look
@@ -27,21 +30,33 @@ class Monitor(Collector):
     Args:
         runtime: the parts of the server.
         cache: its profiles.
+        certificate, key: its files for TLS, or None.
 
     Attributes:
         serving: whether health says SERVING.
     """
 
-    def __init__(self, runtime: Runtime, cache: ProfileCache) -> None:
+    def __init__(
+        self, runtime: Runtime, cache: ProfileCache, certificate: Path | None, key: Path | None
+    ) -> None:
         self._runtime = runtime
         self._cache = cache
+        self._certificate = certificate
+        self._key = key
+        self._expires_at: float | None = None
         self._figures: Figures | None = None
         self._database_up = False
         self.serving = False
 
-    async def follow_database(self) -> None:
-        """Looks at the database again and again, until cancelled."""
+    async def follow(self) -> None:
+        """Looks at the database and the certificate again and again, until cancelled."""
         while True:
+            if self._certificate is not None and self._key is not None:
+                # Of files that cannot be used none is: what was read before is still served.
+                with contextlib.suppress(OSError):
+                    self._expires_at = await asyncio.to_thread(
+                        expires_at, self._certificate, self._key
+                    )
             try:
                 await self._look()
             except STORE_ERRORS as failure:
@@ -71,8 +86,13 @@ class Monitor(Collector):
             "1 where the newest activation failed its checks and an earlier one is served",
             float(bool(serving.refused)),
         )
+        yield _gauge(
+            "recparams_tls_certificate_expiry_timestamp_seconds",
+            "End of the server's certificate; none without TLS",
+            self._expires_at,
+        )
         yield from self._database()
-        yield self._jobs()
+        yield self._workers()
         yield self._profiles()
         yield from _of_figures(self._figures)
 
@@ -97,13 +117,13 @@ class Monitor(Collector):
             None if pool is None else pool.get_max_size(),
         )
 
-    def _jobs(self) -> Metric:
+    def _workers(self) -> Metric:
         family = GaugeMetricFamily(
-            "recparams_jobs_running", "Worker processes of this server", labels=["job"]
+            "recparams_worker_processes", "Worker processes of this server", labels=["task"]
         )
         workers = self._runtime.workers
-        for job, count in () if workers is None else workers.running().items():
-            family.add_metric([job], count)
+        for task, count in () if workers is None else workers.running().items():
+            family.add_metric([task], count)
         return family
 
     def _profiles(self) -> Metric:

@@ -9,7 +9,6 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -42,11 +41,11 @@ class Workers:
         blas = {"OPENBLAS_NUM_THREADS": "1"}
         self._environment = {**blas, **os.environ, **settings.to_environment(url)}
         self._trainers: dict[asyncio.Task[None], Process] = {}
-        self._jobs: WeakKeyDictionary[Process, str] = WeakKeyDictionary()
+        self._jobs: tuple[tuple[str, Process], ...] = ()
 
     def running(self) -> Counter[str]:
         """How many processes do which job."""
-        return Counter(job for process, job in self._jobs.items() if process.returncode is None)
+        return Counter(job for job, process in self._jobs if process.returncode is None)
 
     async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:
         process = await asyncio.create_subprocess_exec(
@@ -58,7 +57,9 @@ class Workers:
             stdout=stdout,
             env={**self._environment, **tracing.carrier()},
         )
-        self._jobs[process] = arguments[0]
+        # A scrape reads it in another thread: it is replaced, not changed.
+        running = [one for one in self._jobs if one[1].returncode is None]
+        self._jobs = (*running, (arguments[0], process))
         return process
 
     async def start_training(self, pool: Pool, run_id: int) -> None:

@@ -28,7 +28,7 @@ def test_compose_is_valid() -> None:
     )
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout)["services"]
-    assert set(services) == {"postgres", "server", "train"}
+    assert set(services) == {"postgres", "server", "train", "prometheus", "grafana"}
     assert {"server", "train"} == {name for name, one in services.items() if one.get("read_only")}
     given = {**image_variables(), **services["server"]["environment"]}
     settings = Settings(

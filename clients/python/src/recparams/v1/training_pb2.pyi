@@ -147,7 +147,7 @@ class Hyperparameters(_message.Message):
     """
     @_builtins.property
     def algorithm_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """What the algorithm has besides, by name, such as temperature of boltzmann. docs/algorithms.md
+        """What the algorithm has besides, by name, such as temperature of boltzmann. docs/algorithms/README.md
         lists them.
         """
 

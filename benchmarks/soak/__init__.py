@@ -1,0 +1,1 @@
+"""Load and faults: `python -m benchmarks.soak`. See docs/soak.md."""
