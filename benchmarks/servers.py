@@ -39,9 +39,8 @@ DECIDE_BATCH = "/recparams.v1.RecommendationService/BatchGetRecommendationParams
 
 def _add(server: Any, path: str, handler: Any, *codecs: Any) -> None:
     _, service, method = path.split("/")
-    server.add_registered_method_handlers(
-        service, {method: grpc.unary_unary_rpc_method_handler(handler, *codecs)}
-    )
+    handlers = {method: grpc.unary_unary_rpc_method_handler(handler, *codecs)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
 
 
 async def _empty(request: bytes, context: Any) -> bytes:

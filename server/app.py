@@ -74,6 +74,7 @@ def with_admin_key(settings: Settings) -> Settings:
     folder = settings.data_dir
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ADMIN_KEY_FILE
+    file.unlink(missing_ok=True)
     file.touch(mode=0o600)
     file.write_text(key)
     log.info("made up an admin key for this run", file=str(file))
@@ -131,7 +132,7 @@ class App:
                 # Where it is on, a second server on the port quietly takes half the calls.
                 ("grpc.so_reuseport", int(share_port)),
                 # Clients may ask every half minute whether an idle connection still lives.
-                ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 *_connection_age(settings),
             ],
@@ -217,11 +218,8 @@ class App:
         exploration = {"off": 0.0, "schedule": None}.get(
             str(settings.exploration), settings.exploration
         )
-        runtime.decider = Decider(
-            self._holder,
-            runtime.tokens,
-            None if exploration is None else float(exploration),
-        )
+        exploration = None if exploration is None else float(exploration)
+        runtime.decider = Decider(self._holder, runtime.tokens, exploration)
         metrics.decisions(runtime.decider.decided)
         runtime.workers = Workers(settings, url)
         runtime.pool = pool

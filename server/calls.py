@@ -82,9 +82,9 @@ class Calls:
 
     def add(self, server: grpc.aio.Server, service: Any, descriptor: ServiceDescriptor) -> None:
         """Registers the handlers of a service, by the names of its methods."""
-        server.add_registered_method_handlers(
-            descriptor.full_name,
-            {method.name: self._around(service, method) for method in descriptor.methods},
+        handlers = {method.name: self._around(service, method) for method in descriptor.methods}
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(descriptor.full_name, handlers)]
         )
 
     def _around(self, service: Any, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":

@@ -21,6 +21,7 @@ STORE_ERRORS = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -83,8 +84,11 @@ class Violations:
 
     def raise_any(self) -> None:
         """Raises INVALID_ARGUMENT where anything was noted."""
-        if not self._found:
-            return
+        if self._found:
+            raise self.error()
+
+    def error(self) -> ServiceError:
+        """INVALID_ARGUMENT with what was noted, which is at least one field."""
         bad = error_details_pb2.BadRequest()
         for name, description in self._found:
             # Clients refuse an answer whose metadata are too large.
@@ -92,15 +96,17 @@ class Violations:
                 break
             bad.field_violations.add(field=name, description=description[:LONGEST_DESCRIPTION])
         name, description = self._found[0]
+        description = description[:LONGEST_DESCRIPTION]
         more = f" (and {len(self._found) - 1} more)" if len(self._found) > 1 else ""
-        raise ServiceError(grpc.StatusCode.INVALID_ARGUMENT, f"{name}: {description}{more}", [bad])
+        message = f"{name}: {description}{more}"
+        return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, message, [bad])
 
 
 def invalid(name: str, description: str) -> ServiceError:
     """INVALID_ARGUMENT for one field."""
-    bad = error_details_pb2.BadRequest()
-    bad.field_violations.add(field=name, description=description)
-    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, f"{name}: {description}", [bad])
+    violations = Violations()
+    violations.add(name, description)
+    return violations.error()
 
 
 def too_many_calls(per_second: float, seconds: float) -> ServiceError:

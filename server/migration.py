@@ -7,6 +7,7 @@ import asyncpg
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -19,8 +20,16 @@ log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
+class NewerSchemaError(Exception):
+    """The schema has a revision that this release does not know."""
+
+
 async def migrate(url: str, revision: str = "head") -> None:
-    """Brings the schema up to a revision. Replicas that start together take turns."""
+    """Brings the schema up to a revision. Replicas that start together take turns.
+
+    Raises:
+        NewerSchemaError: where a newer release has been here; nothing is changed.
+    """
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
     )
@@ -34,6 +43,11 @@ async def migrate(url: str, revision: str = "head") -> None:
                 command.upgrade(config, revision)
 
             await connection.run_sync(upgrade)
+    except CommandError as failure:
+        raise NewerSchemaError(
+            f"the database's schema is of a newer release than this one ({failure}): "
+            "run that release or a newer one"
+        ) from None
     finally:
         await engine.dispose()
 
@@ -48,5 +62,7 @@ async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
             return url, await create_pool(url, settings.database_pool_size)
         except (*STORE_ERRORS, asyncpg.PostgresError, DBAPIError) as failure:
             log.warning("waiting for the database", error=repr(failure), retry_in=delay)
+        except NewerSchemaError as failure:
+            log.error("not serving", error=str(failure), retry_in=delay)
         await asyncio.sleep(delay)
         delay = min(delay * 2, 10.0)

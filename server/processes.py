@@ -50,6 +50,8 @@ class Workers:
     async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            # Not from the folder that the server happens to be started in.
+            "-P",
             "-m",
             "server.worker",
             *arguments,

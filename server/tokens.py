@@ -1,12 +1,12 @@
-"""Decision tokens: what was decided, for whom, authenticated.
+"""Decision tokens: what was decided, for whom, encrypted and authenticated.
 
-A token is a fixed-size record followed by 16 bytes of keyed BLAKE2b (RFC 7693) over the record and
-the user id. It lets a reaction name its decision without the server storing decisions, and cannot
-be made up, changed, or used for somebody else.
+A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
+as associated data. It lets a reaction name its decision without the server storing decisions,
+cannot be read, made up, changed, or used for somebody else, and needs no nonce.
 """
 
+import contextlib
 import hashlib
-import hmac
 import math
 import random
 import struct
@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 3
-MAC_BYTES = 16
+FORMAT = b"\x04"
 RECORD = np.dtype(
     [
-        ("format", "u1"),
         ("decision_id", "<u8"),
         ("decided_at", "<u8"),
         ("model_version", "<u4"),
@@ -36,9 +36,10 @@ RECORD = np.dtype(
     ]
 )
 """What a token says, as `Decision`; `_RECORD` packs the same bytes."""
-_RECORD = struct.Struct("<BQQIfBBBBBB5fI")
-_PERSON = b"recparams token\0"
-TOKEN_BYTES = _RECORD.size + MAC_BYTES
+_RECORD = struct.Struct("<QQIfBBBBBB5fI")
+_PURPOSE = b"recparams token\0"
+_TAG_BYTES = 16
+TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
 
 Traits = tuple[float, float, float, float, float]
 UNKNOWN_TRAITS: Traits = (math.nan, math.nan, math.nan, math.nan, math.nan)
@@ -87,10 +88,8 @@ class TokenCodec:
     """
 
     def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
-        # BLAKE2b takes 64 bytes of key at most. Its state after the key is kept, and copied.
-        self._keyed = hashlib.blake2b(
-            key=hashlib.sha256(key).digest(), digest_size=MAC_BYTES, person=_PERSON
-        )
+        # A key of 64 bytes makes it AES-256-SIV.
+        self._cipher = AESSIV(hashlib.sha512(_PURPOSE + key).digest())
         self._others = [TokenCodec(other) for other in others]
 
     def issue(
@@ -110,7 +109,6 @@ class TokenCodec:
     ) -> bytes:
         """A token of `TOKEN_BYTES` bytes for a user id in UTF-8. Arguments as in `Decision`."""
         record = _RECORD.pack(
-            FORMAT_VERSION,
             random.getrandbits(63),
             decided_at,
             model_version,
@@ -124,7 +122,7 @@ class TokenCodec:
             *traits,
             activation,
         )
-        return record + self._mac(record, user)
+        return FORMAT + self._cipher.encrypt(record, [FORMAT + user])
 
     def issue_all(
         self, users: list[bytes], records: NDArray[np.void], generator: np.random.Generator
@@ -133,29 +131,23 @@ class TokenCodec:
 
         Args:
             users: their ids in UTF-8.
-            records: of kind `RECORD`, shape (n,); format and decision_id are filled in.
+            records: of kind `RECORD`, shape (n,); decision_id is filled in.
             generator: draws the decision ids.
         """
-        records["format"] = FORMAT_VERSION
         records["decision_id"] = generator.integers(1 << 63, size=len(records), dtype=np.uint64)
-        data, size = records.tobytes(), RECORD.itemsize
+        data, size, encrypt = records.tobytes(), RECORD.itemsize, self._cipher.encrypt
         return [
-            (record := data[i * size : (i + 1) * size]) + self._mac(record, user)
+            FORMAT + encrypt(data[i * size : (i + 1) * size], [FORMAT + user])
             for i, user in enumerate(users)
         ]
 
     def read(self, token: bytes, user_id: str) -> Decision:
         """What a token says. Raises InvalidTokenError unless it was issued for this person."""
-        if len(token) != TOKEN_BYTES or token[0] != FORMAT_VERSION:
+        if len(token) != TOKEN_BYTES or token[:1] != FORMAT:
             raise InvalidTokenError("is not a decision token of this service")
-        record, mac, user = token[: _RECORD.size], token[_RECORD.size :], user_id.encode()
-        codecs = (self, *self._others)
-        if not any(hmac.compare_digest(codec._mac(record, user), mac) for codec in codecs):
-            raise InvalidTokenError("was not issued by this service for this user_id")
-        fields = _RECORD.unpack(record)
-        return Decision._make((*fields[1:11], fields[11:16], fields[16]))
-
-    def _mac(self, record: bytes, user: bytes) -> bytes:
-        mac = self._keyed.copy()
-        mac.update(record + user)
-        return mac.digest()
+        for codec in (self, *self._others):
+            with contextlib.suppress(InvalidTag):
+                record = codec._cipher.decrypt(token[1:], [FORMAT + user_id.encode()])
+                fields = _RECORD.unpack(record)
+                return Decision._make((*fields[:10], fields[10:15], fields[15]))
+        raise InvalidTokenError("was not issued by this service for this user_id")

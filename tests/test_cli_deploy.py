@@ -1,12 +1,15 @@
 """The commands that an image and its orchestrator run: health and migrate."""
 
+import asyncio
+from typing import Any
+
 import asyncpg
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.app import App
 from server.migration import migrate
-from tests.support import Client
+from tests.support import Client, connect, wait_serving
 from tests.test_cli import run
 
 
@@ -48,3 +51,25 @@ async def test_migrations_that_fail(db: asyncpg.Connection, database_url: str) -
     away = await run("migrate", RECPARAMS_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
     assert away.code == 4
     assert (await run("migrate", RECPARAMS_DATABASE_URL="")).code == 2
+
+
+async def test_a_schema_of_a_newer_release(
+    db: asyncpg.Connection, database_url: str, start_server: Any
+) -> None:
+    head = await db.fetchval("SELECT version_num FROM alembic_version")
+    await db.execute("UPDATE alembic_version SET version_num = '9999'")
+    failed = await run("migrate", RECPARAMS_DATABASE_URL=database_url)
+    assert failed.code == 1
+    assert "is of a newer release than this one" in failed.err
+    assert len(failed.err.splitlines()) == 1
+    server = start_server(log_format="json")
+    async with asyncio.timeout(20):
+        while not any(event["event"] == "not serving" for event in server.events()):
+            await asyncio.sleep(0.1)
+    assert server.process.poll() is None
+    outcome = await run("health", RECPARAMS_ADDRESS=server.target)
+    assert (outcome.code, outcome.out) == (1, "NOT_SERVING\n")
+    # As soon as the schema is one that it knows, it serves.
+    await db.execute("UPDATE alembic_version SET version_num = $1", head)
+    async with connect(server.target) as client:
+        await wait_serving(client)

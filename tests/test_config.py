@@ -60,6 +60,8 @@ def test_the_database_url_has_two_names(monkeypatch: pytest.MonkeyPatch, name: s
         ({"exploration": "sometimes"}, "exploration"),
         ({"reward_like": float("nan")}, "like"),
         ({"token_key": "short"}, "token_key"),
+        ({"database_url": "postgresql://u:p/w@db:5432/x"}, "database_url"),
+        ({"database_url": "mysql://db/x"}, "database_url"),
         ({"prot": 1}, "prot"),
         ({"schedule": "mondays"}, "schedule must be a cron expression"),
         ({"schedule": "0 25 * * 1"}, "Bad hour"),

@@ -39,6 +39,15 @@ def test_round_trip(key: bytes, user: str, fields: dict[str, object]) -> None:
     assert 0 <= decision.decision_id < 2**63
 
 
+@given(keys, users, decisions)
+def test_a_token_tells_nothing(key: bytes, user: str, fields: dict[str, object]) -> None:
+    """The same decision twice shares no run of bytes, and the scores are not in it."""
+    codec = TokenCodec(key)
+    first, second = (codec.issue(user.encode(), **fields)[1:] for _ in range(2))
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < TOKEN_BYTES // 4
+    assert struct.pack("<5f", *fields["traits"]) not in first
+
+
 @given(keys, users, decisions, st.integers(0, TOKEN_BYTES * 8 - 1))
 def test_any_changed_bit_is_refused(
     key: bytes, user: str, fields: dict[str, object], bit: int

@@ -38,7 +38,7 @@ def migrate(database_url: str) -> None:
         asyncio.run(migration.migrate(database_url))
     except STORE_ERRORS as failure:
         _fail(failure, Exit.UNREACHABLE)
-    except (asyncpg.PostgresError, DBAPIError) as failure:
+    except (asyncpg.PostgresError, DBAPIError, migration.NewerSchemaError) as failure:
         _fail(failure, Exit.FAILED)
     click.echo("the schema is up to date")
 

@@ -3,8 +3,9 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 
 from server.settings.kinds import Secret
 
@@ -74,6 +75,23 @@ class ServingSettings(BaseModel):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto is console on a terminal, json elsewhere."
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        # Here, since drivers quote what they cannot read, which may be part of a password.
+        if value is not None:
+            try:
+                parts = urlsplit(value.get_secret_value())
+                usable = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError(
+                    "must be postgresql://user:password@host:port/name, "
+                    "with special characters of the password written as %2F and the like"
+                )
+        return value
 
     @model_validator(mode="after")
     def _check_ports(self) -> Self:
