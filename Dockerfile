@@ -1,8 +1,10 @@
 # Built from the root of the repository: docker build -t recparams .
 # To pin the base: --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
+# With traces and the deep learners: --build-arg EXTRAS=otel,deep (torch is large).
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
+ARG EXTRAS=""
 WORKDIR /src
 RUN python -m venv --without-pip /opt/recparams
 COPY constraints.txt pyproject.toml README.md ./
@@ -10,7 +12,7 @@ COPY clients/python clients/python
 COPY rl rl
 COPY server server
 RUN pip --python /opt/recparams/bin/python install --no-cache-dir --constraint constraints.txt \
-    ./clients/python .
+    ./clients/python ".${EXTRAS:+[$EXTRAS]}"
 # For any CPU of the architecture: what is compiled for the builder's would not do for others.
 # -P: what was installed, not what lies in this folder.
 ENV NUMBA_CACHE_DIR=/opt/recparams/numba \

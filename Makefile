@@ -22,8 +22,8 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
 	$(BIN)/recparams demo $(if $(ONCE),--once)
 
-test: setup ## Run the tests
-	$(BIN)/python -m pytest
+test: setup ## Run the tests, a file at a time on each processor
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -149,6 +149,7 @@ def _storing(model: models.NewModel, *, rounds: int) -> tuple[dict[str, float], 
         "epsilon": str(model.policy.epsilon),
         "policy": policy,
         "policy_checksum": checksum,
+        "policy_kind": model.policy.kind,
     }
     fetched: Any = _Fetched(row)
     loop = asyncio.new_event_loop()

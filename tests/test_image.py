@@ -88,10 +88,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-async def test_training_compiles_nothing(start_server: Any, cache: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["q_learning", "expected_sarsa", "lin_ucb"])
+async def test_training_compiles_nothing(start_server: Any, cache: Path, algorithm: str) -> None:
     warmed = compiled(cache)
     assert warmed
-    async with connect(start_server(**SMALL).target) as client:
+    async with connect(start_server(**SMALL, algorithm=algorithm).target) as client:
         await wait_serving(client)
         people = [f"user-{n}" for n in range(40)]
         # Twice, for a second run goes on from a stored table.

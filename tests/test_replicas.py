@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import psutil
 import pytest
 
 from recparams.v1 import models_pb2 as mpb
@@ -18,6 +17,7 @@ from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.types import DecisionRequest, Interaction, PersonalityProfile
+from server.demo_server import free_port
 from server.store import interactions
 from tests.faults import (
     SMALL,
@@ -43,6 +43,7 @@ from tests.support import (
     wait_ended,
     wait_serving,
 )
+from tests.test_metrics import decisions
 
 BY_NOTIFICATION_ALONE = {"reload_poll_seconds": 3600, "profile_cache_seconds": 3600}
 OTHER_PERSONALITY = types.PersonalityProfile(
@@ -329,22 +330,19 @@ class Traffic:
         await eventually(reached)
 
 
-def is_connected(server: ServerProcess) -> bool:
-    """Whether this process has a connection to a server."""
-    return any(
-        connection.status == psutil.CONN_ESTABLISHED and connection.raddr.port == server.port
-        for connection in psutil.Process().net_connections("tcp")
-        if connection.raddr
-    )
-
-
 async def test_a_rolling_restart_under_load_fails_no_call(
     start_server: Any, db: asyncpg.Connection
 ) -> None:
-    servers = [start_server(**SMALL) for _ in range(2)]
+    """Each is restarted once the client has found the one before it again."""
+    ports = [free_port("127.0.0.1", 0) for _ in range(2)]
+    servers = [start_server(metrics_port=port, **SMALL) for port in ports]
     for server in servers:
         await _wait_serving(server)
     addresses = [server.target for server in servers]
+
+    async def all_answer() -> bool:
+        return all([await asyncio.to_thread(decisions, port) > 0 for port in ports])
+
     async with (
         AsyncRecParamsClient(addresses, decision_timeout=10, write_timeout=20) as client,
         asyncio.TaskGroup() as group,
@@ -353,17 +351,12 @@ async def test_a_rolling_restart_under_load_fails_no_call(
         callers = [group.create_task(traffic.decide()) for _ in range(6)]
         await traffic.more(100)
         for number, server in enumerate(servers):
-            assert is_connected(server)
+            await eventually(all_answer)
             assert await asyncio.to_thread(server.terminate) == 0
             await traffic.more(50)
-            servers[number] = start_server(port=server.port, **SMALL)
+            servers[number] = start_server(port=server.port, metrics_port=ports[number], **SMALL)
             await _wait_serving(servers[number])
-
-            async def is_back(server: ServerProcess = servers[number]) -> bool:
-                return is_connected(server)
-
-            await eventually(is_back)
-            await traffic.more(50)
+        await eventually(all_answer)
         for caller in callers:
             caller.cancel()
     stored = await db.fetchval("SELECT count(*) FROM interactions")

@@ -3,16 +3,17 @@
 An image is built with it, so that the first training of a container does not begin by compiling.
 """
 
+import contextlib
+
 import numpy as np
 
-from rl import q_learning
-from rl.action import N_ACTIONS
-from rl.hyperparameters import Hyperparameters
+from rl.learners import LEARNERS
+from rl.state import TRAITS, StateSpace
 from rl.transitions import Interactions, prepare
 
 
 def warm() -> None:
-    """Learns one interaction, of the types that `server.worker.training` reads."""
+    """Has every learner learn one interaction, of the types that `server.worker.training` reads."""
     one = Interactions(
         id=np.ones(1, dtype=np.int64),
         user=np.ones(1, dtype=np.int64),
@@ -20,15 +21,16 @@ def warm() -> None:
         state=np.zeros(1, dtype=np.int32),
         action=np.zeros(1, dtype=np.uint8),
         reward=np.zeros(1, dtype=np.float32),
+        traits=np.full((1, len(TRAITS)), 50, dtype=np.float32),
     )
-    batch = prepare(one, n_contexts=1, session_gap=1, settled_before=1, min_interactions=1)
-    q_learning.train(
-        np.zeros((1, N_ACTIONS), dtype=np.float32),
-        np.zeros((1, N_ACTIONS), dtype=np.int32),
-        batch.transitions,
-        Hyperparameters(),
-        states_per_cell=1,
+    space = StateSpace(bins=1)
+    batch = prepare(
+        one, n_contexts=space.n_contexts, session_gap=1, settled_before=1, min_interactions=1
     )
+    for learner in LEARNERS.values():
+        # Those of an extra that is not installed compile nothing.
+        with contextlib.suppress(ImportError):
+            learner(space, learner.Settings()).learn(batch.transitions)
 
 
 if __name__ == "__main__":
