@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from rl.actor_critic import ActorCritic
 from rl.boltzmann import Boltzmann
 from rl.double_q_learning import DoubleQLearning
+from rl.dqn import Dqn
 from rl.expected_sarsa import ExpectedSarsa
 from rl.hyperparameters import Hyperparameters
 from rl.learner import Learner
@@ -27,6 +29,8 @@ LEARNERS: dict[str, type[Learner]] = {
         Ucb,
         LinUcb,
         LinearThompsonSampling,
+        Dqn,
+        ActorCritic,
     )
 }
 
