@@ -114,26 +114,24 @@ class DeepLearner(Learner):
 
     def _begin(self, arrays: Mapping[str, NDArray[Any]] | None) -> None:
         n_in = n_inputs(self.space)
-        if arrays is not None:
-            self.state = {
-                f"{prefix}{name}/{part}": checked(
-                    arrays, f"{prefix}{name}/{part}", np.float32, shape
-                )
-                for name, outputs in self.networks.items()
-                for prefix in self._prefixes(name)
-                for part, shape in layer_shapes(n_in, outputs).items()
-            }
-            self.counts = checked(arrays, "counts", np.int64, (2,))
-            return
+        given = self._new(n_in) if arrays is None else arrays
+        self.counts = checked(given, "counts", np.int64, (2,))
+        self.state = {
+            (key := f"{prefix}{name}/{part}"): checked(given, key, np.float32, shape)
+            for name, outputs in self.networks.items()
+            for prefix in self._prefixes(name)
+            for part, shape in layer_shapes(n_in, outputs).items()
+        }
+
+    def _new(self, n_in: int) -> dict[str, NDArray[Any]]:
         rng = np.random.default_rng(int(self.hyperparameters.seed))
-        self.counts = np.zeros(2, dtype=np.int64)
-        self.state = {}
+        arrays: dict[str, NDArray[Any]] = {"counts": np.zeros(2, dtype=np.int64)}
         for name, outputs in self.networks.items():
             for part, array in new_network(rng, n_in, outputs).items():
                 for prefix in self._prefixes(name):
-                    moment = prefix not in ("", "target_")
-                    begin = np.zeros_like(array) if moment else array.copy()
-                    self.state[f"{prefix}{name}/{part}"] = begin
+                    begin = array if prefix in ("", "target_") else np.zeros_like(array)
+                    arrays[f"{prefix}{name}/{part}"] = begin.copy()
+        return arrays
 
     def _prefixes(self, name: str) -> tuple[str, ...]:
         target = ("target_",) if name in self.targets else ()
