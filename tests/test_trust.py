@@ -349,7 +349,7 @@ class TestEvaluate:
         [
             ({"policies": [epb.Policy()]}, "policies[0]"),
             ({"policies": [RULES, epb.Policy(version=-1)]}, "policies[1]"),
-            ({"policies": [RULES] * 9}, "policies"),
+            ({"policies": [RULES] * 17}, "policies"),
             ({"confidence": 0.4}, "confidence"),
             ({"confidence": float("nan")}, "confidence"),
             ({"test_days": 0}, "test_days"),
