@@ -21,5 +21,5 @@ def unpack(data: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(BytesIO(data), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (BadZipFile, OSError, EOFError, KeyError) as failure:
+    except (BadZipFile, OSError, EOFError, KeyError, ValueError) as failure:
         raise ValueError(f"not packed arrays: {failure}") from None
