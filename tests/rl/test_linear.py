@@ -63,7 +63,7 @@ def test_features_are_the_terms_and_the_words() -> None:
     t = log(1, 50)
     u = terms(t.traits)
     assert t.traits is not None
-    np.testing.assert_allclose(u[:, 1:6], t.traits / 50.0 - 1.0, rtol=1e-6)
+    np.testing.assert_allclose(u[:, 1:6], t.traits / 50.0 - 1.0, atol=1e-6)
     np.testing.assert_allclose(u[:, 6:], u[:, 1:6] ** 2)
     x = np.einsum("nt,ntk->nk", u, expansion(SPACE)[t.state % SPACE.n_contexts])
     assert x.shape[1] == n_features(SPACE) == 11 + 2 + 3 + 1 + 6 + 5 * (2 + 3)
@@ -92,9 +92,8 @@ def test_batches_in_any_order_are_one() -> None:
     parts = learned(LinUcb, settings, t[400:], t[:150], t[150:400])
     for name, array in whole.arrays().items():
         np.testing.assert_allclose(parts.arrays()[name], array, atol=1e-9)
-    stopped = LinUcb(
-        SPACE, settings, arrays=unpack(pack(learned(LinUcb, settings, t[:150]).arrays()))
-    )
+    before = unpack(pack(learned(LinUcb, settings, t[:150]).arrays()))
+    stopped = LinUcb(SPACE, settings, arrays=before)
     stopped.learn(t[150:])
     again = learned(LinUcb, settings, t[:150], t[150:])
     assert pack(stopped.arrays()) == pack(again.arrays())
@@ -145,10 +144,8 @@ def test_no_spread_is_greedy() -> None:
     t = log(8, 400)
     sampled = learned(LinearThompsonSampling, LinTsHyperparameters(ridge=RIDGE, spread=0.0), t)
     bound = learned(LinUcb, LinUcbHyperparameters(ridge=RIDGE, confidence=0.0), t)
-    given = t.state, t.traits
-    assert (
-        sampled.publish().action_dist(*given) == bound.publish().action_dist(*given)
-    ).mean() > 0.999
+    one, other = (found.publish().action_dist(t.state, t.traits) for found in (sampled, bound))
+    assert (one == other).mean() > 0.999
 
 
 @pytest.mark.parametrize("learner", [LinUcb, LinearThompsonSampling])
