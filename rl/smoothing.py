@@ -13,20 +13,34 @@ Regression and Multilevel/Hierarchical Models", 2007, ch. 12):
 
     0 -> everybody -> similar people -> + content type -> + mood -> + time of day -> own data
 
+At each level but the last, what an action's own visits say is shrunk towards what those of all
+actions say that share its energy, its diversity and its novelty: 27 actions are learned as nine
+levels first, and only then by themselves.
+
 *Similar people* is a visit-weighted Gaussian kernel over the five personality axes
 (Nadaraya-Watson), separable and so five small matrix products. Shrinking is
 ``(sum of n * deviation + k * parent) / (sum of n + k)``: a state's own data wins as visits grow.
+benchmarks/transfer.py measures all this against less.
 """
 
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from rl.action import DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
 from rl.state import TRAITS, StateSpace
 
 Floats = NDArray[np.float32]
+Levels = NDArray[np.int64]
+
+ACTION_LEVELS: Levels = np.array(
+    np.unravel_index(np.arange(N_ACTIONS), (len(ENERGIES), len(DIVERSITIES), len(NOVELTIES)))
+)
+"""Level of each action in each dimension, (3, 27)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class Smoothing:
 
     kernel_width: float = 20.0
     shrinkage: float = 8.0
-    rule_bonus: float = 0.1
+    rule_bonus: float = 0.6
 
     def __post_init__(self) -> None:
         if not (self.kernel_width > 0 and 0 < self.shrinkage < inf and 0 <= self.rule_bonus < inf):
@@ -69,6 +83,7 @@ def smooth(
     *,
     learning_rate: float,
     smoothing: Smoothing,
+    levels: Levels = ACTION_LEVELS,
 ) -> Smoothed:
     """Smooths a table.
 
@@ -79,6 +94,8 @@ def smooth(
         rule_actions: the prior's action in each state, uint8 (n_states,).
         learning_rate: the step size `q` was learned with.
         smoothing: how to smooth.
+        levels: level of each action in each dimension, (n_dimensions, n_actions), from 0; without
+            dimensions actions have nothing in common.
     """
     n_actions = q.shape[1]
     shape = (space.n_cells, *space.context_shape, n_actions)
@@ -87,7 +104,12 @@ def smooth(
 
     near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
     others = _shrink_down(
-        *(_of_others(x) for x in (near_weight, near_total, weight, total)), k=smoothing.shrinkage
+        _of_others(near_weight),
+        _of_others(near_total),
+        _of_others(weight),
+        _of_others(total),
+        levels,
+        smoothing.shrinkage,
     )
     prior = np.zeros((len(rule_actions), n_actions), dtype=np.float32)
     prior[np.arange(len(rule_actions)), rule_actions] = smoothing.rule_bonus
@@ -99,7 +121,8 @@ def smooth(
         _over_similar_people(space, total, smoothing),
         weight,
         total,
-        k=smoothing.shrinkage,
+        levels,
+        smoothing.shrinkage,
     )
     return Smoothed(
         advantage.reshape(q.shape), near_weight.sum(axis=(1, 2, 3, 4), dtype=np.float32)
@@ -139,19 +162,86 @@ def _shrink_down(
     near_total: Floats,
     weight: Floats,
     total: Floats,
-    *,
+    levels: Levels,
     k: float,
 ) -> Floats:
     """From everybody down to the pair's own data, each level shrunk to the one above.
 
     Everybody's visits count once each: kernel sums over all cells would count them many times.
     """
-    everybody = (0, 1, 2, 3)
-    sums, counts = (x.sum(axis=everybody, dtype=np.float64) for x in (total, weight))
-    level: Floats = (sums / (counts + k)).astype(np.float32)
-    for pooled in ((1, 2, 3), (2, 3), (3,), ()):
-        sums = near_total.sum(axis=pooled, keepdims=True)
-        counts = near_weight.sum(axis=pooled, keepdims=True)
-        level = (sums + np.float32(k) * level) / (counts + np.float32(k))
-    own: Floats = (total + np.float32(k) * level) / (weight + np.float32(k))
+    everyone = total, weight
+    sums, counts = (x.sum(axis=(0, 1, 2, 3), dtype=np.float64) for x in everyone)
+    own = np.empty_like(total)
+    _descend(near_weight, near_total, weight, total, sums, counts, levels, k, own)
     return own
+
+
+@njit(nogil=True, cache=True)
+def _descend(
+    near_weight: Floats,
+    near_total: Floats,
+    weight: Floats,
+    total: Floats,
+    all_total: NDArray[np.float64],
+    all_weight: NDArray[np.float64],
+    levels: Levels,
+    k: float,
+    own: Floats,
+) -> None:
+    """Fills `own`; arrays of shape (cells, contents, moods, times, actions), sums of (actions,)."""
+    # Levels in float64: far from all data float32 gets so small that processors are slow with it.
+    cells, contents, moods, times, actions = total.shape
+    scratch = np.empty((2, actions), np.float64)
+    everybody = np.zeros(actions, np.float64)
+    _refine(everybody, all_total, all_weight, levels, k, scratch)
+    # Sums over the times of each mood, the moods of each content type, and those of the cell.
+    of_mood = np.empty((2, contents, moods, actions), np.float64)
+    of_content = np.empty((2, contents, actions), np.float64)
+    of_cell = np.empty((2, actions), np.float64)
+    for cell in range(cells):
+        of_cell[:] = 0
+        of_content[:] = 0
+        of_mood[:] = 0
+        for c in range(contents):
+            for m in range(moods):
+                for t in range(times):
+                    of_mood[0, c, m] += near_total[cell, c, m, t]
+                    of_mood[1, c, m] += near_weight[cell, c, m, t]
+                of_content[:, c] += of_mood[:, c, m]
+            of_cell += of_content[:, c]
+        similar = everybody.copy()
+        _refine(similar, of_cell[0], of_cell[1], levels, k, scratch)
+        for c in range(contents):
+            by_content = similar.copy()
+            _refine(by_content, of_content[0, c], of_content[1, c], levels, k, scratch)
+            for m in range(moods):
+                by_mood = by_content.copy()
+                _refine(by_mood, of_mood[0, c, m], of_mood[1, c, m], levels, k, scratch)
+                for t in range(times):
+                    here = by_mood.copy()
+                    sums, counts = near_total[cell, c, m, t], near_weight[cell, c, m, t]
+                    _refine(here, sums, counts, levels, k, scratch)
+                    for a in range(actions):
+                        seen = total[cell, c, m, t, a] + k * here[a]
+                        own[cell, c, m, t, a] = seen / (weight[cell, c, m, t, a] + k)
+
+
+@njit(nogil=True, cache=True)
+def _refine(
+    level: NDArray[np.float64],
+    sums: NDArray[Any],
+    counts: NDArray[Any],
+    levels: Levels,
+    k: float,
+    scratch: NDArray[np.float64],
+) -> None:
+    """Brings a level, (actions,), one down, in place: first by what actions share, then by each."""
+    for d in range(levels.shape[0]):
+        scratch[:] = 0
+        for a in range(len(level)):
+            scratch[0, levels[d, a]] += sums[a] - counts[a] * level[a]
+            scratch[1, levels[d, a]] += counts[a]
+        for a in range(len(level)):
+            level[a] += scratch[0, levels[d, a]] / (scratch[1, levels[d, a]] + k)
+    for a in range(len(level)):
+        level[a] = (sums[a] + k * level[a]) / (counts[a] + k)
