@@ -49,7 +49,7 @@ def run(effort: Effort, folder: Path) -> Section:
     """All systems on one log and the same questions, in one process."""
     rng = np.random.default_rng(7)
     n = effort.of(200_000, 2_000)
-    log = _simulate(rng, draw_population(rng, n // 8), n)
+    log = simulate(rng, draw_population(rng, n // 8), n)
     newcomers = draw_population(rng, effort.of(2_000, 100))
     at = draw_visits(rng, newcomers, np.arange(len(newcomers)), START)[: effort.of(2_000, 100)]
     questions = _questions(newcomers, at)
@@ -179,7 +179,7 @@ def run(effort: Effort, folder: Path) -> Section:
     )
 
 
-def _simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
+def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
     """The first n interactions of a week in which the rules decide, with exploration."""
     rules = rule_table(SPACE)
     at = draw_visits(rng, population, np.arange(len(population)), START)

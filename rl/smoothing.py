@@ -103,12 +103,13 @@ def smooth(
     total = _unbiased_sums(q, visits, learning_rate).reshape(shape)
 
     near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
+    # By itself: an action that alone was tried has no baseline, and keeps what it earned.
     others = _shrink_down(
         _of_others(near_weight),
         _of_others(near_total),
         _of_others(weight),
         _of_others(total),
-        levels,
+        levels[:0],
         smoothing.shrinkage,
     )
     prior = np.zeros((len(rule_actions), n_actions), dtype=np.float32)

@@ -84,6 +84,10 @@ async def wait_serving(client: Client, seconds: float = 30.0) -> None:
         await asyncio.sleep(0.05)
 
 
+FEW_OVERRULE = 0.1
+"""A bonus of the rules that a few interactions overcome."""
+
+
 def environment(database_url: str, **settings: object) -> dict[str, str]:
     """Environment of a server process with these settings and no others."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RECPARAMS_", "DATABASE_"))}
@@ -92,6 +96,7 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         "database_url": database_url,
         "lame_duck_seconds": 0.2,
         "gates": "report",
+        "rule_bonus": FEW_OVERRULE,
         **settings,
     }
     return {**clean, **{f"RECPARAMS_{k.upper()}": str(v) for k, v in given.items()}}
@@ -99,7 +104,13 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
 
 def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
     """Settings of a server within the test's own event loop, with these changes."""
-    given = {"port": 0, "admin_key": ADMIN_KEY, "lame_duck_seconds": 0, **changes}
+    given = {
+        "port": 0,
+        "admin_key": ADMIN_KEY,
+        "lame_duck_seconds": 0,
+        "rule_bonus": FEW_OVERRULE,
+        **changes,
+    }
     return Settings(database_url=database_url, data_dir=data_dir, **given)
 
 

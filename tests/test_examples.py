@@ -4,15 +4,28 @@ import asyncio
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from examples.algorithm import SampleMean
 from examples.backend import CATALOGUE, search
+from recparams.v1 import models_pb2 as mpb
+from recparams.v1 import training_pb2 as tpb
 from recparams_client import RecommendationParams
 from rl.action import ACTIONS, Action
+from rl.learners import LEARNERS
 from server.app import App
-from tests.support import ROOT
+from server.config import Settings
+from tests.faults import SMALL, eventually
+from tests.support import ADMIN, ROOT, Client, in_process, request, train
+from tests.trust import likes_high_energy, live
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return in_process(database_url, tmp_path, **SMALL)
 
 
 async def backend(address: str) -> str:
@@ -59,3 +72,53 @@ def test_the_catalogue_is_searched_within_the_parameters(action: Action) -> None
     found = search(params, known)
     assert all(params.min_energy <= track.energy <= params.max_energy for track in found)
     assert len({track.genre for track in found}) <= params.genre_count
+
+
+async def test_an_algorithm_of_ones_own_learns_more_than_nothing() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, ROOT / "examples/algorithm.py"), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    values = {line.split()[0]: float(line.split()[1]) for line in output.decode().splitlines()}
+    # Chance is worth 0, by how rewards are weighed.
+    assert values.keys() == {"q_learning", "sample_mean"}
+    assert min(values.values()) > 0.3
+
+
+@pytest.fixture
+def sample_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry's line, in this process and, by Python's own hook, in those it starts."""
+    monkeypatch.setitem(LEARNERS, SampleMean.algorithm, SampleMean)
+    (tmp_path / "sitecustomize.py").write_text(
+        "from examples.algorithm import LEARNERS, SampleMean\n"
+        "LEARNERS[SampleMean.algorithm] = SampleMean\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+
+
+async def test_one_line_of_registry_is_all_the_service_needs(
+    sample_mean: None, client: Client
+) -> None:
+    people = [f"person-{n}" for n in range(40)]
+    await live(client, people, likes_high_energy)
+    run = await train(
+        client,
+        algorithm="sample_mean",
+        hyperparameters=tpb.Hyperparameters(algorithm_parameters={"optimism": 0.3}),
+        mode=tpb.TRAINING_MODE_REBUILD,
+        days_back=7,
+    )
+    assert run.algorithm == "sample_mean"
+    assert run.hyperparameters.algorithm_parameters == {"optimism": 0.3}
+    assert run.interactions_trained == len(people)
+    assert {gate.name: gate.passed for gate in run.gates}["q_bound"]
+    await client.models.ActivateModel(
+        mpb.ActivateModelRequest(version=run.model_version), metadata=ADMIN
+    )
+
+    async def is_served() -> bool:
+        answer = await client.recommendation.GetRecommendationParams(request(people[0]))
+        return bool(answer.model_version == run.model_version)
+
+    await eventually(is_served)

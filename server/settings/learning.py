@@ -97,7 +97,7 @@ class LearningSettings(BaseModel):
         8.0, gt=0, description="Visits that what is borrowed is worth against a state's own."
     )
     rule_bonus: float = Field(
-        0.1, ge=0, description="Advantage of the rules' action where there is no data, in reward."
+        0.6, ge=0, description="Advantage of the rules' action where there is no data, in reward."
     )
 
     @model_validator(mode="after")

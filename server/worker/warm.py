@@ -30,7 +30,9 @@ def warm() -> None:
     for learner in LEARNERS.values():
         # Those of an extra that is not installed compile nothing.
         with contextlib.suppress(ImportError):
-            learner(space, learner.Settings()).learn(batch.transitions)
+            one_learner = learner(space, learner.Settings())
+            one_learner.learn(batch.transitions)
+            one_learner.publish()
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ def reference_smooth(
     kernel_width: float,
     shrinkage: float,
     rule_bonus: float,
+    levels: Any,
 ) -> Any:
     """Advantages, float64 (n_states, n_actions), one pair at a time over every pair of cells."""
     kernel = personality_kernel(space, kernel_width)
@@ -163,28 +164,46 @@ def reference_smooth(
             (similarity * sums[:, which, action]).sum(),
         )
 
-    def shrunk(weights: Any, sums: Any) -> Any:
+    actions = range(shape[2])
+
+    def refined(
+        level: list[float], counts: list[float], totals: list[float], levels: Any
+    ) -> list[float]:
+        """One level down: by dimension, all actions of a level at once, then each by itself."""
+        for dimension in levels:
+            sharing = [[b for b in actions if dimension[b] == dimension[a]] for a in actions]
+            level = [
+                level[a]
+                + sum(totals[b] - counts[b] * level[b] for b in sharing[a])
+                / (sum(counts[b] for b in sharing[a]) + shrinkage)
+                for a in actions
+            ]
+        return [(totals[a] + shrinkage * level[a]) / (counts[a] + shrinkage) for a in actions]
+
+    def shrunk(weights: Any, sums: Any, levels: Any) -> Any:
         result = np.empty(shape)
-        for action in range(shape[2]):
-            everybody = sums[:, :, action].sum() / (weights[:, :, action].sum() + shrinkage)
-            for cell, here in product(range(shape[0]), range(shape[1])):
-                level = everybody
-                for depth in range(4):
-                    alike = [
-                        i for i, c in enumerate(contexts) if c[:depth] == contexts[here][:depth]
-                    ]
-                    count, total = pool(weights, sums, cell, alike, action)
-                    level = (total + shrinkage * level) / (count + shrinkage)
-                result[cell, here, action] = (sums[cell, here, action] + shrinkage * level) / (
-                    weights[cell, here, action] + shrinkage
+        nothing = [0.0] * shape[2]
+        of_all = (list(x.sum(axis=(0, 1))) for x in (weights, sums))
+        everybody = refined(nothing, *of_all, levels)
+        for cell, here in product(range(shape[0]), range(shape[1])):
+            level = everybody
+            for depth in range(4):
+                alike = [i for i, c in enumerate(contexts) if c[:depth] == contexts[here][:depth]]
+                pools = [pool(weights, sums, cell, alike, action) for action in actions]
+                level = refined(level, *map(list, zip(*pools, strict=True)), levels)
+            for a in actions:
+                result[cell, here, a] = (sums[cell, here, a] + shrinkage * level[a]) / (
+                    weights[cell, here, a] + shrinkage
                 )
         return result
 
     value = n * mean
-    others = shrunk(n.sum(axis=2, keepdims=True) - n, value.sum(axis=2, keepdims=True) - value)
+    others = shrunk(
+        n.sum(axis=2, keepdims=True) - n, value.sum(axis=2, keepdims=True) - value, levels[:0]
+    )
     expected = np.zeros(shape)
     for state, action in enumerate(rule_actions):
         cell, here = divmod(state, space.n_contexts)
         expected[cell, here, action] = rule_bonus
-    deviation = shrunk(n, n * (mean - others - expected))
+    deviation = shrunk(n, n * (mean - others - expected), levels)
     return (expected + deviation).reshape(q.shape)

@@ -119,8 +119,9 @@ def test_similar_people_and_not_distant_ones_decide_for_a_cell_without_data() ->
                 q[state, [4, 22]], visits[state, [4, 22]] = -1.0, 50
                 q[state, action] = 1.0
     actions, sources = published(q, visits)
-    by_openness = actions.reshape(3, -1)
-    assert (by_openness[0] == 4).all() and (by_openness[2] == 22).all()
+    # The two differ in energy alone: other actions of the same energy, such as the rules', may win.
+    energy = actions.reshape(3, -1) // 9
+    assert (energy[0] == 0).all() and (energy[2] == 2).all()
     of_odd_cells = sources.reshape(-1, SPACE.n_contexts)[1::2]
     assert (of_odd_cells == BORROWED).all()
 

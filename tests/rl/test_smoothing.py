@@ -20,6 +20,10 @@ ONE_CONTEXT = StateSpace(5, ("music",), ("calm",), ("evening",))
 TWO_CONTEXTS = StateSpace(5, ("music", "video"), ("calm",), ("evening",))
 RULE = 0
 """The rules' action, where a test makes its own."""
+ALONE = np.empty((0, 3), dtype=np.int64)
+"""Levels of three actions that have nothing in common."""
+SQUARE = np.array([[0, 0, 1, 1], [0, 1, 0, 1]])
+"""Levels of four actions in two dimensions."""
 
 
 class Table:
@@ -43,7 +47,8 @@ class Table:
             self.visits,
             self.rules,
             learning_rate=RATE,
-            smoothing=Smoothing(**options),
+            smoothing=Smoothing(**{"rule_bonus": 0.1, **options}),
+            levels=ALONE,
         )
 
     def advantage(self, **options: float) -> Any:
@@ -85,7 +90,8 @@ def test_it_equals_brute_force(
     data: st.DataObject, rate: float, width: float, shrinkage: float, bonus: float
 ) -> None:
     space = StateSpace(2, ("music", "game"), ("calm", "sad"), ("evening",))
-    q, visits, rules = data.draw(sparse_tables(space, 3))
+    levels = data.draw(st.sampled_from([SQUARE, SQUARE[:1], SQUARE[:0]]))
+    q, visits, rules = data.draw(sparse_tables(space, 4))
     result = smooth(
         space,
         q,
@@ -93,6 +99,7 @@ def test_it_equals_brute_force(
         rules,
         learning_rate=rate,
         smoothing=Smoothing(width, shrinkage, bonus),
+        levels=levels,
     )
     expected = reference_smooth(
         space,
@@ -103,6 +110,7 @@ def test_it_equals_brute_force(
         kernel_width=width,
         shrinkage=shrinkage,
         rule_bonus=bonus,
+        levels=levels,
     )
     assert result.advantage.dtype == np.float32
     assert result.advantage == pytest.approx(expected, rel=1e-3, abs=1e-3)
@@ -116,9 +124,8 @@ def test_every_level_of_the_context_is_a_level() -> None:
     visits = rng.integers(0, 9, size=q.shape).astype(np.int32)
     q[visits == 0] = 0.0
     rules = rng.integers(0, 4, space.n_states).astype(np.uint8)
-    result = smooth(
-        space, q, visits, rules, learning_rate=RATE, smoothing=Smoothing(20.0, 5.0, 0.3)
-    )
+    smoothing = Smoothing(20.0, 5.0, 0.3)
+    result = smooth(space, q, visits, rules, learning_rate=RATE, smoothing=smoothing, levels=SQUARE)
     expected = reference_smooth(
         space,
         q,
@@ -128,6 +135,7 @@ def test_every_level_of_the_context_is_a_level() -> None:
         kernel_width=20.0,
         shrinkage=5.0,
         rule_bonus=0.3,
+        levels=SQUARE,
     )
     assert result.advantage == pytest.approx(expected, abs=1e-5)
 
@@ -145,6 +153,7 @@ def test_the_separable_kernel_equals_the_sum_over_all_pairs_of_cells(
         np.zeros(space.n_states, dtype=np.uint8),
         learning_rate=RATE,
         smoothing=Smoothing(kernel_width=width),
+        levels=ALONE,
     )
     of_cell = visits.reshape(space.n_cells, -1).sum(axis=1)
     assert result.evidence.shape == (space.n_cells,)
@@ -162,6 +171,7 @@ def test_without_data_the_advantages_are_the_rules() -> None:
         rules,
         learning_rate=RATE,
         smoothing=Smoothing(rule_bonus=0.25),
+        levels=ALONE,
     )
     expected = np.zeros_like(nothing)
     expected[np.arange(len(rules)), rules] = 0.25
@@ -177,7 +187,7 @@ def test_the_raw_table_is_not_touched() -> None:
     before = q.tobytes(), visits.tobytes(), rules.tobytes()
     for array in (q, visits, rules):
         array.flags.writeable = False
-    smooth(ONE_CONTEXT, q, visits, rules, learning_rate=RATE, smoothing=Smoothing())
+    smooth(ONE_CONTEXT, q, visits, rules, learning_rate=RATE, smoothing=Smoothing(), levels=ALONE)
     assert (q.tobytes(), visits.tobytes(), rules.tobytes()) == before
 
 
@@ -316,6 +326,7 @@ def test_a_constant_added_to_every_reward_changes_no_choice(constant: float, see
             np.zeros(space.n_states, dtype=np.uint8),
             learning_rate=RATE,
             smoothing=Smoothing(),
+            levels=ALONE,
         )
         greedy.append(smoothed.advantage.argmax(axis=1).tolist())
     assert greedy[0] == greedy[1] == quality.argmax(axis=1).tolist()
@@ -343,6 +354,7 @@ def test_values_are_corrected_for_starting_at_zero(rate: float, n: int) -> None:
         np.ones(1, dtype=np.uint8),
         learning_rate=rate,
         smoothing=Smoothing(shrinkage=1e-3, rule_bonus=0.0),
+        levels=ALONE,
     )
     assert result.advantage[0] == pytest.approx([2.0, 0.0], rel=1e-3)
 
@@ -373,3 +385,33 @@ def test_counts_as_large_as_a_file_may_hold() -> None:
 def test_settings_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Smoothing(**options)
+
+
+def test_what_actions_share_is_learned_of_all_of_them() -> None:
+    """A level that was good in some actions is expected to be good in one that was never tried."""
+    space, levels = ONE_CONTEXT, np.array([[0, 0, 1, 1], [0, 1, 0, 1]])
+    table = Table(space, 4)
+    state = cell_of(2)
+    # Action 3 was not: it shares a level with 2, which did well, and one with 1.
+    table.saw(state, 0, 30, 0.0).saw(state, 1, 30, 0.1).saw(state, 2, 30, 1.0)
+    smoothed = smooth(
+        space,
+        table.q,
+        table.visits,
+        table.rules,
+        learning_rate=RATE,
+        smoothing=Smoothing(rule_bonus=0.0),
+        levels=levels,
+    ).advantage[state]
+    alone = smooth(
+        space,
+        table.q,
+        table.visits,
+        table.rules,
+        learning_rate=RATE,
+        smoothing=Smoothing(rule_bonus=0.0),
+        levels=levels[:0],
+    ).advantage[state]
+    assert smoothed[3] > smoothed[1]
+    assert smoothed[3] > smoothed[0]
+    assert alone[3] == 0.0

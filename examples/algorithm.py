@@ -1,0 +1,104 @@
+"""An algorithm of your own: what a file in rl/ has, tried on simulated people.
+
+`python examples/algorithm.py` in a checkout after `make setup`. To have the service train with it
+(`recparams train --algorithm sample_mean --parameter optimism=0.3`), move the two classes to
+rl/sample_mean.py, name `SampleMean` in `LEARNERS` of rl/learners.py, and give it a page in
+docs/algorithms.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rl.environment import Recommendation
+from rl.hyperparameters import Hyperparameters, check_range
+from rl.learners import LEARNERS, settings_of
+from rl.policy import Policy, publish
+from rl.state import StateSpace
+from rl.tabular import TabularLearner
+from rl.transitions import TERMINAL, Transitions
+
+
+@dataclass(frozen=True)
+class SampleMeanHyperparameters(Hyperparameters):
+    """With what is expected of an action that was never tried.
+
+    Args:
+        optimism: its reward, counted as one interaction, -10 to 10.
+    """
+
+    optimism: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("optimism", self.optimism, -10, 10)
+
+
+class SampleMean(TabularLearner):
+    """Q(s, a) is the mean reward of a in s: a bandit, which does not look at what follows."""
+
+    algorithm: ClassVar[str] = "sample_mean"
+    Settings: ClassVar[type[Hyperparameters]] = SampleMeanHyperparameters
+    hyperparameters: SampleMeanHyperparameters
+
+    def _update(self, part: Transitions) -> None:
+        for state, action, reward in zip(part.state, part.action, part.reward, strict=True):
+            seen = self.visits[state, action]
+            old = self.q[state, action] if seen else self.hyperparameters.optimism
+            self.q[state, action] = old + (reward - old) / (seen + 2)
+            self.visits[state, action] = seen + 1
+
+    def publish(self) -> Policy:
+        # A step of 1, for the table holds means, not what steps from zero have left.
+        return publish(
+            self.space,
+            self.q,
+            self.visits,
+            learning_rate=1.0,
+            epsilon=self.epsilon,
+            smoothing=self.smoothing,
+        )
+
+
+def log_of_chance(env: Recommendation, n: int, seed: int) -> Transitions:
+    """What n random actions brought."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    _, info = env.reset(seed=seed)
+    for _ in range(n):
+        state, action = info["state"], int(rng.integers(27))
+        _, reward, is_over, _, info = env.step(action)
+        rows.append((state, action, reward, TERMINAL if is_over else info["state"]))
+        if is_over:
+            _, info = env.reset()
+    rows.sort(key=lambda row: row[0])
+    state, action, reward, next_state = (np.array(column) for column in zip(*rows, strict=True))
+    return Transitions(
+        state.astype(np.int32),
+        action.astype(np.uint8),
+        reward.astype(np.float32),
+        next_state.astype(np.int32),
+    )
+
+
+def main() -> None:
+    """Learns by Q-learning and by the sample mean, and says what each is worth to newcomers."""
+    log = log_of_chance(Recommendation(people=500), 6000, seed=1)
+    LEARNERS[SampleMean.algorithm] = SampleMean
+    for algorithm in ("q_learning", "sample_mean"):
+        env = Recommendation(people=500, population_seed=2)
+        learner = LEARNERS[algorithm](StateSpace(), settings_of(algorithm, {}))
+        learner.learn(log)
+        policy = learner.publish()
+        worth, best = [], []
+        for seed in range(500):
+            x, info = env.reset(seed=seed)
+            action = policy.likeliest(np.array([info["state"]]), 100 * x[None, :5])[0]
+            worth.append(info["expected_rewards"][action])
+            best.append(info["expected_rewards"].max())
+        print(f"{algorithm:12} {np.mean(worth):+.3f} of {np.mean(best):+.3f}")
+
+
+if __name__ == "__main__":
+    main()
