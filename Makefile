@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable clients/python --editable '.[demo,gym,otel,report]' --group dev --group bench
+		--editable clients/python --editable '.[compare,demo,gym,otel,report]' --group dev --group bench
 	touch $@
 
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
@@ -61,7 +61,8 @@ generate: setup ## Regenerate the client stub and docs/api.md from proto/
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra demo --extra gym --extra otel --extra report --group dev --group bench pyproject.toml \
+		--python-version 3.11 --extra compare --extra demo --extra gym --extra otel --extra report \
+		--group dev --group bench pyproject.toml \
 		--no-emit-package recparams-client -o constraints.txt
 
 serve: setup ## Run a development server on 127.0.0.1:50051

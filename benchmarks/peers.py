@@ -6,42 +6,32 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.dict_agent import Key, Move
 from benchmarks.measure import Effort, side_by_side
-from benchmarks.peer_systems import (
-    CAPABILITIES,
-    MABWiser,
-    RiverByState,
-    RiverLinUCB,
-    VowpalWabbit,
-)
+from benchmarks.peer_systems import CAPABILITIES, RiverByState, RiverLinUCB
 from benchmarks.report import Goal, Section, Table
-from benchmarks.systems import (
-    CONTEXTS,
-    EPSILON,
-    SPACE,
-    DictOfDicts,
-    Log,
-    Question,
-    Recparams,
-    System,
-)
-from rl.action import N_ACTIONS
-from rl.policy import propensity
-from rl.population import DAY, Population, Situations, draw_population, draw_visits
-from rl.reward import RewardWeights, rewards
+from benchmarks.systems import EPSILON, DictOfDicts, Recparams
+from rl.population import Population, Situations, draw_population, draw_visits
+from rl.reward import RewardWeights
 from rl.rules import rule_table
-from rl.simulator import expected_rewards, next_situations, react
+from rl.simulator import expected_rewards
+from server.compare.logs import (
+    BEHAVIOUR_EPSILON,
+    CONTEXTS,
+    SPACE,
+    START,
+    Question,
+    contexts,
+    simulate,
+)
+from server.compare.peers import MABWiser, VowpalWabbit
+from server.compare.systems import System
 
-LOGGING_EPSILON = 0.3
-START = 20_000 * DAY
 COLUMNS = ("", "learning, rows/s", "preparing, µs", "decision, µs", "from scores, µs", "reward")
 
 
@@ -61,11 +51,11 @@ def run(effort: Effort, folder: Path) -> Section:
         greedy,
         MABWiser("LinUCB", alpha=1.0),
         MABWiser("LinTS", alpha=1.0),
-        VowpalWabbit(),
+        VowpalWabbit(EPSILON),
         RiverLinUCB(),
         RiverByState(),
     ]
-    here = [system for system in systems if not system.needs or find_spec(system.needs)]
+    here = [system for system in systems if system.installed]
     preparing = {system.name: _seconds(partial(system.prepare, log)) / n for system in here}
     # Rows that wait for other systems are no garbage for one to search through while it is timed.
     gc.freeze()
@@ -139,10 +129,10 @@ def run(effort: Effort, folder: Path) -> Section:
     return Section(
         "Peers",
         [
-            f"{versions}. The log: {n:,} interactions of {len(np.unique(log.person)):,} simulated "
-            f"people, decided by the rules with epsilon {LOGGING_EPSILON}: traits, context, "
-            "action, reward, propensity. Every system learns all of it. One process, medians of "
-            f"interleaved rounds. Our states are {SPACE.n_states:,}: five bins a trait, "
+            f"{versions}. The log: {n:,} interactions of {len(np.unique(log.at.person)):,} "
+            f"simulated people, decided by the rules with epsilon {BEHAVIOUR_EPSILON}: traits, "
+            "context, action, reward, propensity. Every system learns all of it. One process, "
+            f"medians of interleaved rounds. Our states are {SPACE.n_states:,}: five bins a trait, "
             f"{SPACE.n_contexts} contexts. The regressions of the peers take the traits as "
             "numbers and the context as 0 and 1, without interactions, at their defaults.",
             Table(COLUMNS, rows),
@@ -179,36 +169,9 @@ def run(effort: Effort, folder: Path) -> Section:
     )
 
 
-def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
-    """The first n interactions of a week in which the rules decide, with exploration."""
-    rules = rule_table(SPACE)
-    at = draw_visits(rng, population, np.arange(len(population)), START)
-    parts: list[tuple[NDArray[Any], ...]] = []
-    while len(at):
-        traits, context = population.traits[at.person], _contexts(at)
-        rule = rules[SPACE.cells(traits) * SPACE.n_contexts + context]
-        explores = rng.random(len(at)) < LOGGING_EPSILON
-        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), rule)
-        greedy, other = (propensity(LOGGING_EPSILON, greedy=one) for one in (True, False))
-        chance = np.where(action == rule, greedy, other)
-        out = react(rng, population, at, action)
-        reward = rewards(RewardWeights(), out.mask, out.completion_rate, out.mood_change)
-        parts.append((at.person, at.time, traits, context, action, reward, chance))
-        at = next_situations(rng, at, out)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    first = np.argsort(columns[1], kind="stable")[:n]
-    return Log(*(column[first] for column in columns))
-
-
-def _contexts(at: Situations) -> NDArray[np.int64]:
-    places = (at.content_type, at.mood, at.time_of_day)
-    return np.ravel_multi_index(places, SPACE.context_shape)
-
-
 def _questions(population: Population, at: Situations) -> list[Question]:
     traits = population.traits[at.person].tolist()
-    contexts = [CONTEXTS[context] for context in _contexts(at).tolist()]
-    return list(zip(traits, contexts, strict=True))
+    return list(zip(traits, [CONTEXTS[one] for one in contexts(at).tolist()], strict=True))
 
 
 def _seconds(call: Callable[[], object]) -> float:

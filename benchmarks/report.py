@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.markdown import table
+
 FOLDER = Path(__file__).parent
 
 
@@ -42,12 +44,7 @@ class Table:
 
     def markdown(self) -> str:
         """As a Markdown table, numbers to the right."""
-        lines = [
-            "| " + " | ".join(self.columns) + " |",
-            "| --- |" + " ---: |" * (len(self.columns) - 1),
-            *("| " + " | ".join(row) + " |" for row in self.rows),
-        ]
-        return "\n".join(lines)
+        return table(self.columns, self.rows)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """What benchmarks/peers.py compares, behind one interface: ours and the dict agent."""
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.dict_agent import MOVES, DictAgent, Key, key
 from rl.action import N_ACTIONS
@@ -14,93 +11,13 @@ from rl.hyperparameters import Hyperparameters
 from rl.policy import GreedyTable, publish
 from rl.q_learning import train
 from rl.smoothing import Smoothing
-from rl.state import Context, StateSpace
-from rl.transitions import TERMINAL, Interactions, Transitions, prepare
+from rl.state import Context
+from rl.transitions import TERMINAL
+from server.compare.logs import SPACE, Log, transitions
+from server.compare.systems import DICE, System
 
-SPACE = StateSpace()
 SETTINGS = Hyperparameters()
 EPSILON = 0.05
-CONTEXTS = [SPACE.decode(context)[1] for context in range(SPACE.n_contexts)]
-MICROSECONDS = 1_000_000
-DICE = random.Random(1)
-
-Question = tuple[list[float], Context]
-"""Five scores and a context."""
-
-
-@dataclass(frozen=True)
-class Log:
-    """Columns of n logged interactions, by time; traits (n, 5), the others (n,)."""
-
-    person: NDArray[np.int64]
-    time: NDArray[np.int64]
-    traits: NDArray[np.float64]
-    context: NDArray[np.int64]
-    action: NDArray[np.int64]
-    reward: NDArray[np.float32]
-    propensity: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.context)
-
-    def questions(self) -> list[Question]:
-        """What was known when each decision was made: traits and context."""
-        contexts = [CONTEXTS[one] for one in self.context.tolist()]
-        return list(zip(self.traits.tolist(), contexts, strict=True))
-
-
-class System:
-    """Learns a log, then decides. `prepare` and `encode` bring their input into its own form.
-
-    Args:
-        name: for the tables.
-        needs: the distribution, which imports under the same name; empty where none is needed.
-    """
-
-    def __init__(self, name: str, needs: str = "") -> None:
-        self.name = name
-        self.needs = needs
-
-    def prepare(self, log: Log) -> None:
-        """Brings the log into the form that `learn` takes."""
-        self.inputs = [self.encode(*question) for question in log.questions()]
-        self.actions = log.action.tolist()
-        self.rewards = log.reward.tolist()
-
-    def encode(self, traits: Sequence[float], context: Context) -> Any:
-        """Brings a question into the form that `decide` takes."""
-        raise NotImplementedError
-
-    def reset(self) -> None:
-        """Forgets what was learned."""
-        raise NotImplementedError
-
-    def learn(self) -> None:
-        """Learns the log once."""
-        raise NotImplementedError
-
-    def decide(self, ready: Any) -> int:
-        """An action, explored for."""
-        raise NotImplementedError
-
-
-def transitions(log: Log) -> Transitions:
-    """The log encoded, chained into episodes and sorted by cell, as the trainer does."""
-    interactions = Interactions(
-        id=np.arange(len(log)),
-        user=log.person,
-        time=log.time * MICROSECONDS,
-        state=(SPACE.cells(log.traits) * SPACE.n_contexts + log.context).astype(np.int32),
-        action=log.action.astype(np.uint8),
-        reward=log.reward,
-    )
-    return prepare(
-        interactions,
-        n_contexts=SPACE.n_contexts,
-        session_gap=int(SETTINGS.session_gap_seconds * MICROSECONDS),
-        settled_before=np.iinfo(np.int64).max,
-        min_interactions=1,
-    ).transitions
 
 
 class Recparams(System):

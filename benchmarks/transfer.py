@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.peers import START, simulate
 from benchmarks.report import Table
-from benchmarks.systems import MICROSECONDS, SETTINGS, Log
+from benchmarks.systems import SETTINGS
 from rl.policy import LEAST_EVIDENCE
 from rl.population import draw_population, draw_visits
 from rl.q_learning import train
@@ -25,7 +24,7 @@ from rl.rules import rule_table
 from rl.simulator import expected_rewards
 from rl.smoothing import ACTION_LEVELS, Smoothing, smooth
 from rl.state import StateSpace
-from rl.transitions import Interactions, prepare
+from server.compare.logs import START, Log, contexts, simulate, states, transitions
 
 WIDTHS = 10.0, 15.0, 20.0, 27.0, 35.0, 50.0
 HELD_OUT = 0.25
@@ -51,33 +50,10 @@ class Learned:
 
 def learn(space: StateSpace, log: Log) -> Learned:
     """Q-learning with the default hyperparameters."""
-    interactions = Interactions(
-        id=np.arange(len(log)) + 1,
-        user=log.person,
-        time=log.time * MICROSECONDS,
-        state=states(space, log.traits, log.context),
-        action=log.action.astype(np.uint8),
-        reward=log.reward,
-    )
-    batch = prepare(
-        interactions,
-        n_contexts=space.n_contexts,
-        session_gap=int(SETTINGS.session_gap_seconds * MICROSECONDS),
-        settled_before=np.iinfo(np.int64).max,
-        min_interactions=1,
-    )
     q = np.zeros((space.n_states, ACTION_LEVELS.shape[1]), dtype=np.float32)
     visits = np.zeros(q.shape, dtype=np.int32)
-    train(q, visits, batch.transitions, SETTINGS, states_per_cell=space.n_contexts)
+    train(q, visits, transitions(log, space), SETTINGS, states_per_cell=space.n_contexts)
     return Learned(space, q, visits, log)
-
-
-def states(
-    space: StateSpace, traits: NDArray[np.float64], context: NDArray[np.int64]
-) -> NDArray[np.int32]:
-    """State indices of n people, scores (n, 5) and contexts (n,)."""
-    found: NDArray[np.int32] = (space.cells(traits) * space.n_contexts + context).astype(np.int32)
-    return found
 
 
 def nothing_borrowed(found: Learned) -> Actions:
@@ -112,9 +88,9 @@ def width_chosen(found: Learned) -> Actions:
     Joachims, NeurIPS 2015); with it, all are learned from.
     """
     log = found.log
-    held = log.person % round(1 / HELD_OUT) == 0
-    part = learn(found.space, subset(log, ~held))
-    here = states(found.space, log.traits[held], log.context[held])
+    held = log.at.person % round(1 / HELD_OUT) == 0
+    part = learn(found.space, log[~held])
+    here = states(log.traits[held], log.context[held], found.space)
 
     def estimate(width: float) -> float:
         actions = borrowed(part, smoothing=Smoothing(kernel_width=width), by_level=True)
@@ -123,11 +99,6 @@ def width_chosen(found: Learned) -> Actions:
 
     best = max(WIDTHS, key=estimate)
     return borrowed(found, smoothing=Smoothing(kernel_width=best), by_level=True)
-
-
-def subset(log: Log, rows: NDArray[np.bool_]) -> Log:
-    """Some of a log's rows."""
-    return Log(**{name: column[rows] for name, column in vars(log).items()})
 
 
 VARIANTS: dict[str, tuple[StateSpace, Callable[[Learned], Actions]]] = {
@@ -162,11 +133,10 @@ def values(n: int, seed: int, newcomers: int) -> Iterator[tuple[str, float]]:
     new = draw_population(rng, newcomers)
     at = draw_visits(rng, new, np.arange(newcomers), START)
     mean = expected_rewards(new, at, RewardWeights())
-    words = at.content_type, at.mood, at.time_of_day
-    context = np.ravel_multi_index(words, FIVE.context_shape)
+    context = contexts(at)
     learned = {space: learn(space, log) for space in (FIVE, THREE)}
     for name, (space, act) in VARIANTS.items():
-        chosen = act(learned[space])[states(space, new.traits[at.person], context)]
+        chosen = act(learned[space])[states(new.traits[at.person], context, space)]
         yield name, float(mean[np.arange(len(at)), chosen].mean())
     yield "the best possible", float(mean.max(axis=1).mean())
 

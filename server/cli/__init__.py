@@ -18,6 +18,7 @@ _COMMANDS = {
     "status": "server.cli.status:status",
     "forget": "server.cli.forget:forget",
     "simulate": "server.cli.simulate:simulate",
+    "compare": "server.cli.compare:compare",
     "demo": "server.cli.demo:demo",
     "new-key": "server.cli.new_key:new_key",
 }
@@ -52,9 +53,10 @@ def main() -> None:
     recparams evaluate             what other policies would have been worth
     recparams rollout next         serve a version to more people
     recparams models rollback      serve what was served before
+    recparams compare --quick      every algorithm on the same simulated people
 
-    Every command but serve, migrate, demo and new-key talks to a running server: --address or
-    RECPARAMS_ADDRESS says where, --admin-key or RECPARAMS_ADMIN_KEY lets it in, and with
+    Every command but serve, migrate, demo, compare and new-key talks to a running server: --address
+    or RECPARAMS_ADDRESS says where, --admin-key or RECPARAMS_ADMIN_KEY lets it in, and with
     --ca or RECPARAMS_CA it uses TLS. Next to a development server in the same folder none of them
     is needed.
     """
