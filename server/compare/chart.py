@@ -20,9 +20,8 @@ def draw(results: Results, file: Path) -> None:
     axes = figure.add_subplot()
     sizes = results.plan.sizes
     rules = results.regret(YARDSTICK, sizes[-1]).value
-    axes.axhline(rules, color=GREY, linewidth=1.2, linestyle=":")
-    label = f"hand-written rules {rules:.2f}"
-    axes.annotate(label, (sizes[0], rules), (0, 4), textcoords="offset points", color="#555555")
+    label = f"{YARDSTICK} {rules:.2f}"
+    axes.axhline(rules, color=GREY, linewidth=1.4, linestyle=":", label=label)
 
     shown = [name for name in results.systems if name not in (YARDSTICK, "random")]
     colours = colormaps["tab20"].colors  # type: ignore[attr-defined]

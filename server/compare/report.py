@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from server.compare.logs import BEHAVIOUR_EPSILON
 from server.compare.measure import ESTIMATOR, Plan, Trial
 from server.markdown import table
 
@@ -98,11 +99,11 @@ class Results:
         parts = [
             "# Algorithms compared",
             f"Written by `recparams compare` on {machine()}. Means over {seeds}; {intervals}.",
-            f"Everything learns the same logs: the first {' or '.join(by_size)} interactions of "
-            "simulated people, decided by the rules with epsilon 0.3. It is judged on "
-            f"{plan.held_out:,} interactions of people who are in none of them, by the exact mean "
-            "reward of what it would decide there, without exploration added. All are at their "
-            "defaults.",
+            f"Everything learns the same logs: the first {_listed(by_size)} interactions of "
+            f"simulated people, decided by the rules with epsilon {BEHAVIOUR_EPSILON}. It is "
+            f"judged on {plan.held_out:,} interactions of people who are in none of them, by the "
+            "exact mean reward of what it would decide there, without exploration added. All are "
+            "at their defaults.",
             f"![Regret of a decision after logs of each size]({chart})",
             "## Regret",
             "What the best decision would have been worth more, in units of reward, after learning "
@@ -162,6 +163,11 @@ class Results:
             f"{1e6 * np.median([one.decision_seconds for one in here]):.1f}",
             f"{np.median([one.size_bytes for one in here]) / 1000:,.0f}",
         )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """As in 1, 2 and 3."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def machine() -> str:
