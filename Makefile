@@ -55,9 +55,10 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Regenerate the client stub and docs/api.md from proto/
+generate: setup ## Regenerate the client stub, docs/api.md and test vectors
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 	$(BIN)/python proto/reference.py
+	$(BIN)/python clients/vectors/generate.py
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \

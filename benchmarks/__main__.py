@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import growth, peers, serving, swap, training, workers
+from benchmarks import growth, local, peers, serving, swap, training, workers
 from benchmarks.chart import draw
 from benchmarks.measure import FULL, QUICK, Effort
 from benchmarks.report import FOLDER, Section, goals_table
@@ -21,6 +21,7 @@ from benchmarks.report import FOLDER, Section, goals_table
 BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "serving": serving.run,
     "workers": workers.run,
+    "local": local.run,
     "training": training.run,
     "swap": swap.run,
     "growth": growth.run,

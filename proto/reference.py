@@ -17,7 +17,16 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 PACKAGE = ".recparams.v1."
-ORDER = ("recommendation", "training", "models", "rollout", "system", "evaluation", "types")
+ORDER = (
+    "recommendation",
+    "policy",
+    "training",
+    "models",
+    "rollout",
+    "system",
+    "evaluation",
+    "types",
+)
 
 INTRODUCTION = """\
 # API

@@ -15,7 +15,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from pydantic import SecretStr
 
-from recparams.v1 import models_pb2, recommendation_pb2, rollout_pb2, system_pb2, training_pb2
+from recparams.v1 import (
+    models_pb2,
+    policy_pb2,
+    recommendation_pb2,
+    rollout_pb2,
+    system_pb2,
+    training_pb2,
+)
 from server import authorization, metrics, monitor, rpc_metrics, tracing
 from server.calls import Calls
 from server.config import Settings
@@ -28,6 +35,7 @@ from server.processes import Workers
 from server.runtime import Runtime
 from server.scheduler import Start, train_on_schedule
 from server.services.models import ModelService
+from server.services.policy import PolicyService
 from server.services.recommendation import RecommendationService
 from server.services.rollout import RolloutService
 from server.services.system import SystemService
@@ -50,6 +58,7 @@ _DESCRIPTORS = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
     rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"],
     system_pb2.DESCRIPTOR.services_by_name["SystemService"],
+    policy_pb2.DESCRIPTOR.services_by_name["PolicyService"],
 )
 SERVICES = tuple(descriptor.full_name for descriptor in _DESCRIPTORS)
 
@@ -120,6 +129,7 @@ class App:
         self._monitor = monitor.Monitor(
             self._runtime, self._cache, settings.tls_certificate, settings.tls_key
         )
+        self._watched = PolicyService(settings, self._runtime)
         self._tasks: list[asyncio.Task[None]] = []
         if settings.tracing == "on":
             try:
@@ -153,6 +163,7 @@ class App:
             ModelService(self._runtime),
             RolloutService(settings, self._runtime),
             SystemService(settings, self._runtime, self._cache),
+            self._watched,
         )
         for service, descriptor in zip(services, _DESCRIPTORS, strict=True):
             calls.add(self._grpc, service, descriptor)
@@ -191,6 +202,7 @@ class App:
         """Says that it stops, then refuses new calls, lets those under way finish, and ends."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._settings.lame_duck_seconds)
+        self._watched.stop()
         await self._grpc.stop(self._settings.drain_seconds)
         # Again and again: a database that fails meanwhile can swallow a cancellation.
         while alive := [task for task in self._tasks if not task.done()]:
@@ -215,11 +227,7 @@ class App:
         settings, runtime = self._settings, self._runtime
         url, pool = await connect_when_ready(settings)
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
-        exploration = {"off": 0.0, "schedule": None}.get(
-            str(settings.exploration), settings.exploration
-        )
-        exploration = None if exploration is None else float(exploration)
-        runtime.decider = Decider(self._holder, runtime.tokens, exploration)
+        runtime.decider = Decider(self._holder, runtime.tokens, settings.served_exploration())
         metrics.decisions(runtime.decider.decided)
         runtime.workers = Workers(settings, url)
         runtime.pool = pool

@@ -17,6 +17,7 @@ _ROLES = {
     "BatchGetRecommendationParams": Role.RECOMMEND,
     "RecordInteractions": Role.RECORD,
     "PutPersonalityProfiles": Role.RECORD,
+    "WatchPolicy": Role.RECORD,
 }
 """By method; what is not here needs the role of its service."""
 _SERVICE_ROLES = {"TrainingService": Role.TRAIN}

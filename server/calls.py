@@ -23,12 +23,14 @@ from server.wire import decoded
 
 REQUEST_ID_HEADER = "x-request-id"
 LONGEST_REQUEST_ID = 128
+LONGEST_GOODBYE = 5.0
+"""Seconds for sending a status."""
 
 QUICK = frozenset({"GetRecommendationParams", "BatchGetRecommendationParams"})
 """Read and write encoded messages, and wait for nothing that has no limit of its own."""
 LONG = frozenset({"Evaluate", "GetExperiment", "GetShadow", "ImportModel", "ExportModel"})
 """Work through whole periods or files."""
-ENDLESS = frozenset({"WatchTrainingRun"})
+ENDLESS = frozenset({"WatchTrainingRun", "WatchPolicy"})
 """Last as long as what they tell of."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -59,6 +61,7 @@ class Calls:
         rate: how often each caller may call, or None.
         timeout: most seconds of a call.
         long_timeout: the same for methods that evaluate or carry files.
+        stall: most seconds for which a caller of an endless stream may take nothing of it.
         stats: where calls are counted.
     """
 
@@ -66,6 +69,7 @@ class Calls:
     rate: RateLimit | None
     timeout: float
     long_timeout: float
+    stall: float
     stats: RpcStats
 
     @classmethod
@@ -77,6 +81,7 @@ class Calls:
             RateLimit(most) if most else None,
             settings.call_timeout_seconds,
             settings.long_call_timeout_seconds,
+            settings.watch_stall_seconds,
             RpcStats(),
         )
 
@@ -94,9 +99,11 @@ class Calls:
         decode = _decoder(method)
         serializer = GetMessageClass(method.output_type).SerializeToString
         if method.server_streaming:
+            stream = self._limited_stream(method.name, handler)
+            if method.name in ENDLESS:
+                stream = _pushed(stream, self.stall)
             return grpc.unary_stream_rpc_method_handler(
-                _streaming(self._limited_stream(method.name, handler), admit, stats, decode),
-                response_serializer=serializer,
+                _streaming(stream, admit, stats, decode), response_serializer=serializer
             )
         if method.name in QUICK:
             return grpc.unary_unary_rpc_method_handler(_unary(handler, admit, stats, None))
@@ -199,6 +206,30 @@ def _streaming(
     return call
 
 
+def _pushed(
+    handler: Callable[[Any, Any], AsyncIterator[Any]], stall: float
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    """Ends a stream of which its caller takes nothing for `stall` seconds."""
+
+    async def push(request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in handler(request, context):
+            try:
+                async with asyncio.timeout(stall):
+                    await context.write(response)
+            except TimeoutError:
+                raise error(
+                    grpc.StatusCode.ABORTED,
+                    "SLOW_READER",
+                    f"nothing was taken of the stream for {stall:g} s",
+                ) from None
+        # All is written: yet what gRPC and its interceptors take for a stream is a generator.
+        rest: tuple[Any, ...] = ()
+        for response in rest:
+            yield response
+
+    return push
+
+
 async def _end(
     failure: BaseException, context: Any, stats: MethodStats, seconds: float
 ) -> NoReturn:
@@ -211,7 +242,10 @@ async def _end(
     name = request_id(context)
     status = as_service_error(failure, stats.method, name)
     stats.failed(status.code.name, seconds)
-    await abort(context, status, name)
+    # Who does not read does not take the status either.
+    async with asyncio.timeout(LONGEST_GOODBYE):
+        await abort(context, status, name)
+    raise AssertionError("abort always raises")
 
 
 def _decoder(method: MethodDescriptor) -> Callable[[Any], Any]:

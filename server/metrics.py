@@ -19,6 +19,7 @@ _PERCENT = Gauge("recparams_rollout_percent", "Share of the people with that ver
 _GATED = Gauge("recparams_training_gated", "1 where the last training run was held back by a gate")
 # A label, so that there is no sample before the count is known: 0 would look like a reset.
 _TAKEN_BACK = Gauge("recparams_rollouts_taken_back", "Rollouts that were taken back", ["by"])
+WATCHERS = Gauge("recparams_policy_watchers", "Callers that watch the policy on this worker")
 _REWARD = Gauge("recparams_arm_reward", "Mean reward of an interaction in the arm", ["arm"])
 _LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", ["arm"])
 _USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])

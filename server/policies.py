@@ -89,7 +89,14 @@ class Serving:
 
 
 class PolicyHolder:
-    """Holds what is served. Readers take `serving` once for each answer."""
+    """Holds what is served. Readers take `serving` once for each answer.
+
+    Attributes:
+        space: the state space.
+        rules: the hand-written rules as a policy.
+        serving: what is served.
+        replaced: set once that is no longer what is served, and replaced by a new event then.
+    """
 
     def __init__(self, space: StateSpace, initial_epsilon: float) -> None:
         self.space = space
@@ -97,6 +104,12 @@ class PolicyHolder:
         self.serving = Serving(
             (Arm(RULE_BASED, RULES_VERSION, self.rules, 1.0),), NEVER_ACTIVATED, -1
         )
+        self.replaced = asyncio.Event()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the database has said what to serve."""
+        return self.serving.activation >= 0
 
     async def reload(self, connection: Connection) -> None:
         """Serves what the newest activation says, if its versions pass their checks.
@@ -122,7 +135,7 @@ class PolicyHolder:
                 arms, candidate = before.arms, before.plan
                 break
             candidate = await fetch_activation(connection, candidate.rollback_to or 0)
-        self.serving = Serving(arms, candidate, activation.id, refused, before.shadow)
+        self.serve(Serving(arms, candidate, activation.id, refused, before.shadow))
         metrics.reloaded("refused" if refused else "served")
         log.info(
             "policy served",
@@ -159,7 +172,13 @@ class PolicyHolder:
                 log.error("shadow refused", version=wanted.version, error=str(failure))
                 shadow = None
         if shadow is not before:
-            self.serving = replace(self.serving, shadow=shadow)
+            self.serve(replace(self.serving, shadow=shadow))
+
+    def serve(self, serving: Serving) -> None:
+        """Serves something else from now on."""
+        self.serving = serving
+        self.replaced.set()
+        self.replaced = asyncio.Event()
 
 
 async def keep_up_to_date(

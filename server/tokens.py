@@ -2,7 +2,8 @@
 
 A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
 as associated data. It lets a reaction name its decision without the server storing decisions,
-cannot be read, made up, changed, or used for somebody else, and needs no nonce.
+cannot be read, made up, changed, or used for somebody else, and needs no nonce. Callers that decide
+by themselves make tokens of another format (server/local_tokens.py), which are read here too.
 """
 
 import contextlib
@@ -17,6 +18,17 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from server import local_tokens
+from server.local_tokens import DelegatedKey, delegate
+from server.vocabulary import (
+    ARM_NAMES,
+    CONTENT_TYPE_NAMES,
+    MOOD_NAMES,
+    SOURCE_NUMBERS,
+    TIME_OF_DAY_NAMES,
+)
 
 FORMAT = b"\x04"
 RECORD = np.dtype(
@@ -40,6 +52,7 @@ _RECORD = struct.Struct("<QQIfBBBBBB5fI")
 _PURPOSE = b"recparams token\0"
 _TAG_BYTES = 16
 TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
+SEALED_BYTES = local_tokens.OVERHEAD_BYTES + _RECORD.size
 
 Traits = tuple[float, float, float, float, float]
 UNKNOWN_TRAITS: Traits = (math.nan, math.nan, math.nan, math.nan, math.nan)
@@ -88,6 +101,7 @@ class TokenCodec:
     """
 
     def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
+        self._key = key
         # A key of 64 bytes makes it AES-256-SIV.
         self._cipher = AESSIV(hashlib.sha512(_PURPOSE + key).digest())
         self._others = [TokenCodec(other) for other in others]
@@ -141,13 +155,48 @@ class TokenCodec:
             for i, user in enumerate(users)
         ]
 
+    def delegate(self, now: int) -> DelegatedKey:
+        """A key for a caller that decides by itself, from `now`, seconds since 1970."""
+        return delegate(self._key, now)
+
     def read(self, token: bytes, user_id: str) -> Decision:
         """What a token says. Raises InvalidTokenError unless it was issued for this person."""
-        if len(token) != TOKEN_BYTES or token[:1] != FORMAT:
+        user = user_id.encode()
+        if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
+            for codec in (self, *self._others):
+                with contextlib.suppress(InvalidTag):
+                    return _decision(codec._cipher.decrypt(token[1:], [FORMAT + user]))
+        elif len(token) == SEALED_BYTES and token[:1] == local_tokens.FORMAT:
+            for codec in (self, *self._others):
+                sealed = local_tokens.open_sealed(codec._key, token, user)
+                if sealed is not None:
+                    return _checked(_decision(sealed.record), sealed)
+        else:
             raise InvalidTokenError("is not a decision token of this service")
-        for codec in (self, *self._others):
-            with contextlib.suppress(InvalidTag):
-                record = codec._cipher.decrypt(token[1:], [FORMAT + user_id.encode()])
-                fields = _RECORD.unpack(record)
-                return Decision._make((*fields[:10], fields[10:15], fields[15]))
         raise InvalidTokenError("was not issued by this service for this user_id")
+
+
+def _decision(record: bytes) -> Decision:
+    fields = _RECORD.unpack(record)
+    return Decision._make((*fields[:10], fields[10:15], fields[15]))
+
+
+def _checked(decision: Decision, sealed: local_tokens.Sealed) -> Decision:
+    """A decision that a caller made, if it is one that can be. Raises InvalidTokenError."""
+    apart = local_tokens.CLOCKS_APART_MS
+    if not sealed.issued - apart <= decision.decided_at <= sealed.expires + apart:
+        raise InvalidTokenError("was made outside the lifetime of its key")
+    unknown = all(math.isnan(score) for score in decision.traits)
+    if not (
+        decision.decision_id < 1 << 63
+        and 0.0 < decision.propensity <= 1.0
+        and decision.content_type in CONTENT_TYPE_NAMES
+        and decision.mood in MOOD_NAMES
+        and decision.time_of_day in TIME_OF_DAY_NAMES
+        and decision.action < N_ACTIONS
+        and decision.arm in ARM_NAMES
+        and decision.source in SOURCE_NUMBERS
+        and (unknown or all(0.0 <= score <= 100.0 for score in decision.traits))
+    ):
+        raise InvalidTokenError("says what no decision can be")
+    return decision

@@ -29,7 +29,7 @@ METHODS = [
     method for name in (*SERVICES, *LIBRARY) for method in Default().FindServiceByName(name).methods
 ]
 """Every RPC of a server, by its descriptor."""
-ENDLESS = {"WatchTrainingRun", "Watch"}
+ENDLESS = {"WatchTrainingRun", "WatchPolicy", "Watch"}
 
 VARINT, FIXED64, BYTES, GROUP, GROUP_END, FIXED32 = 0, 1, 2, 3, 4, 5
 _FIXED = {

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from recparams.v1 import (
     models_pb2,
     models_pb2_grpc,
+    policy_pb2,
     recommendation_pb2,
     rollout_pb2,
     system_pb2,
@@ -57,7 +58,14 @@ OPEN = {"GetSystemHealth"}
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (models_pb2, recommendation_pb2, rollout_pb2, system_pb2, training_pb2)
+    for file in (
+        models_pb2,
+        policy_pb2,
+        recommendation_pb2,
+        rollout_pb2,
+        system_pb2,
+        training_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -117,6 +125,7 @@ async def test_a_caller_may_do_what_its_role_is_for(client: Client) -> None:
         "/recparams.v1.RecommendationService/BatchGetRecommendationParams": Role.RECOMMEND,
         "/recparams.v1.RecommendationService/RecordInteractions": Role.RECORD,
         "/recparams.v1.RecommendationService/PutPersonalityProfiles": Role.RECORD,
+        "/recparams.v1.PolicyService/WatchPolicy": Role.RECORD,
         "/recparams.v1.TrainingService/CancelTrainingRun": Role.TRAIN,
         "/recparams.v1.TrainingService/WatchTrainingRun": Role.TRAIN,
         "/recparams.v1.ModelService/ListModels": Role.ADMINISTER,

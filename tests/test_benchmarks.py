@@ -10,7 +10,15 @@ import pytest
 from benchmarks.report import Goal, Section, Table, goals_table
 from tests.support import ROOT
 
-TITLES = ("Serving", "Workers", "Training", "Version change", "Growth", "Peers")
+TITLES = (
+    "Serving",
+    "Workers",
+    "Decisions in the caller's process",
+    "Training",
+    "Version change",
+    "Growth",
+    "Peers",
+)
 
 
 @pytest.mark.timeout(300)

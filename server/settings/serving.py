@@ -41,6 +41,15 @@ class ServingSettings(BaseModel):
     reload_poll_seconds: float = Field(
         5.0, gt=0, description="How often to look for a new model when notifications fail."
     )
+    watch_heartbeat_seconds: float = Field(
+        15.0, ge=0.1, le=3600, description="How often callers that watch the policy hear from us."
+    )
+    watch_stall_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="A caller that watches and takes nothing of what it is sent for so long is cut "
+        "off.",
+    )
     profile_cache_size: int = Field(100_000, ge=1, description="Stored profiles kept in memory.")
     profile_cache_seconds: float = Field(
         300.0, gt=0, description="How long a stored profile is used before it is read again."
@@ -98,6 +107,12 @@ class ServingSettings(BaseModel):
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > 65535:
             raise ValueError("metrics_port leaves no port above it for every worker")
         return self
+
+    def served_exploration(self) -> float | None:
+        """Probability of a random action, or None to follow the served version's."""
+        if self.exploration == "schedule":
+            return None
+        return 0.0 if self.exploration == "off" else float(self.exploration)
 
     @property
     def retention(self) -> timedelta:

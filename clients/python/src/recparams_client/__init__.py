@@ -1,8 +1,11 @@
-"""Typed client of recparams: decisions with deadlines and a fallback, reactions with retries."""
+"""Typed client of recparams: decisions by call or in process, reactions with retries."""
 
 from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.channel import tls_credentials
+from recparams_client.deciding import LocalDecision
 from recparams_client.errors import RecParamsError, Violation
+from recparams_client.local import LocalPolicy
+from recparams_client.reporter import InteractionReporter
 from recparams_client.sync import RecParamsClient
 from recparams_client.types import (
     DecisionRequest,
@@ -17,6 +20,9 @@ __all__ = [
     "AsyncRecParamsClient",
     "DecisionRequest",
     "Interaction",
+    "InteractionReporter",
+    "LocalDecision",
+    "LocalPolicy",
     "PersonalityProfile",
     "RecParamsClient",
     "RecParamsError",

@@ -47,6 +47,14 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
 )
 
+LONG_LIVED = (
+    *OPTIONS[1:],
+    # A stream stays where it is: any replica that is up will do.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    ("grpc.max_receive_message_length", 1 << 28),
+)
+"""Of the channel of a stream."""
+
 
 def tls_credentials(
     ca: str | Path, cert: str | Path | None = None, key: str | Path | None = None

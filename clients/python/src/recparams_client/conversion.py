@@ -34,9 +34,9 @@ REACTIONS = _names(types.Reaction, "REACTION_")
 ENERGIES = _names(types.Energy, "ENERGY_")
 DIVERSITIES = _names(types.Diversity, "DIVERSITY_")
 NOVELTIES = _names(types.Novelty, "NOVELTY_")
-_ARMS = _names(pb.PolicyArm, "POLICY_ARM_")
-_SOURCES = _names(pb.DecisionSource, "DECISION_SOURCE_")
-_REASONS = _names(pb.FallbackReason, "FALLBACK_REASON_")
+ARMS = _names(pb.PolicyArm, "POLICY_ARM_")
+SOURCES = _names(pb.DecisionSource, "DECISION_SOURCE_")
+REASONS = _names(pb.FallbackReason, "FALLBACK_REASON_")
 
 
 def _number(names: dict[int, str], what: str, name: str) -> Any:
@@ -90,10 +90,10 @@ def recommendation(response: pb.GetRecommendationParamsResponse) -> Recommendati
         novelty=NOVELTIES[response.action.novelty],
         decision_token=response.decision_token,
         model_version=response.model_version,
-        policy_arm=_ARMS.get(response.policy_arm, ""),
+        policy_arm=ARMS.get(response.policy_arm, ""),
         propensity=response.propensity,
-        source=_SOURCES.get(response.source, ""),
-        fallback_reason=_REASONS.get(response.fallback_reason, "unknown"),
+        source=SOURCES.get(response.source, ""),
+        fallback_reason=REASONS.get(response.fallback_reason, "unknown"),
     )
 
 

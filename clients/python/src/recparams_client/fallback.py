@@ -1,5 +1,7 @@
 """The rule-based policy, for when the server does not answer: the server's rules, as data."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -15,9 +17,10 @@ from recparams_client.conversion import (
     TIMES_OF_DAY,
 )
 from recparams_client.errors import from_rpc_error
-from recparams_client.types import Recommendation, RecommendationParams
+from recparams_client.types import PersonalityProfile, Recommendation, RecommendationParams
 
 NEUTRAL_SCORE = 50.0
+TRAITS = tuple(field.name for field in fields(PersonalityProfile))
 _REASONS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "client_deadline",
     grpc.StatusCode.UNAVAILABLE: "client_unavailable",
@@ -37,14 +40,13 @@ def reason_or_raise(raised: Any) -> str:
 
 def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recommendation:
     """The rules' answer to a request, marked as a fallback."""
-    energy, diversity, novelty = (_level(rule, request) for rule in RULES.values())
-    params: Any = PARAMS[(energy * 3 + diversity) * 3 + novelty]
-    return Recommendation(
-        params=RecommendationParams(**params),
-        energy=ENERGIES[energy + 1],
-        diversity=DIVERSITIES[diversity + 1],
-        novelty=NOVELTIES[novelty + 1],
-        decision_token=b"",
+    given = request.personality if request.HasField("personality") else None
+    scores = {name: getattr(given, name) for name in TRAITS} if given else {}
+    action = rules_action(
+        scores, CONTENT_TYPES[request.content_type], MOODS[request.mood], time_of_day(request)
+    )
+    return recommendation(
+        action,
         model_version=0,
         policy_arm="rule_based",
         propensity=1.0,
@@ -53,13 +55,42 @@ def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recomm
     )
 
 
-def _level(rule: dict[str, Any], request: pb.GetRecommendationParamsRequest) -> int:
-    score: int = rule["content_types"].get(CONTENT_TYPES[request.content_type], 0)
-    score += rule["moods"].get(MOODS[request.mood], 0)
-    score += rule["times_of_day"].get(_time_of_day(request), 0)
+def recommendation(action: int, **how: Any) -> Recommendation:
+    """A recommendation of an action, 0 to 26, without a token."""
+    params: Any = PARAMS[action]
+    energy, rest = divmod(action, 9)
+    diversity, novelty = divmod(rest, 3)
+    return Recommendation(
+        params=RecommendationParams(**params),
+        energy=ENERGIES[energy + 1],
+        diversity=DIVERSITIES[diversity + 1],
+        novelty=NOVELTIES[novelty + 1],
+        decision_token=b"",
+        **how,
+    )
+
+
+def rules_action(
+    scores: Mapping[str, float], content_type: str, mood: str, time_of_day: str
+) -> int:
+    """The rules' action, 0 to 26. A score that is not there counts as neutral."""
+    energy, diversity, novelty = (
+        _level(rule, scores, content_type, mood, time_of_day) for rule in RULES.values()
+    )
+    return (energy * 3 + diversity) * 3 + novelty
+
+
+def _level(
+    rule: dict[str, Any],
+    scores: Mapping[str, float],
+    content_type: str,
+    mood: str,
+    time_of_day: str,
+) -> int:
+    score: int = rule["content_types"].get(content_type, 0)
+    score += rule["moods"].get(mood, 0) + rule["times_of_day"].get(time_of_day, 0)
     for trait, weight in rule["traits"].items():
-        known = request.HasField("personality")
-        value = getattr(request.personality, trait) if known else NEUTRAL_SCORE
+        value = scores.get(trait, NEUTRAL_SCORE)
         if value < LOW_TRAIT:
             score -= weight
         elif value >= HIGH_TRAIT:
@@ -67,7 +98,8 @@ def _level(rule: dict[str, Any], request: pb.GetRecommendationParamsRequest) -> 
     return int(score >= rule["middle"]) + int(score >= rule["top"])
 
 
-def _time_of_day(request: pb.GetRecommendationParamsRequest) -> str:
+def time_of_day(request: pb.GetRecommendationParamsRequest) -> str:
+    """The time of day of a request, given or by its timestamp."""
     if request.time_of_day:
         return TIMES_OF_DAY[request.time_of_day]
     hour = (request.timestamp.seconds + request.utc_offset_minutes * 60) % 86400 // 3600

@@ -1,0 +1,258 @@
+"""Decisions from a snapshot: the server's own choices (server/decisions.py), in plain Python."""
+
+import random
+import struct
+import time
+from collections.abc import Callable
+
+from recparams.v1 import policy_pb2
+from recparams.v1 import recommendation_pb2 as pb
+from recparams_client import fallback
+from recparams_client.conversion import ARMS, REASONS, SOURCES
+from recparams_client.sealing import Scores, SealingKey, pack, seal
+from recparams_client.snapshot import N_ACTIONS, Context, Snapshot
+from recparams_client.types import Recommendation
+
+_FLOATS = struct.Struct("<5f")
+_UNKNOWN: Scores = (float("nan"),) * 5
+_EXPLORATION = pb.DECISION_SOURCE_EXPLORATION
+_RULE_BASED = pb.DECISION_SOURCE_RULE_BASED
+
+GetKey = Callable[[], SealingKey | None]
+
+
+class LocalDecision:
+    """A decision whose token is made when it is first asked for.
+
+    Attributes:
+        recommendation: the decision, without a token.
+    """
+
+    __slots__ = ("_action", "_arm", "_context", "_decided_at", "_decider", "_scores", "_source",
+                 "_token", "_user_id", "recommendation")  # fmt: skip
+
+    def __init__(
+        self,
+        decider: "Decider",
+        recommendation: Recommendation,
+        user_id: str,
+        scores: Scores,
+        context: Context,
+        action: int,
+        arm: int,
+        source: int,
+        decided_at: int,
+    ) -> None:
+        self._decider = decider
+        self.recommendation = recommendation
+        self._user_id = user_id
+        self._scores = scores
+        self._context = context
+        self._action = action
+        self._arm = arm
+        self._source = source
+        self._decided_at = decided_at
+        self._token: bytes | None = None
+
+    @property
+    def decision_token(self) -> bytes:
+        """To send back with the reaction; empty where no key of the server's is valid any more."""
+        if self._token is None:
+            self._token = self._decider.token(
+                self.recommendation,
+                self._user_id,
+                self._scores,
+                self._context,
+                self._action,
+                self._arm,
+                self._source,
+                self._decided_at // 1_000_000,
+            )
+        return self._token
+
+    def with_token(self) -> Recommendation:
+        """The recommendation as the server would have given it."""
+        return Recommendation(
+            **{**vars(self.recommendation), "decision_token": self.decision_token}
+        )
+
+
+class Decider:
+    """Decides with one snapshot.
+
+    Args:
+        snapshot: what is served to whom.
+        key: gives the key to seal tokens with, or None.
+
+    Attributes:
+        is_complete: whether every arm is a table; where not, the server has to be asked.
+    """
+
+    def __init__(self, snapshot: Snapshot, key: GetKey) -> None:
+        self.snapshot = snapshot
+        self._key = key
+        bins, n_contexts = snapshot.bins, len(snapshot.contexts)
+        self._width = 100.0 / bins
+        # A score of 100 falls into the last bin.
+        ladder = (*range(bins), bins - 1)
+        self._parts = tuple(
+            tuple(one * bins**place * n_contexts for one in ladder) for place in (4, 3, 2, 1, 0)
+        )
+        self._contexts = snapshot.contexts
+        self._only = _Arm(snapshot.arms[0]) if len(snapshot.arms) == 1 else None
+        self._arms = [_Arm(arm) for arm in snapshot.arms]
+        self.is_complete = all(arm.actions for arm in self._arms)
+
+    @property
+    def version(self) -> int:
+        """The version that is active or being rolled out; 0 is the rules."""
+        by_arm = {arm.arm: arm.version for arm in self.snapshot.arms}
+        return by_arm.get(pb.POLICY_ARM_RL, self.snapshot.arms[0].version)
+
+    def decide(
+        self,
+        user_id: str,
+        scores: tuple[float, float, float, float, float],
+        content_type: str,
+        mood: str,
+        time_of_day: str,
+    ) -> LocalDecision:
+        """A decision for a checked user id, by names.
+
+        Raises:
+            KeyError: where the snapshot does not know the context.
+            ValueError: where a score is not from 0 to 100.
+        """
+        context = self._contexts[content_type, mood, time_of_day]
+        # As the wire has them: a score close below the edge of a bin may round up to it.
+        scores = _FLOATS.unpack(_FLOATS.pack(*scores))
+        o, c, e, a, n = scores
+        if not (
+            0.0 <= o <= 100.0
+            and 0.0 <= c <= 100.0
+            and 0.0 <= e <= 100.0
+            and 0.0 <= a <= 100.0
+            and 0.0 <= n <= 100.0
+        ):
+            raise ValueError("scores must be from 0 to 100")
+        width = self._width
+        by_o, by_c, by_e, by_a, by_n = self._parts
+        state = (
+            by_o[int(o / width)]
+            + by_c[int(c / width)]
+            + by_e[int(e / width)]
+            + by_a[int(a / width)]
+            + by_n[int(n / width)]
+            + context.index
+        )
+        arm = self._only
+        if arm is None:
+            arm = self._arms[self.snapshot.arm_of(user_id.encode())]
+        action = arm.actions[state]
+        source = arm.sources[state]
+        if arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
+            drawn = int(random.random() * N_ACTIONS)  # noqa: S311
+            if drawn != action:
+                action, source = drawn, _EXPLORATION
+        if self._only is not None:
+            shared = arm.recommendations[source][action]
+        else:
+            chance = sum(
+                one.greedy_chance if one.actions[state] == action else one.other_chance
+                for one in self._arms
+            )
+            shared = arm.recommendation(action, source, min(chance, 1.0))
+        return LocalDecision(
+            self, shared, user_id, scores, context, action, arm.number, source, time.time_ns()
+        )
+
+    def decide_without_profile(
+        self, user_id: str, content_type: str, mood: str, time_of_day: str
+    ) -> LocalDecision:
+        """The rules' decision at neutral scores. Raises KeyError as `decide`."""
+        context = self._contexts[content_type, mood, time_of_day]
+        arm = self._arms[self.snapshot.arm_of(user_id.encode())]
+        action = fallback.rules_action({}, content_type, mood, time_of_day)
+        shared = fallback.recommendation(
+            action,
+            model_version=0,
+            policy_arm=ARMS[arm.number],
+            propensity=1.0,
+            source=SOURCES[_RULE_BASED],
+            fallback_reason="no_profile",
+        )
+        return LocalDecision(
+            self, shared, user_id, _UNKNOWN, context, action, arm.number, _RULE_BASED,
+            time.time_ns(),
+        )  # fmt: skip
+
+    def token(
+        self,
+        shared: Recommendation,
+        user_id: str,
+        scores: Scores,
+        context: Context,
+        action: int,
+        arm: int,
+        source: int,
+        decided_at: int,
+    ) -> bytes:
+        """The token of a decision, made at `decided_at` milliseconds since 1970."""
+        key = self._key()
+        if key is None or decided_at > 1000 * key.expires_at:
+            return b""
+        record = pack(
+            decided_at,
+            shared.model_version,
+            shared.propensity,
+            context.numbers,
+            action,
+            arm,
+            source,
+            scores,
+            self.snapshot.activation,
+        )
+        return seal(key, user_id.encode(), record)
+
+
+class _Arm:
+    """An arm of a snapshot, with every recommendation it can make."""
+
+    def __init__(self, message: policy_pb2.ServedArm) -> None:
+        self.number: int = message.arm
+        self.epsilon = message.epsilon
+        self.actions = message.actions
+        self.sources = message.sources
+        self.other_chance = message.share * (message.epsilon / N_ACTIONS)
+        self.greedy_chance = message.share * (message.epsilon / N_ACTIONS + (1.0 - message.epsilon))
+        self._how = {
+            "model_version": message.version,
+            "policy_arm": ARMS[message.arm],
+            "fallback_reason": REASONS[message.fallback_reason],
+        }
+        self._templates = [
+            fallback.recommendation(action, source="", propensity=1.0, **self._how)
+            for action in range(N_ACTIONS)
+        ]
+        # In order of source numbers, the first of which nobody uses.
+        self.recommendations = [
+            [
+                self.recommendation(
+                    action,
+                    source,
+                    self.other_chance if source == _EXPLORATION else self.greedy_chance,
+                )
+                for action in range(N_ACTIONS)
+            ]
+            for source in sorted(pb.DecisionSource.values())
+        ]
+
+    def recommendation(self, action: int, source: int, propensity: float) -> Recommendation:
+        """What it recommends by an action."""
+        return Recommendation(
+            **{
+                **vars(self._templates[action]),
+                "source": SOURCES[source],
+                "propensity": propensity,
+            }
+        )

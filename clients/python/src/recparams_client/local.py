@@ -1,0 +1,203 @@
+"""Decisions in the caller's own process, by the policy that the server serves."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from recparams.v1 import recommendation_pb2 as pb
+from recparams_client import conversion, fallback
+from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, key_metadata, target
+from recparams_client.deciding import Decider, LocalDecision
+from recparams_client.errors import RecParamsError, Violation
+from recparams_client.snapshot import Snapshot
+from recparams_client.sync import RecParamsClient
+from recparams_client.types import DecisionRequest, Recommendation
+from recparams_client.watching import Watcher
+
+LONGEST_USER_ID = 128
+MAX_AGE = 24 * 3600.0
+_LARGEST_OFFSET = 840
+_MOST_SECONDS = 253402300799
+
+
+class LocalPolicy:
+    """Decides as `RecParamsClient` does, without a call for each decision. Threads may share one.
+
+    It keeps the server's policy in memory and up to date. While the server is away it goes on with
+    the last one; before it has any, or when that is older than `max_age`, the hand-written rules
+    answer, and `is_fallback` says so. Personalities come with each request: profiles stored at the
+    server are not known here, and without one the rules answer at neutral scores. A version that is
+    no table (lin_ucb, dqn and their like) is asked for at the server, as `RecParamsClient` does.
+
+    Args:
+        address, credentials, api_key: as for `RecParamsClient`.
+        max_age: seconds without a word from the server after which its policy is not used any more.
+        decision_timeout: seconds until the rules answer, where the server has to be asked.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] = "127.0.0.1:50051",
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
+        max_age: float = MAX_AGE,
+        decision_timeout: float = DECISION_TIMEOUT,
+    ) -> None:
+        self._client = RecParamsClient(
+            address, decision_timeout=decision_timeout, credentials=credentials, api_key=api_key
+        )
+        where = target(address)
+        self._channel = (
+            grpc.insecure_channel(where, options=LONG_LIVED)
+            if credentials is None
+            else grpc.secure_channel(where, credentials, options=LONG_LIVED)
+        )
+        self._max_age = max_age
+        self._decider: Decider | None = None
+        self._arrived = threading.Event()
+        self._watcher = Watcher(self._channel, key_metadata(api_key), self._take)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        self._decider = Decider(snapshot, lambda: self._watcher.key)
+        self._arrived.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the first policy; whether it is there."""
+        return self._arrived.wait(timeout)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the server last said anything; None before it has."""
+        heard = self._watcher.heard_at
+        return None if heard is None else time.monotonic() - heard
+
+    @property
+    def problem(self) -> str:
+        """Why the server cannot be followed right now; empty while it is."""
+        return self._watcher.problem
+
+    @property
+    def model_version(self) -> int | None:
+        """The version that is active or being rolled out; None before the first policy."""
+        decider = self._decider
+        return None if decider is None else decider.version
+
+    def get_recommendation_params(self, request: DecisionRequest) -> Recommendation:
+        """Decides for one person, with a token to send back with the reaction.
+
+        Raises:
+            ValueError: an unknown name, or no time.
+            RecParamsError: what the server would refuse.
+        """
+        decider = self._usable()
+        if decider is None:
+            return fallback.recommend(conversion.request_message(request), "client_unavailable")
+        if not decider.is_complete:
+            return self._client.get_recommendation_params(request)
+        return self._decide(decider, request).with_token()
+
+    def decide(self, request: DecisionRequest) -> LocalDecision:
+        """The same for hot paths: the token is made when it is first asked for.
+
+        Raises:
+            LookupError: there is no policy to decide by here: ask `get_recommendation_params`.
+            ValueError, RecParamsError: as `get_recommendation_params`.
+        """
+        decider = self._usable()
+        if decider is None or not decider.is_complete:
+            raise LookupError("there is no policy here that can decide")
+        return self._decide(decider, request)
+
+    def _usable(self) -> Decider | None:
+        heard = self._watcher.heard_at
+        if heard is None or time.monotonic() - heard > self._max_age:
+            return None
+        return self._decider
+
+    def _decide(self, decider: Decider, request: DecisionRequest) -> LocalDecision:
+        user_id, time_of_day, personality = (
+            request.user_id,
+            request.time_of_day,
+            request.personality,
+        )
+        if time_of_day is None:
+            time_of_day = _checked_time(decider, request)
+        if not 0 < len(user_id) <= LONGEST_USER_ID or "\0" in user_id:
+            raise _refused(decider, request)
+        try:
+            if personality is None:
+                return decider.decide_without_profile(
+                    user_id, request.content_type, request.mood, time_of_day
+                )
+            scores = (
+                personality.openness,
+                personality.conscientiousness,
+                personality.extraversion,
+                personality.agreeableness,
+                personality.neuroticism,
+            )
+            return decider.decide(user_id, scores, request.content_type, request.mood, time_of_day)
+        except (KeyError, ValueError, OverflowError):
+            raise _refused(decider, request) from None
+
+    def close(self) -> None:
+        """Stops following the server and closes the connections."""
+        self._watcher.stop()
+        self._channel.close()
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _checked_time(decider: Decider, request: DecisionRequest) -> str:
+    message = conversion.request_message(request)
+    if (
+        abs(message.utc_offset_minutes) > _LARGEST_OFFSET
+        or not 0 <= message.timestamp.seconds <= _MOST_SECONDS
+    ):
+        raise _refused(decider, request)
+    return fallback.time_of_day(message)
+
+
+def _refused(decider: Decider, request: DecisionRequest) -> Exception:
+    """What is wrong with a request, as the server says it. Raises ValueError on unknown names."""
+    message = conversion.request_message(request)
+    found = list(_violations(decider, message))
+    first = f"{found[0].field}: {found[0].description}"
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return RecParamsError(grpc.StatusCode.INVALID_ARGUMENT, first + more, tuple(found))
+
+
+def _violations(decider: Decider, message: pb.GetRecommendationParamsRequest) -> Any:
+    if not 0 < len(message.user_id) <= LONGEST_USER_ID or "\0" in message.user_id:
+        yield Violation("user_id", f"must have 1 to {LONGEST_USER_ID} characters and no NUL")
+    if message.HasField("personality"):
+        for name in fallback.TRAITS:
+            score = getattr(message.personality, name)
+            if not 0.0 <= score <= 100.0:
+                yield Violation(f"personality.{name}", f"must be from 0 to 100, not {score:g}")
+    time_of_day: int = message.time_of_day
+    if not time_of_day:
+        if abs(message.utc_offset_minutes) > _LARGEST_OFFSET:
+            yield Violation("utc_offset_minutes", f"must be within {_LARGEST_OFFSET} of 0")
+        elif not 0 <= message.timestamp.seconds <= _MOST_SECONDS:
+            yield Violation("timestamp", "must lie in the years 1970 to 9999")
+    known = [context.numbers for context in decider.snapshot.contexts.values()]
+    for position, name in enumerate(("content_type", "mood", "time_of_day")):
+        value = getattr(message, name)
+        if value and all(one[position] != value for one in known):
+            yield Violation(name, f"has no value {value} in this deployment")

@@ -1,0 +1,73 @@
+"""Decision tokens made by the caller, as server/local_tokens.py reads them.
+
+A token is the byte 5, the key's id (16 bytes), a tag (16) and the encrypted record (54), which is
+little-endian without padding: decision id (uint64, random, 63 bits), milliseconds since 1970
+(uint64), model version (uint32), propensity (float32), content type, mood, time of day, action,
+arm, source (a byte each, the contract's numbers; the action 0 to 26), five scores (float32, NaN
+where unknown), activation (uint32).
+
+    tag    = BLAKE2b-128(key = key[:16], id + record + user id in UTF-8)
+    stream = BLAKE2b-512(key = key[16:], tag)
+    sealed = record xor the beginning of stream
+"""
+
+import random
+import struct
+from dataclasses import dataclass
+from hashlib import blake2b
+
+FORMAT = b"\x05"
+TAG_BYTES = 16
+_RECORD = struct.Struct("<QQIfBBBBBB5fI")
+
+Scores = tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class SealingKey:
+    """A key of the server's to seal tokens with.
+
+    Attributes:
+        id: 16 bytes.
+        key: the secret, 32 bytes.
+        expires_at: seconds since 1970 after which decisions need another one.
+    """
+
+    id: bytes
+    key: bytes
+    expires_at: float
+
+
+def pack(
+    decided_at: int,
+    model_version: int,
+    propensity: float,
+    context: tuple[int, int, int],
+    action: int,
+    arm: int,
+    source: int,
+    scores: Scores,
+    activation: int,
+) -> bytes:
+    """The record of a decision, with a new decision id."""
+    return _RECORD.pack(
+        random.getrandbits(63),
+        decided_at,
+        model_version,
+        propensity,
+        *context,
+        action,
+        arm,
+        source,
+        *scores,
+        activation,
+    )
+
+
+def seal(key: SealingKey, user: bytes, record: bytes) -> bytes:
+    """The token of a record, for a user id in UTF-8."""
+    mac_key, stream_key = key.key[:16], key.key[16:]
+    tag = blake2b(key.id + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
+    stream = blake2b(tag, key=stream_key).digest()[: len(record)]
+    sealed = int.from_bytes(record, "little") ^ int.from_bytes(stream, "little")
+    return FORMAT + key.id + tag + sealed.to_bytes(len(record), "little")

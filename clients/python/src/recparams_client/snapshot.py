@@ -1,0 +1,140 @@
+"""A policy as it comes from WatchPolicy: checked, and laid out to decide with."""
+
+import zlib
+from dataclasses import dataclass
+from hashlib import sha256
+from math import isfinite
+
+from google.protobuf.message import DecodeError
+
+from recparams.v1 import policy_pb2, types_pb2
+from recparams.v1 import recommendation_pb2 as pb
+from recparams_client.conversion import CONTENT_TYPES, MOODS, TIMES_OF_DAY
+
+N_ACTIONS = 27
+LARGEST_SNAPSHOT = 1 << 28
+"""Bytes, uncompressed."""
+
+
+class SnapshotError(ValueError):
+    """What the server sent is no policy that can be decided with. The message says why."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A content type, mood and time of day.
+
+    Attributes:
+        index: its place within a personality cell.
+        numbers: of the contract.
+        names: in lower case.
+    """
+
+    index: int
+    numbers: tuple[int, int, int]
+    names: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is served to whom.
+
+    Attributes:
+        activation: its number, 0 before any.
+        bins: per trait.
+        contexts: by names.
+        salt, percent, rule_based_percent: who is in which arm.
+        arms: every arm with people in it.
+        checksum: SHA-256.
+    """
+
+    activation: int
+    bins: int
+    contexts: dict[tuple[str, str, str], Context]
+    salt: str
+    percent: float
+    rule_based_percent: float
+    arms: tuple[policy_pb2.ServedArm, ...]
+    checksum: bytes
+
+    def arm_of(self, user: bytes) -> int:
+        """Position of the arm that a person, a user id in UTF-8, is in."""
+        if len(self.arms) == 1:
+            return 0
+        position = 100.0 * position_of(self.salt, user)
+        if position < self.percent:
+            wanted = pb.POLICY_ARM_RL
+        elif position >= 100.0 - self.rule_based_percent:
+            wanted = pb.POLICY_ARM_RULE_BASED
+        else:
+            wanted = pb.POLICY_ARM_PREVIOUS
+        here = [arm.arm for arm in self.arms]
+        # With the rules as baseline the previous arm and the rules' are one.
+        return here.index(wanted) if wanted in here else len(here) - 1
+
+
+def position_of(salt: str, user: bytes) -> float:
+    """Where a person falls in [0, 1)."""
+    digest = sha256(f"{salt}:".encode() + user).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+
+
+def decode(compressed: bytes, checksum: bytes) -> Snapshot:
+    """A snapshot from a response. Raises SnapshotError where anything is wrong with it."""
+    try:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(compressed, LARGEST_SNAPSHOT)
+        if not inflater.eof or sha256(data).digest() != checksum:
+            raise SnapshotError("the snapshot does not have its checksum")
+        message = policy_pb2.PolicySnapshot.FromString(data)
+    except (zlib.error, DecodeError) as failure:
+        raise SnapshotError(f"the snapshot cannot be read: {failure}") from None
+    contexts = _contexts(message)
+    _check(message, len(contexts))
+    return Snapshot(
+        activation=message.activation,
+        bins=message.bins,
+        contexts=contexts,
+        salt=message.salt,
+        percent=message.percent,
+        rule_based_percent=message.rule_based_percent,
+        arms=tuple(message.arms),
+        checksum=checksum,
+    )
+
+
+def _contexts(message: policy_pb2.PolicySnapshot) -> dict[tuple[str, str, str], Context]:
+    numbers = [
+        (content, mood, time)
+        for content in message.content_types
+        for mood in message.moods
+        for time in message.times_of_day
+    ]
+    found = {}
+    for index, (content, mood, time) in enumerate(numbers):
+        try:
+            names = CONTENT_TYPES[content], MOODS[mood], TIMES_OF_DAY[time]
+        except KeyError:
+            raise SnapshotError("it knows contexts that this client does not") from None
+        found[names] = Context(index, (content, mood, time), names)
+    if not found or len(found) != len(numbers) or types_pb2.MOOD_UNSPECIFIED in message.moods:
+        raise SnapshotError("its contexts are no table's")
+    return found
+
+
+def _check(message: policy_pb2.PolicySnapshot, n_contexts: int) -> None:
+    if not 1 <= message.bins <= 100:
+        raise SnapshotError(f"it has {message.bins} bins")
+    if not message.arms:
+        raise SnapshotError("it serves nobody")
+    n_states = message.bins**5 * n_contexts
+    for arm in message.arms:
+        if not (0.0 < arm.share <= 1.0 and 0.0 <= arm.epsilon <= 1.0 and isfinite(arm.share)):
+            raise SnapshotError("a share or an epsilon is out of range")
+        if not arm.actions and not arm.sources:
+            continue
+        if len(arm.actions) != n_states or len(arm.sources) != n_states:
+            raise SnapshotError(f"an arm has {len(arm.actions)} states, not {n_states}")
+        known = set(pb.DecisionSource.values()) - {0, pb.DECISION_SOURCE_EXPLORATION}
+        if max(arm.actions) >= N_ACTIONS or not known.issuperset(arm.sources):
+            raise SnapshotError("an arm has actions or sources that do not exist")

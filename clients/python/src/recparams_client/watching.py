@@ -1,0 +1,119 @@
+"""Follows WatchPolicy in a thread: whatever happens to the server, it comes back to it."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from recparams.v1 import policy_pb2, policy_pb2_grpc
+from recparams_client.errors import from_rpc_error
+from recparams_client.sealing import SealingKey
+from recparams_client.snapshot import Snapshot, SnapshotError, decode
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_MISSED_HEARTBEATS = 3.0
+
+
+class Watcher:
+    """Keeps what the server last said.
+
+    Args:
+        channel: to the server; it is not closed here.
+        metadata: of the call.
+        on_snapshot: called, in the watcher's thread, with each new snapshot.
+
+    Attributes:
+        key: to seal tokens with, or None.
+        heard_at: when the server last said anything, by time.monotonic(); None before it has.
+        problem: why it cannot be followed right now; empty while it is.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        metadata: tuple[tuple[str, str], ...] | None,
+        on_snapshot: Callable[[Snapshot], None],
+    ) -> None:
+        self._stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        self._metadata = metadata
+        self._on_snapshot = on_snapshot
+        self._known = b""
+        self._call: Any = None
+        self._stop = threading.Event()
+        self.key: SealingKey | None = None
+        self.heard_at: float | None = None
+        self.problem = "not connected yet"
+        self._thread = threading.Thread(target=self._run, name="recparams-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        if self._call is not None:
+            self._call.cancel()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            heard = self.heard_at
+            try:
+                self._follow()
+                self.problem = "the server ended the stream"
+            except grpc.RpcError as raised:
+                self.problem = str(from_rpc_error(raised))
+            except SnapshotError as refused:
+                self.problem = str(refused)
+            pause = _FIRST_PAUSE if self.heard_at != heard else min(2 * pause, _LONGEST_PAUSE)
+            # Spread out, so that not all callers come back to a server at once.
+            self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
+
+    def _follow(self) -> None:
+        request = policy_pb2.WatchPolicyRequest(known_checksum=self._known)
+        call = self._stub.WatchPolicy(request, metadata=self._metadata, wait_for_ready=False)
+        self._call = call
+        if self._stop.is_set():
+            call.cancel()
+        watchdog = _Watchdog(call)
+        try:
+            for response in call:
+                watchdog.expect(_MISSED_HEARTBEATS * max(response.heartbeat_seconds, 0.1))
+                snapshot = None
+                if response.snapshot:
+                    snapshot = decode(response.snapshot, response.checksum)
+                    self._known = snapshot.checksum
+                elif response.checksum != self._known:
+                    raise SnapshotError("the server took another snapshot for known")
+                if response.HasField("token_key"):
+                    one = response.token_key
+                    self.key = SealingKey(one.id, one.key, one.expires_at.seconds)
+                self.heard_at = time.monotonic()
+                self.problem = ""
+                if snapshot is not None:
+                    self._on_snapshot(snapshot)
+        finally:
+            watchdog.end()
+            call.cancel()
+
+
+class _Watchdog:
+    """Cancels a call that has gone silent, as one does whose server was cut off."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._timer: threading.Timer | None = None
+
+    def expect(self, seconds: float) -> None:
+        """The next word has to come within so many seconds."""
+        self.end()
+        self._timer = threading.Timer(seconds, self._call.cancel)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        """Nothing more is expected."""
+        if self._timer is not None:
+            self._timer.cancel()

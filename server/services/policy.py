@@ -1,0 +1,63 @@
+"""PolicyService: what is served, for callers that decide by themselves."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from recparams.v1 import policy_pb2 as pb
+from recparams.v1 import policy_pb2_grpc as grpc_pb
+from server import metrics
+from server.config import Settings
+from server.errors import invalid, store_unavailable
+from server.local_tokens import LIFETIME_SECONDS, DelegatedKey
+from server.runtime import Runtime
+from server.snapshots import Snapshots
+
+CHECKSUM_BYTES = 32
+
+
+class PolicyService(grpc_pb.PolicyServiceServicer):
+    """Streams the policy in memory."""
+
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._heartbeat = settings.watch_heartbeat_seconds
+        self._snapshots = Snapshots(runtime.holder, settings.served_exploration())
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ends all streams in good order, so that watchers go to other replicas at once."""
+        self._stopping.set()
+        self._runtime.holder.replaced.set()
+
+    async def WatchPolicy(
+        self, request: pb.WatchPolicyRequest, context: Any
+    ) -> AsyncIterator[pb.WatchPolicyResponse]:
+        known = request.known_checksum
+        if len(known) not in (0, CHECKSUM_BYTES):
+            raise invalid("known_checksum", f"must have {CHECKSUM_BYTES} bytes, or none")
+        tokens = self._runtime.require_tokens()
+        if not self._runtime.holder.is_loaded:
+            raise store_unavailable()
+        key: DelegatedKey | None = None
+        with metrics.WATCHERS.track_inprogress():
+            while not self._stopping.is_set():
+                # Taken before what is sent: what comes meanwhile is not missed.
+                replaced = self._runtime.holder.replaced
+                snapshot = await self._snapshots.current()
+                response = pb.WatchPolicyResponse(
+                    checksum=snapshot.checksum, heartbeat_seconds=self._heartbeat
+                )
+                if snapshot.checksum != known:
+                    response.snapshot = snapshot.compressed
+                now = int(time.time())
+                if key is None or now > key.expires_at - LIFETIME_SECONDS // 2:
+                    key = tokens.delegate(now)
+                    response.token_key.id, response.token_key.key = key.id, key.key
+                    response.token_key.expires_at.seconds = key.expires_at
+                yield response
+                known = snapshot.checksum
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(replaced.wait(), self._heartbeat)
