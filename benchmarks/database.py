@@ -103,7 +103,7 @@ def make_database(server: Any, name: str, interactions: int) -> str:
 
 def psql_copy(url: str) -> float:
     """Seconds that psql takes to COPY what a first training run reads, in binary, to nowhere."""
-    query = " ".join(training.INCREMENTAL_QUERY.split())
+    query = " ".join(training.query(rebuild=False).split())
     query = query.replace("$1", str(2**62)).replace("$2", "'2000-01-01Z'")
     started = time.perf_counter()
     with Path(os.devnull).open("wb") as nowhere:

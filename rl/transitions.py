@@ -39,6 +39,17 @@ class Interactions:
     reward: NDArray[np.float32]
     traits: NDArray[np.float32] | None = None
 
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Interactions":
+        return Interactions(
+            self.id[rows],
+            self.user[rows],
+            self.time[rows],
+            self.state[rows],
+            self.action[rows],
+            self.reward[rows],
+            None if self.traits is None else self.traits[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Transitions:

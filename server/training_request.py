@@ -8,6 +8,8 @@ from rl.hyperparameters import Hyperparameters
 from rl.learners import DEFAULT_ALGORITHM, settings_of
 from rl.objectives import Objectives
 
+PROCESS, RAY = "process", "ray"
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -16,6 +18,7 @@ class RunRequest:
     Attributes:
         apart: whether the version stands apart from the main line: it was asked for with objectives
             or an algorithm of its own.
+        engine: who does the work: PROCESS or RAY.
     """
 
     rebuild: bool
@@ -27,6 +30,7 @@ class RunRequest:
     objectives: Objectives = field(default_factory=Objectives)
     apart: bool = False
     algorithm: str = DEFAULT_ALGORITHM
+    engine: str = PROCESS
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

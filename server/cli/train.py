@@ -113,6 +113,11 @@ def timestamp(instant: datetime | None) -> Timestamp | None:
     metavar="NAME=VALUE",
     help="Override a parameter that the algorithm has of its own, such as temperature=0.1.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["process", "ray"]),
+    help="What does the work: one process, or a Ray cluster. [default: the server's]",
+)
 @click.option("--exploration-schedule", help="Override exploration_schedule for this run.")
 @click.option("--no-activate", is_flag=True, help="Store the new version without serving it.")
 @hyperparameter_options
@@ -128,6 +133,7 @@ def train(
     objectives: tuple[tuple[str, float], ...],
     algorithm: str,
     parameters: tuple[tuple[str, float], ...],
+    engine: str | None,
     exploration_schedule: str | None,
     no_activate: bool,
     address: str,
@@ -162,6 +168,7 @@ def train(
             algorithm_parameters=dict(parameters),
         ),
         algorithm=algorithm,
+        engine=pb.TrainingEngine.Value(f"TRAINING_ENGINE_{(engine or 'unspecified').upper()}"),
         as_of=timestamp(as_of),
         activate=not no_activate,
         objectives=evaluation_pb2.Objectives(**dict(objectives)) if objectives else None,

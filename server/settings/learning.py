@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -49,6 +49,22 @@ class LearningSettings(BaseModel):
         (),
         description="What the algorithm has besides the settings below, as in temperature=0.1, "
         "comma separated.",
+    )
+    training_engine: Literal["process", "ray"] = Field(
+        "process",
+        description="What does the work of a run: process (one, with training_threads threads), or "
+        "ray (a cluster; needs the extra ray and an algorithm with a table).",
+    )
+    ray_address: OptionalText = Field(
+        None,
+        description="The Ray cluster, as in ray://ray-head:10001. Absent: one of its own on this "
+        "machine, for the time of a run.",
+    )
+    ray_shards: int = Field(
+        0,
+        ge=0,
+        le=3125,
+        description="Parts that the work is dealt into. 0: one for each processor.",
     )
     learning_rate: float = Field(0.1, description="Step size of an update, above 0 and up to 1.")
     discount_factor: float = Field(

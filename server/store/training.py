@@ -13,13 +13,21 @@ from server.store.insert_lock import while_none_inserts
 from server.store.tasks import TASK
 
 # No upper bound in time: an interaction after the window must hold back what arrived after it.
-REBUILD_QUERY = f"""
-SELECT {INTERACTIONS.select_list} FROM interactions AS i WHERE i.id <= $1 AND i.occurred_at >= $2
-"""  # noqa: S608 - constant column names
-INCREMENTAL_QUERY = f"""
-SELECT {INTERACTIONS.select_list} FROM interactions AS i JOIN users AS u USING (user_key)
-WHERE i.id > u.trained_through AND i.id <= $1 AND i.occurred_at >= $2
-"""  # noqa: S608 - constant column names
+_DUE = {
+    True: "interactions AS i WHERE i.id <= $1 AND i.occurred_at >= $2",
+    False: """interactions AS i JOIN users AS u USING (user_key)
+        WHERE i.id > u.trained_through AND i.id <= $1 AND i.occurred_at >= $2""",
+}
+
+
+def query(rebuild: bool, select: str = INTERACTIONS.select_list) -> str:
+    """SQL for what a run reads: $1 is the highest id, $2 the start of the window.
+
+    Args:
+        rebuild: whether what was trained before is read too.
+        select: what to select of it, `i` being an interaction.
+    """
+    return f"SELECT {select} FROM {_DUE[rebuild]}"  # noqa: S608 - constant text
 
 
 async def begin(connection: Connection, run_id: int) -> dict[str, Any] | None:
@@ -59,6 +67,18 @@ async def snapshot(connection: Connection) -> int:
         return int(await connection.fetchval("SELECT coalesce(max(id), 0) FROM interactions"))
 
     return await while_none_inserts(connection, last_id)
+
+
+async def export_snapshot(connection: Connection) -> str:
+    """Has others `see` what this connection sees, for as long as it stays as it is."""
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    return str(await connection.fetchval("SELECT pg_export_snapshot()"))
+
+
+async def see(connection: Connection, snapshot: str) -> None:
+    """Begins a transaction that sees what `export_snapshot` named."""
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
 
 
 async def fill_in_profiles(connection: Connection) -> None:
@@ -108,10 +128,12 @@ async def base_version(connection: Connection | Pool) -> int | None:
 
 
 async def expected_rows(
-    connection: Connection, query: str, through: int, window_start: datetime
+    connection: Connection, rebuild: bool, through: int, window_start: datetime
 ) -> int:
-    """The planner's estimate of a query's rows, for showing progress."""
-    plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}", through, window_start)
+    """The planner's estimate of what a run reads, for showing progress."""
+    plan = await connection.fetchval(
+        f"EXPLAIN (FORMAT JSON) {query(rebuild)}", through, window_start
+    )
     return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
 
 

@@ -39,18 +39,26 @@ class Columns:
     pscore: NDArray[np.float32]
 
 
-def held_out(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Which of the interactions to be trained are held out at first: the latest, shape (n,).
+def split_time(time: NDArray[np.int64], share: float) -> int | None:
+    """From when on interactions to be trained are held out at first: the latest share of them.
 
-    None where nothing would come before them.
+    None where none are, since nothing would come before them.
+
+    Args:
+        time: of all of them, shape (n,), in any order.
+        share: to be held out, 0 to 1.
     """
     n = len(time)
     wanted = min(int(n * share), MOST_HELD_OUT)
     if wanted == 0:
-        return np.zeros(n, dtype=np.bool_)
+        return None
     split = np.partition(time, n - wanted)[n - wanted]
-    tail = time >= split
-    return np.zeros(n, dtype=np.bool_) if tail.all() else tail
+    return None if time.min() >= split else int(split)
+
+
+def held_out(time: NDArray[np.int64], split: int | None) -> NDArray[np.bool_]:
+    """Which interactions are held out, shape (n,), as `split_time` says."""
+    return np.zeros(len(time), dtype=np.bool_) if split is None else time >= split
 
 
 def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:

@@ -8,41 +8,29 @@ changed nothing.
 import asyncio
 import json
 from collections.abc import Coroutine
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import numpy as np
 import structlog
 
-from rl.objectives import weighed
-from rl.reward import rewards
-from rl.state import TRAITS
-from rl.transitions import Batch, Interactions, TrainedThrough, Transitions, prepare
+from rl.learner import Learner
+from rl.transitions import TrainedThrough
 from server import tracing
 from server.config import Settings
 from server.database import Connection, database_url
 from server.store import activations, models, tasks, training
-from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
-from server.training_request import RunRequest
-from server.worker.holdout import Columns, check_gates, evaluate_holdout, held_out, holdout_log
+from server.training_request import RAY, RunRequest
+from server.worker.engine import Engine, OneProcess, Work
+from server.worker.holdout import Holdout, check_gates, evaluate_holdout
 from server.worker.learner import learner_for
 from server.worker.progress import Progress
+from server.worker.reading import Reading
 from server.worker.reports import gate_json
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
-_COLUMNS = {
-    "id": np.int64,
-    "user": np.int64,
-    "time": np.int64,
-    "state": np.int32,
-    "action": np.uint8,
-    "reward": np.float32,
-    "engagement": np.float32,
-    "pscore": np.float32,
-}
 
 
 class NotWantedError(Exception):
@@ -104,7 +92,6 @@ async def _supervise(
 async def _run(
     work: Connection, settings: Settings, run_id: int, request: RunRequest, progress: Progress
 ) -> None:
-    space = settings.space()
     with progress.during("starting"):
         window_start = await _window_start(work, settings, request)
         through = await training.snapshot(work)
@@ -113,40 +100,18 @@ async def _run(
         learner = await learner_for(work, settings, request, parent)
         traits = learner.needs_traits or await models.any_needs_traits(work)
 
-    with progress.during("reading"):
-        columns = await _read(work, settings, request, window_start, through, progress, traits)
-
-    with progress.during("preparing"):
-        batch = await asyncio.to_thread(_prepare, columns.interactions, request, space.n_contexts)
-        tail = held_out(columns.interactions.time[batch.rows], settings.holdout_share)
-        log = holdout_log(columns, batch.rows[tail])
-        ids = columns.interactions.id[batch.rows[tail]]
-        del columns
-
-    def learn(transitions: Transitions) -> None:
-        def learned(count: int) -> None:
-            progress.fraction += count / len(transitions)
-
-        learner.learn(transitions, threads=settings.training_threads, on_progress=learned)
-
-    with progress.during("updating"):
-        await asyncio.to_thread(learn, batch.transitions[~tail])
-
-    holdout = None
-    current = await activations.current_activation(work)
-    if tail.any():
-        with progress.during("evaluating"):
-            candidate = await asyncio.to_thread(learner.publish)
-            holdout = await evaluate_holdout(
-                work, settings, current.version, request.objectives, candidate, log, ids
-            )
-        with progress.during("folding_in"):
-            await asyncio.to_thread(learn, batch.transitions[tail])
+    engine = engine_for(settings, request)
+    try:
+        todo = await engine.prepare(work, Reading(request, window_start, through, traits), progress)
+        current = await activations.current_activation(work)
+        holdout = await _learn(work, settings, request, engine, learner, todo, current, progress)
+    finally:
+        await engine.close()
 
     metrics = {**asdict(learner.statistics()), "exploration_rate": learner.epsilon}
-    result = _result(request, batch, metrics, window_start, through, parent, progress)
+    result = _result(request, todo, metrics, window_start, through, parent, progress)
     model = None
-    if len(batch.transitions):
+    if todo.transitions:
         with progress.during("smoothing"):
             arrays = learner.arrays()
             new = models.NewModel(
@@ -161,7 +126,7 @@ async def _run(
                 policy=await asyncio.to_thread(learner.publish),
                 objectives=request.objectives.to_dict(),
                 main_line=not request.apart,
-                trained=await _trained(work, parent, batch),
+                trained=await _trained(work, parent, todo),
                 learner=arrays,
             )
             model = await asyncio.to_thread(models.encode, new)
@@ -172,23 +137,50 @@ async def _run(
         }
 
     with progress.during("writing"):
-        await _commit(work, settings, current, run_id, request, batch, model, result)
+        await _commit(work, settings, current, run_id, request, todo, model, result)
 
 
-def _prepare(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:
-    hyperparameters = request.hyperparameters
-    return prepare(
-        interactions,
-        n_contexts=n_contexts,
-        session_gap=_microseconds(hyperparameters.session_gap_seconds),
-        settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
-        min_interactions=request.min_interactions_per_user,
-    )
+def engine_for(settings: Settings, request: RunRequest) -> Engine:
+    """Who does the work of a run."""
+    if request.engine == RAY:
+        from server.worker.ray_engine import RayEngine
+
+        return RayEngine(settings)
+    return OneProcess(settings)
 
 
-async def _trained(work: Connection, parent: int | None, batch: Batch) -> TrainedThrough | None:
+async def _learn(
+    work: Connection,
+    settings: Settings,
+    request: RunRequest,
+    engine: Engine,
+    learner: Learner,
+    todo: Work,
+    current: activations.Activation,
+    progress: Progress,
+) -> Holdout | None:
+    """Learns all there is; what was held out last, after evaluating on it."""
+
+    def learned(share: float) -> None:
+        progress.fraction += share
+
+    with progress.during("updating"):
+        await engine.learn(learner, tail=False, on_progress=learned)
+    if not len(todo.log):
+        return None
+    with progress.during("evaluating"):
+        candidate = await asyncio.to_thread(learner.publish)
+        holdout = await evaluate_holdout(
+            work, settings, current.version, request.objectives, candidate, todo.log, todo.ids
+        )
+    with progress.during("folding_in"):
+        await engine.learn(learner, tail=True, on_progress=learned)
+    return holdout
+
+
+async def _trained(work: Connection, parent: int | None, todo: Work) -> TrainedThrough | None:
     """What the new version is trained on; None where nobody knows that of its parent."""
-    new = TrainedThrough(batch.users, batch.trained_through)
+    new = TrainedThrough(todo.users, todo.trained_through)
     if parent is None:
         return new
     before = await models.load_trained(work, parent)
@@ -204,55 +196,9 @@ async def _window_start(work: Connection, settings: Settings, request: RunReques
     return start if last_end is None else min(start, last_end)
 
 
-async def _read(
-    work: Connection,
-    settings: Settings,
-    request: RunRequest,
-    window_start: datetime,
-    through: int,
-    progress: Progress,
-    with_traits: bool,
-) -> Columns:
-    encode = StateEncoder(settings.space())
-    weights = settings.reward_weights()
-    columns = Collector(**_COLUMNS, **(dict.fromkeys(TRAITS, np.float32) if with_traits else {}))
-    query = training.REBUILD_QUERY if request.rebuild else training.INCREMENTAL_QUERY
-    expected = await training.expected_rows(work, query, through, window_start)
-
-    async def add(rows: Rows) -> None:
-        action = rows["action"].astype(np.uint8)
-        engagement = rewards(
-            weights,
-            rows["reactions"].astype(np.int64),
-            rows["completion_rate"],
-            rows["mood_change"],
-        )
-        columns.add(
-            id=rows["id"],
-            user=rows["user"],
-            time=rows["time"],
-            state=encode(rows),
-            action=action,
-            reward=weighed(request.objectives, engagement, action),
-            engagement=engagement,
-            pscore=rows["propensity"],
-            **({trait: rows[trait] for trait in TRAITS} if with_traits else {}),
-        )
-        progress.fraction = columns.rows / max(1, expected)
-
-    await copy_rows(work, query, through, window_start, on_rows=add)
-    traits = np.stack([columns.column(name) for name in TRAITS], axis=1) if with_traits else None
-    names = (field.name for field in fields(Interactions) if field.name != "traits")
-    return Columns(
-        Interactions(**{name: columns.column(name) for name in names}, traits=traits),
-        columns.column("engagement"),
-        columns.column("pscore"),
-    )
-
-
 def _result(
     request: RunRequest,
-    batch: Batch,
+    todo: Work,
     metrics: dict[str, Any],
     window_start: datetime,
     through: int,
@@ -260,14 +206,13 @@ def _result(
     progress: Progress,
 ) -> dict[str, Any]:
     """The `training` part of the run's metadata; the seed's monitoring queries read it."""
-    reward = batch.transitions.reward
     return {
-        "average_reward": float(reward.mean(dtype=np.float64)) if len(reward) else 0.0,
-        "users_trained": len(batch.users),
-        "interactions_trained": len(reward),
-        "interactions_waiting": batch.waiting,
+        "average_reward": todo.average_reward,
+        "users_trained": len(todo.users),
+        "interactions_trained": todo.transitions,
+        "interactions_waiting": todo.waiting,
         "interactions_through": through,
-        "interactions_out_of_vocabulary": batch.out_of_vocabulary,
+        "interactions_out_of_vocabulary": todo.out_of_vocabulary,
         "agent_stats": metrics,
         "parent_version": parent,
         "window_start": window_start.isoformat(),
@@ -283,7 +228,7 @@ async def _commit(
     evaluated_against: activations.Activation,
     run_id: int,
     request: RunRequest,
-    batch: Batch,
+    todo: Work,
     model: models.EncodedModel | None,
     result: dict[str, Any],
 ) -> None:
@@ -297,9 +242,9 @@ async def _commit(
             version = await models.insert(work, model)
             result |= {"model_version": version}
             if not request.apart:
-                await training.set_watermarks(work, batch.users, batch.trained_through)
+                await training.set_watermarks(work, todo.users, todo.trained_through)
             if request.rebuild and not request.apart:
-                await training.lower_watermarks(work, batch.waiting_users, batch.first_waiting - 1)
+                await training.lower_watermarks(work, todo.waiting_users, todo.first_waiting - 1)
             if wanted and settings.gates == "enforce":
                 if (await activations.lock(work)).id != evaluated_against.id:
                     failed.append(
@@ -316,11 +261,3 @@ async def _commit(
         await training.complete(work, run_id, held_back, json.dumps({"training": result}))
     if held_back:
         log.warning("version held back", run_id=run_id, version=version, reasons=failed)
-
-
-def _instant(moment: datetime) -> int:
-    return _microseconds((moment - POSTGRES_EPOCH).total_seconds())
-
-
-def _microseconds(seconds: float) -> int:
-    return round(seconds * 1_000_000)

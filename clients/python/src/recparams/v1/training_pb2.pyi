@@ -45,6 +45,30 @@ TRAINING_MODE_REBUILD: TrainingMode.ValueType  # 2
 """All interactions of the window, from an empty table."""
 Global___TrainingMode: _TypeAlias = TrainingMode  # noqa: Y015
 
+class _TrainingEngine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrainingEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrainingEngine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAINING_ENGINE_UNSPECIFIED: _TrainingEngine.ValueType  # 0
+    """Read as the configured one."""
+    TRAINING_ENGINE_PROCESS: _TrainingEngine.ValueType  # 1
+    """One process with threads."""
+    TRAINING_ENGINE_RAY: _TrainingEngine.ValueType  # 2
+    """A Ray cluster, for algorithms that learn a table."""
+
+class TrainingEngine(_TrainingEngine, metaclass=_TrainingEngineEnumTypeWrapper):
+    """What does the work of a run. The table is the same, bit for bit."""
+
+TRAINING_ENGINE_UNSPECIFIED: TrainingEngine.ValueType  # 0
+"""Read as the configured one."""
+TRAINING_ENGINE_PROCESS: TrainingEngine.ValueType  # 1
+"""One process with threads."""
+TRAINING_ENGINE_RAY: TrainingEngine.ValueType  # 2
+"""A Ray cluster, for algorithms that learn a table."""
+Global___TrainingEngine: _TypeAlias = TrainingEngine  # noqa: Y015
+
 class _TrainingRunStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -218,6 +242,7 @@ class TriggerTrainingRequest(_message.Message):
     ACTIVATE_FIELD_NUMBER: _builtins.int
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's unique name for this request, up to 64 characters. A repeated one returns the run
     it started the first time. Default: a new one.
@@ -238,6 +263,10 @@ class TriggerTrainingRequest(_message.Message):
     """What learns: q_learning, double_q_learning, expected_sarsa, boltzmann, ucb, lin_ucb, lin_ts, or
     another one that the server has. Default: the configured one. Another than that needs
     TRAINING_MODE_REBUILD, and the version stands apart as with objectives.
+    """
+    engine: Global___TrainingEngine.ValueType
+    """What does the work. Default: the configured one. Errors: FAILED_PRECONDITION (reason
+    ENGINE_MISSING) where the server does not have it.
     """
     @_builtins.property
     def hyperparameters(self) -> Global___Hyperparameters:
@@ -268,10 +297,11 @@ class TriggerTrainingRequest(_message.Message):
         activate: _builtins.bool | None = ...,
         objectives: _evaluation_pb2.Objectives | None = ...,
         algorithm: _builtins.str = ...,
+        engine: Global___TrainingEngine.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "objectives", b"objectives"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "algorithm", b"algorithm", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "algorithm", b"algorithm", "as_of", b"as_of", "days_back", b"days_back", "engine", b"engine", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activate: _TypeAlias = _typing.Literal["activate"]  # noqa: Y015
     _WhichOneofArgType__activate: _TypeAlias = _typing.Literal["_activate", b"_activate"]  # noqa: Y015

@@ -1,0 +1,261 @@
+"""Training dealt out by cells: without Ray in every run of the tests, with it where it is there."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import numpy as np
+import psutil
+import pytest
+
+from recparams.v1 import recommendation_pb2 as pb
+from recparams.v1 import training_pb2 as tpb
+from recparams.v1 import types_pb2 as types
+from rl.learners import LEARNERS
+from rl.state import StateSpace
+from rl.tabular import TabularLearner
+from server.config import Settings
+from server.store import models, training
+from server.training_request import RunRequest
+from server.worker.engine import Engine, OneProcess, Work
+from server.worker.holdout import held_out, split_time
+from server.worker.progress import Progress
+from server.worker.reading import Reading
+from server.worker.shards import (
+    NO_CELL,
+    Part,
+    Shard,
+    cell_expression,
+    deal,
+    learn_block,
+    put,
+    read_shard,
+    take,
+    together,
+    weigh,
+)
+from tests.support import ADMIN, Client, failure_of, in_process, record, train
+
+SPACE = StateSpace(bins=3)
+TABLES = [name for name, one in LEARNERS.items() if issubclass(one, TabularLearner)]
+NOW = datetime.now(UTC)
+with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return in_process(
+        database_url, tmp_path, bins=3, gates="report", ray_shards=3, settling_seconds=0
+    )
+
+
+def history(people: int = 60) -> list[pb.Interaction]:
+    """Sessions of people of whom some change, some have no profile, some have little to go by."""
+    rng = np.random.default_rng(1)
+    found = []
+    for person in range(people):
+        scores = rng.uniform(0, 100, 5).tolist()
+        for number in range(int(rng.integers(1, 25))):
+            if person % 7 == 0 and number == 9:
+                scores = rng.uniform(0, 100, 5).tolist()
+            names = ("openness", "conscientiousness", "extraversion", "agreeableness")
+            profile = types.PersonalityProfile(
+                **dict(zip((*names, "neuroticism"), scores, strict=True))
+            )
+            message = pb.Interaction(
+                interaction_id=f"{person}-{number}",
+                user_id=f"person-{person}",
+                reactions=[int(rng.choice([1, 2, 3, 4]))],
+                logged_decision=pb.LoggedDecision(
+                    personality=None if person % 11 == 0 and number % 3 else profile,
+                    content_type=int(rng.integers(1, 4)),
+                    mood=int(rng.integers(1, 9)),
+                    time_of_day=int(rng.integers(1, 5)),
+                    action=types.Action(
+                        energy=int(rng.integers(1, 4)),
+                        diversity=int(rng.integers(1, 4)),
+                        novelty=int(rng.integers(1, 4)),
+                    ),
+                ),
+            )
+            pause = timedelta(hours=person % 5 + 40 * (number // 6), minutes=7 * number)
+            message.occurred_at.FromDatetime(NOW - timedelta(days=20) + pause)
+            found.append(message)
+    return found
+
+
+class InTurn(Engine):
+    """Shards one after the other in this process: what Ray does, without Ray."""
+
+    def __init__(self, settings: Settings, connection: Any, shards: int) -> None:
+        self._settings, self._connection, self._wanted = settings, connection, shards
+        self.shards: list[Shard] = []
+        self.parts: list[Part] = []
+        self.split: int | None = None
+
+    async def prepare(self, work: Any, reading: Reading, progress: Progress) -> Work:
+        space = self._settings.space()
+        self.reading = reading
+        weights = await weigh(self._connection, space, reading)
+        self.shards = deal(weights, space.n_cells, self._wanted)
+        found = [
+            await read_shard(self._connection, self._settings, reading, shard)
+            for shard in self.shards
+        ]
+        self.parts = [part for part, _ in found]
+        times = np.concatenate([count.time for _, count in found])
+        self.split = split_time(times, self._settings.holdout_share)
+        tails = [held_out(part.time, self.split) for part in self.parts]
+        return together(
+            [count for _, count in found],
+            [part.log[tail] for part, tail in zip(self.parts, tails, strict=True)],
+            [part.ids[tail] for part, tail in zip(self.parts, tails, strict=True)],
+        )
+
+    async def learn(self, learner: Any, *, tail: bool, on_progress: Any) -> None:
+        space, arrays = self._settings.space(), learner.arrays()
+        for shard, part in zip(self.shards, self.parts, strict=True):
+            block = take(space, arrays, shard)
+            learned = learn_block(
+                self._settings, self.reading, shard, part, self.split, tail, block
+            )
+            put(space, arrays, shard, learned)
+
+    async def close(self) -> None:
+        self.parts = []
+
+
+async def worked(
+    engine: Engine, settings: Settings, connection: Any, algorithm: str, rebuild: bool = True
+) -> tuple[Work, Any]:
+    """What an engine finds and learns."""
+    request = RunRequest(
+        rebuild=rebuild,
+        days_back=60,
+        min_interactions_per_user=5,
+        hyperparameters=LEARNERS[algorithm].Settings(settling_seconds=0.0),
+        as_of=NOW,
+        activate=False,
+        algorithm=algorithm,
+    )
+    through = await training.snapshot(connection)
+    reading = Reading(request, NOW - timedelta(days=60), through, traits=False)
+    learner = LEARNERS[algorithm](settings.space(), request.hyperparameters)
+    work = await engine.prepare(connection, reading, Progress())
+    await engine.learn(learner, tail=False, on_progress=lambda _: None)
+    await engine.learn(learner, tail=True, on_progress=lambda _: None)
+    await engine.close()
+    return work, learner.arrays()
+
+
+@pytest.fixture
+async def recorded(client: Client, db: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
+    await record(client, *history())
+    yield db
+
+
+@pytest.mark.parametrize("algorithm", TABLES)
+async def test_any_number_of_shards_learns_the_same_table(
+    settings: Settings, recorded: asyncpg.Connection, algorithm: str
+) -> None:
+    expected, table = await worked(OneProcess(settings), settings, recorded, algorithm)
+    assert expected.transitions > 300 and len(expected.log) > 20
+    assert len(expected.waiting_users) > 5 and expected.waiting > 20
+    for shards in (1, 2, 3, 7) if algorithm == "q_learning" else (3,):
+        engine = InTurn(settings, recorded, shards)
+        found, dealt = await worked(engine, settings, recorded, algorithm)
+        assert len(engine.shards) == shards
+        for name, array in table.items():
+            assert dealt[name].tobytes() == array.tobytes(), (name, shards)
+        assert found.average_reward == pytest.approx(expected.average_reward)
+        for name in ("transitions", "waiting", "out_of_vocabulary"):
+            assert getattr(found, name) == getattr(expected, name)
+        for name in ("users", "trained_through", "waiting_users", "first_waiting", "ids"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        for name, column in vars(expected.log).items():
+            other = getattr(found.log, name)
+            assert (column is other is None) or np.array_equal(column, other, equal_nan=True)
+
+
+async def test_the_database_knows_the_cells(recorded: asyncpg.Connection) -> None:
+    traits = np.random.default_rng(2).uniform(0, 100, (300, 5)).astype(np.float32)
+    traits[:60] = np.random.default_rng(3).choice(
+        np.array([0, 100, 20, 40, 60, 80, 100 / 3, 200 / 3, 59.999996], np.float32), (60, 5)
+    )
+    for bins in (1, 3, 5, 7, 10):
+        space = StateSpace(bins=bins)
+        query = f"""
+            SELECT {cell_expression(space)} FROM unnest($1::real[], $2::real[], $3::real[],
+            $4::real[], $5::real[]) WITH ORDINALITY AS i
+            (openness, conscientiousness, extraversion, agreeableness, neuroticism, n) ORDER BY n
+        """
+        rows = await recorded.fetch(query, *traits.T.tolist())
+        assert [row[0] for row in rows] == space.cells(traits.astype(np.float64)).tolist()
+
+
+def test_cells_are_dealt_out_by_weight() -> None:
+    assert deal({}, 243, 4) == [Shard(NO_CELL, 243)]
+    assert deal({5: 10}, 243, 1) == [Shard(NO_CELL, 243)]
+    weights = dict.fromkeys(range(100), 1) | {50: 300}
+    shards = deal(weights, 243, 4)
+    assert shards[0].low == NO_CELL and shards[-1].high == 243
+    held = [sum(n for cell, n in weights.items() if s.low <= cell < s.high) for s in shards]
+    assert sum(held) == 399 and max(held) <= 350
+    even = deal(dict.fromkeys(range(100), 3), 100, 4)
+    assert [shard.high - max(shard.low, 0) for shard in even] == pytest.approx([25] * 4, abs=1)
+
+
+@pytest.mark.parametrize("algorithm", ["lin_ucb", "dqn"])
+async def test_what_learns_no_table_is_not_dealt_out(client: Client, algorithm: str) -> None:
+    asked = tpb.TriggerTrainingRequest(
+        algorithm=algorithm, mode=tpb.TRAINING_MODE_REBUILD, engine=tpb.TRAINING_ENGINE_RAY
+    )
+    failure = await failure_of(client.training.TriggerTraining(asked, metadata=ADMIN))
+    assert failure.violations == {
+        "engine": f"Ray deals out tables, which {algorithm} does not learn"
+    }
+
+
+async def test_a_server_without_ray_says_so(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.services.training.find_spec", lambda _: None)
+    asked = tpb.TriggerTrainingRequest(engine=tpb.TRAINING_ENGINE_RAY)
+    failure = await failure_of(client.training.TriggerTraining(asked, metadata=ADMIN))
+    assert failure.reason == "ENGINE_MISSING"
+    assert "recparams[ray]" in failure.message
+
+
+@with_ray
+@pytest.mark.timeout(300)
+async def test_ray_trains_the_same_version_even_where_a_worker_is_killed(
+    client: Client, recorded: asyncpg.Connection, settings: Settings
+) -> None:
+    here = await train(client, mode=tpb.TRAINING_MODE_REBUILD, days_back=60)
+    killed: list[str] = []
+
+    async def kill_one() -> None:
+        while not killed:
+            for process in psutil.process_iter(["name", "cmdline"]):
+                name = " ".join(process.info["cmdline"] or ())
+                if name.startswith("ray::_read_part"):
+                    process.kill()
+                    killed.append(name)
+                    break
+            await asyncio.sleep(0.002)
+
+    killing = asyncio.create_task(kill_one())
+    there = await train(
+        client, mode=tpb.TRAINING_MODE_REBUILD, days_back=60, engine=tpb.TRAINING_ENGINE_RAY
+    )
+    killing.cancel()
+    assert there.status == tpb.TRAINING_RUN_STATUS_COMPLETED, there.error
+    assert killed
+    assert there.interactions_trained == here.interactions_trained
+    one, other = [await models.load_table(recorded, run.model_version) for run in (here, there)]
+    assert one.q.tobytes() == other.q.tobytes()
+    assert one.visits.tobytes() == other.visits.tobytes()
