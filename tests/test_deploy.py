@@ -229,6 +229,41 @@ def test_every_variable_is_a_setting(overlay: list[Object]) -> None:
         assert set(re.findall(r"RECPARAMS_\w+", file.read_text())) <= VARIABLES, file
 
 
+def test_the_overlay_for_ray(production: list[Object], monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = build("overlays/ray")
+    (cluster,) = [one for one in objects if one["kind"] == "RayCluster"]
+    for one in production:
+        named(objects, one["kind"], re.sub(r"-[a-z0-9]{10}$", "", one["metadata"]["name"]))
+    trainer = pods(objects)["recparams-trainer"]
+    images = {trainer["spec"]["containers"][0]["image"]}
+    spec = cluster["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        # What only KubeRay's own schema describes is at least a valid pod.
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, **group["template"]}
+        pod["metadata"] = {"name": "any", **group["template"]["metadata"]}
+        for version in KUBERNETES:
+            kubernetes_validate.validate(pod, version, strict=True)
+        (container,) = pod["spec"]["containers"]
+        (theirs,) = trainer["spec"]["containers"]
+        assert container["securityContext"] == theirs["securityContext"]
+        assert pod["spec"]["securityContext"] == trainer["spec"]["securityContext"]
+        names = [one["name"] for one in container["env"]]
+        assert names == ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN"]
+        images.add(container["image"])
+    assert images == {"registry.example.com/recparams-ray:0.1.0"}
+    monkeypatch.setitem(SECRET, "ray-token", "a-token")
+    given = variables(objects, trainer)
+    assert given["RAY_AUTH_TOKEN"] == "a-token"
+    for variable, value in {**image_variables(), **given}.items():
+        monkeypatch.setenv(variable, value)
+    settings = Settings()
+    assert settings.training_engine == "ray"
+    assert settings.ray_address == "ray://recparams-ray-head-svc:10001"
+    for one in objects:
+        if one["kind"] == "NetworkPolicy":
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+
+
 def test_the_cron_job(production: list[Object]) -> None:
     spec = named(production, "CronJob", "recparams-training")["spec"]
     assert (spec["schedule"], spec["timeZone"]) == ("0 1 * * 1", "Etc/UTC")
