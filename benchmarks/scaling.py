@@ -1,0 +1,310 @@
+"""Training on more workers: what two do, measured, and a model of what more would do.
+
+`python -m benchmarks.scaling --into docs` measures on this machine, fits the model, and writes
+scale.md's figures and picture. The model has no free parameter: each cost was measured by itself.
+"""
+
+import asyncio
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import asyncpg
+import click
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.database import Trained, make_database, postgres, psql_copy, reset, train
+from benchmarks.report import Table
+from rl.hyperparameters import Hyperparameters
+from rl.population import draw_population
+from rl.state import StateSpace
+from server.config import Settings
+from server.training_request import RAY, RunRequest
+from server.worker.reading import Reading, read
+from server.worker.shards import Shard, deal, put, take, weigh, whose
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (10**7, 10**8, 10**9, 10**10)
+DATABASE_CORES = 8
+"""Of the Postgres of the model."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, measured on one core each; those by row are divided by rows.
+
+    Attributes:
+        copy: Postgres sends a row.
+        scan: Postgres passes over a row for a shard that it is not of.
+        weigh: Postgres counts a row by its cell.
+        receive: a worker makes arrays of a row.
+        chain: a worker chains and sorts a row.
+        update: a worker learns a row.
+        merge: the driver hands out the table and puts it together again, both times.
+        fixed: starting, connecting, smoothing, evaluating, writing.
+        per_user: writing how far a person is trained.
+        people: people an interaction.
+        largest_cell: share of the interactions that the largest cell has.
+    """
+
+    copy: float
+    scan: float
+    weigh: float
+    receive: float
+    chain: float
+    update: float
+    merge: float
+    fixed: float
+    per_user: float
+    people: float
+    largest_cell: float
+
+
+def limits(costs: Costs, rows: float, workers: int, database_cores: int) -> dict[str, float]:
+    """Seconds of a run by what they are spent on; reading counts once, by what binds it."""
+    shard = max(rows / workers, costs.largest_cell * rows)
+    binding = "largest cell" if costs.largest_cell * rows > rows / workers else "workers"
+    database = rows * (costs.copy + workers * costs.scan) / min(workers, database_cores)
+    receiving = shard * costs.receive
+    reading = {"database": database} if database > receiving else {binding: receiving}
+    learning = shard * (costs.chain + costs.update)
+    found = {
+        **reading,
+        "weighing": rows * costs.weigh / min(database_cores, 4),
+        "merging": costs.merge,
+        "writing": costs.fixed + rows * costs.people * costs.per_user,
+    }
+    found[binding] = found.get(binding, 0.0) + learning
+    return found
+
+
+def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
+    """Every cost by itself, and whole runs: in one process, and on Ray with one and two shards."""
+    runs: dict[str, list[Trained]] = {"one process": [], "Ray, 1 worker": [], "Ray, 2 workers": []}
+    with postgres() as server, TemporaryDirectory() as scratch:
+        url = make_database(server, "scaling", rows)
+        folder = Path(scratch)
+        for _ in range(rounds):
+            runs["one process"].append(train(url, folder))
+            for shards in (1, 2):
+                name = f"Ray, {shards} worker{'s' * (shards > 1)}"
+                runs[name].append(train(url, folder, engine=RAY, ray_shards=shards))
+        reset(url)
+        copying = statistics.median(psql_copy(url) for _ in range(rounds))
+        by_itself = asyncio.run(_by_itself(url, rows))
+        reset(url)
+    one = runs["one process"]
+    stages = {
+        name: statistics.median(run.stages.get(name, 0.0) for run in one) for name in one[0].stages
+    }
+    whole = statistics.median(run.seconds for run in one)
+    learning = stages["updating"] + stages.get("folding_in", 0.0)
+    people = rows / 50
+    writing = by_itself["per_user"] * people
+    fixed = whole - stages["reading"] - stages["preparing"] - learning - writing
+    return (
+        Costs(
+            copy=copying / rows,
+            scan=by_itself["scan"] / rows,
+            weigh=by_itself["weigh"] / rows,
+            receive=by_itself["receive"] / rows,
+            chain=stages["preparing"] / rows,
+            update=learning / rows,
+            merge=2 * by_itself["merge"],
+            fixed=fixed,
+            per_user=by_itself["per_user"],
+            people=people / rows,
+            largest_cell=by_itself["largest_cell"],
+        ),
+        runs,
+    )
+
+
+async def _by_itself(url: str, rows: int) -> dict[str, float]:
+    settings = Settings(database_url=url)
+    space = settings.space()
+    request = RunRequest(
+        rebuild=True,
+        days_back=None,
+        min_interactions_per_user=1,
+        hyperparameters=Hyperparameters(settling_seconds=0),
+        as_of=datetime.now(UTC),
+        activate=False,
+        engine=RAY,
+    )
+    reading = Reading(request, datetime(2000, 1, 1, tzinfo=UTC), 2**62, traits=False)
+    db = await asyncpg.connect(url)
+    began = time.perf_counter()
+    weights = await weigh(db, space, reading)
+    weighing = time.perf_counter() - began
+
+    nobody = Shard(space.n_cells + 1, space.n_cells + 2)
+    began = time.perf_counter()
+    await read(db, settings, reading, lambda _: None, whose(space, reading, nobody))
+    scanning = time.perf_counter() - began
+
+    began = time.process_time()
+    await read(db, settings, reading, lambda _: None)
+    receiving = time.process_time() - began
+
+    people = await db.fetch("SELECT user_key FROM users LIMIT 20000")
+    keys = [row["user_key"] for row in people]
+    began = time.perf_counter()
+    await db.execute(
+        """UPDATE users SET trained_through = w.id FROM unnest($1::bigint[], $2::bigint[])
+        AS w (user_key, id) WHERE users.user_key = w.user_key""",
+        keys,
+        [1] * len(keys),
+    )
+    per_user = (time.perf_counter() - began) / len(keys)
+    await db.close()
+    return {
+        "weigh": weighing,
+        "scan": scanning,
+        "receive": receiving,
+        "per_user": per_user,
+        "merge": await asyncio.to_thread(_merging, space, weights),
+        "largest_cell": _largest_cell(space),
+    }
+
+
+def _merging(space: StateSpace, weights: dict[int, int]) -> float:
+    """Seconds to hand a whole table to Ray's store and back, in two pieces."""
+    import ray
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    arrays = {
+        "q": np.ones((space.n_states, 27), dtype=np.float32),
+        "visits": np.ones((space.n_states, 27), dtype=np.int32),
+    }
+    shards = deal(weights, space.n_cells, 2)
+    for _ in range(2):  # The first time warms up.
+        began = time.perf_counter()
+        for shard in shards:
+            put(
+                space, arrays, shard, ray.get(ray.put(ray.get(ray.put(take(space, arrays, shard)))))
+            )
+        spent = time.perf_counter() - began
+    ray.shutdown()
+    return spent
+
+
+def _largest_cell(space: StateSpace) -> float:
+    """Share of people who are in the cell that has most, of a million with real correlations."""
+    traits = draw_population(np.random.default_rng(1), 1_000_000).traits
+    counts = np.bincount(space.cells(traits))
+    return float(counts.max() / counts.sum())
+
+
+def draw(costs: Costs, file: Path) -> None:
+    """Draws hours over workers, by interactions, with what binds each."""
+    figure = Figure(figsize=(8.4, 5.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for rows, colour in zip(SIZES, COLOURS, strict=True):
+        found = [limits(costs, rows, w, DATABASE_CORES) for w in WORKERS]
+        hours = [sum(one.values()) / 3600 for one in found]
+        axes.plot(WORKERS, hours, color=colour, marker="o", markersize=4)
+        axes.annotate(
+            f"$10^{{{int(np.log10(rows))}}}$ interactions",
+            (WORKERS[0], hours[0]),
+            xytext=(0, 7),
+            textcoords="offset points",
+            color=colour,
+        )
+        before = ""
+        for workers, one, hour in zip(WORKERS, found, hours, strict=True):
+            binding = max(one, key=lambda name: one[name])
+            if binding != before:
+                axes.annotate(
+                    binding,
+                    (workers, hour),
+                    xytext=(2, -13),
+                    textcoords="offset points",
+                    fontsize=7.5,
+                    color="#555555",
+                )
+            before = binding
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(WORKERS, [str(one) for one in WORKERS])
+    axes.set_xlabel(f"workers, a core each, and a Postgres of {DATABASE_CORES} cores")
+    axes.set_ylabel("hours of a run, modelled")
+    axes.set_title(
+        "A model, from costs measured on one machine; below each line, what binds",
+        loc="left",
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file)
+
+
+def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
+    """What was measured, what the model says of it, and what it says of more."""
+    whole = {name: statistics.median(one.seconds for one in found) for name, found in runs.items()}
+
+    def stage(name: str, which: str) -> float:
+        return statistics.median(one.stages.get(which, 0.0) for one in runs[name])
+
+    measured = Table(
+        (f"{rows:,} interactions, measured", "s", "reading", "chaining", "learning"),
+        [
+            (
+                name,
+                f"{whole[name]:.1f}",
+                f"{stage(name, 'reading'):.1f}",
+                f"{stage(name, 'preparing'):.1f}",
+                f"{stage(name, 'updating') + stage(name, 'folding_in'):.1f}",
+            )
+            for name in runs
+        ],
+    )
+    by_row = {"copy", "scan", "weigh", "receive", "chain", "update"}
+    each = Table(
+        ("cost, measured", ""),
+        [
+            (name, f"{1e9 * value:,.0f} ns a row" if name in by_row else f"{value:.3g}")
+            for name, value in asdict(costs).items()
+        ],
+    )
+    model = Table(
+        ("hours, modelled", *(f"{w} workers" for w in WORKERS)),
+        [
+            (
+                f"{n:.0e}".replace("e+", " x 10^").replace("10^0", "10^").replace("10^10", "10^10"),
+                *(_cell(limits(costs, n, w, DATABASE_CORES)) for w in WORKERS),
+            )
+            for n in SIZES
+        ],
+    )
+    return "\n\n".join(one.markdown() for one in (measured, each, model))
+
+
+def _cell(found: dict[str, float]) -> str:
+    binding = max(found, key=lambda name: found[name])
+    return f"{sum(found.values()) / 3600:.3g}, {binding}"
+
+
+@click.command()
+@click.option("--rows", default=4_000_000, type=click.IntRange(1000), help="Interactions.")
+@click.option("--rounds", default=3, type=click.IntRange(1), help="Runs of each.")
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), required=True)
+def main(rows: int, rounds: int, into: Path) -> None:
+    """Measure what the model of training on more workers needs, and draw it."""
+    costs, runs = measure(rows, rounds)
+    draw(costs, into / "scale.png")
+    text = tables(costs, runs, rows)
+    click.echo(text)
+    (into / "scale.json").write_text(json.dumps(asdict(costs), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
