@@ -4,7 +4,8 @@ Consecutive interactions of one person within `session_gap` chain; any other suc
 another personality cell, ends the episode.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -128,12 +129,10 @@ class TrainedThrough:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one training run learns, and how far that brings each person.
+class Due:
+    """How far a run brings each person, and what it leaves.
 
     Attributes:
-        transitions: sorted by (personality cell, time, id).
-        rows: int64 (m,), which interaction each transition is.
         users: int64 (u,), the people trained, ascending.
         trained_through: int64 (u,), the highest id dealt with of each of them.
         waiting_users: int64 (w,), the people of whom nothing is trained, ascending.
@@ -143,14 +142,29 @@ class Batch:
             context.
     """
 
-    transitions: Transitions
-    rows: NDArray[np.int64]
     users: NDArray[np.int64]
     trained_through: NDArray[np.int64]
     waiting_users: NDArray[np.int64]
     first_waiting: NDArray[np.int64]
     waiting: int
     out_of_vocabulary: int
+
+    def due(self) -> dict[str, Any]:
+        """These alone, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Due)}
+
+
+@dataclass(frozen=True)
+class Batch(Due):
+    """What one training run learns.
+
+    Attributes:
+        transitions: sorted by (personality cell, time, id).
+        rows: int64 (m,), which interaction each transition is.
+    """
+
+    transitions: Transitions
+    rows: NDArray[np.int64]
 
 
 def prepare(

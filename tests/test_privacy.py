@@ -204,7 +204,6 @@ SQL_ARGUMENT = {
     "copy_from_query": 0,
     "cursor": 0,
     "copy_rows": 1,
-    "expected_rows": 1,
 }
 """Which argument of a function is SQL."""
 OWN_FETCHES = {"tasks", "profiles"}
@@ -212,8 +211,9 @@ OWN_FETCHES = {"tasks", "profiles"}
 PUT_TOGETHER = {
     "f'ALTER TABLE interactions DETACH PARTITION {name} {how}'": "names of pg_class, by a pattern",
     "f'DROP TABLE {name}'": "the same",
-    "f'EXPLAIN (FORMAT JSON) {query}'": "an argument that is SQL itself",
-    "query": "the same",
+    "f'EXPLAIN (FORMAT JSON) {query(rebuild)}'": "one of two texts, by a truth value",
+    "query": "put together of columns' names and numbers of settings",
+    "f\"SET TRANSACTION SNAPSHOT '{snapshot}'\"": "a name that Postgres gave",
     "text(f'SELECT pg_advisory_xact_lock({MIGRATION_LOCK})')": "a number of this code",
 }
 """SQL that is no constant, and why it holds no value of a caller."""

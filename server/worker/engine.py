@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rl.comparison import Log
 from rl.learner import Learner
-from rl.transitions import Transitions
+from rl.transitions import Due, Transitions
 from server.config import Settings
 from server.database import Connection
 from server.store import training
@@ -23,26 +23,18 @@ from server.worker.reading import Reading, chained, read
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Due):
     """What a run has to learn, in summary.
 
     Attributes:
         transitions: how many.
         average_reward: of them; 0 where there are none.
-        users, trained_through, waiting_users, first_waiting, waiting, out_of_vocabulary: as in
-            `rl.transitions.Batch`.
         log: those held out at first, which may be none.
         ids: of their interactions.
     """
 
     transitions: int
     average_reward: float
-    users: NDArray[np.int64]
-    trained_through: NDArray[np.int64]
-    waiting_users: NDArray[np.int64]
-    first_waiting: NDArray[np.int64]
-    waiting: int
-    out_of_vocabulary: int
     log: Log
     ids: NDArray[np.int64]
 
@@ -102,12 +94,7 @@ class OneProcess(Engine):
             return Work(
                 transitions=len(reward),
                 average_reward=float(reward.mean(dtype=np.float64)) if len(reward) else 0.0,
-                users=batch.users,
-                trained_through=batch.trained_through,
-                waiting_users=batch.waiting_users,
-                first_waiting=batch.first_waiting,
-                waiting=batch.waiting,
-                out_of_vocabulary=batch.out_of_vocabulary,
+                **batch.due(),
                 log=holdout_log(columns, batch.rows[self._tail]),
                 ids=columns.interactions.id[batch.rows[self._tail]],
             )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rl.comparison import Log
 from rl.learners import LEARNERS
 from rl.state import TRAITS, StateSpace
-from rl.transitions import Batch, Transitions
+from rl.transitions import Batch, Due, Transitions
 from server.config import Settings
 from server.database import Connection
 from server.store import training
@@ -58,15 +58,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What a shard says of its people, and of the times of its transitions."""
+class Counts(Due):
+    """What a shard says of its people.
 
-    users: NDArray[np.int64]
-    trained_through: NDArray[np.int64]
-    waiting_users: NDArray[np.int64]
-    first_waiting: NDArray[np.int64]
-    waiting: int
-    out_of_vocabulary: int
+    Attributes:
+        reward_sum: of its transitions.
+        time: of their interactions, int64.
+    """
+
     reward_sum: float
     time: NDArray[np.int64]
 
@@ -176,12 +175,7 @@ def _counts(
         interactions = columns.interactions[own_people[person]]
         own = chained(interactions, reading.request, space.n_contexts)
     return Counts(
-        users=own.users,
-        trained_through=own.trained_through,
-        waiting_users=own.waiting_users,
-        first_waiting=own.first_waiting,
-        waiting=own.waiting,
-        out_of_vocabulary=own.out_of_vocabulary,
+        **own.due(),
         reward_sum=float(part.transitions.reward.sum(dtype=np.float64)),
         time=part.time,
     )

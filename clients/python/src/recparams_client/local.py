@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import conversion, fallback
 from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, key_metadata, target
+from recparams_client.closing import Closing
 from recparams_client.deciding import Decider, LocalDecision
 from recparams_client.errors import RecParamsError, Violation
 from recparams_client.snapshot import Snapshot
@@ -24,7 +24,7 @@ _LARGEST_OFFSET = 840
 _MOST_SECONDS = 253402300799
 
 
-class LocalPolicy:
+class LocalPolicy(Closing):
     """Decides as `RecParamsClient` does, without a call for each decision. Threads may share one.
 
     It keeps the server's policy in memory and up to date. While the server is away it goes on with
@@ -150,17 +150,6 @@ class LocalPolicy:
         self._watcher.stop()
         self._channel.close()
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _checked_time(decider: Decider, request: DecisionRequest) -> str:

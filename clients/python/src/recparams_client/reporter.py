@@ -8,11 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 import grpc
 
+from recparams_client.closing import Closing
 from recparams_client.conversion import record_message
 from recparams_client.errors import RecParamsError
 from recparams_client.sync import RecParamsClient
@@ -35,7 +34,7 @@ _POSITION = re.compile(r"interactions\[(\d+)\]")
 OnUndelivered = Callable[[Sequence[Interaction], str], None]
 
 
-class InteractionReporter:
+class InteractionReporter(Closing):
     """Takes interactions and has them recorded, in batches, by a thread of its own.
 
     What the server cannot take for now is tried again until it is stored: interactions are safe to
@@ -109,17 +108,6 @@ class InteractionReporter:
             self._changed.notify_all()
         self._thread.join()
         atexit.unregister(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE

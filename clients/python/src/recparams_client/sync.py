@@ -1,8 +1,7 @@
 """The blocking client."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
@@ -15,6 +14,7 @@ from recparams_client.channel import (
     key_metadata,
     target,
 )
+from recparams_client.closing import Closing
 from recparams_client.errors import from_rpc_error
 from recparams_client.types import (
     DecisionRequest,
@@ -25,7 +25,7 @@ from recparams_client.types import (
 )
 
 
-class RecParamsClient:
+class RecParamsClient(Closing):
     """Asks for decisions and reports reactions. Threads may share one.
 
     Args:
@@ -135,14 +135,3 @@ class RecParamsClient:
     def close(self) -> None:
         """Closes the connections."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
