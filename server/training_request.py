@@ -19,6 +19,7 @@ class RunRequest:
         apart: whether the version stands apart from the main line: it was asked for with objectives
             or an algorithm of its own.
         engine: who does the work: PROCESS or RAY.
+        export_folder: an export that Ray's workers read instead of the database; or empty.
     """
 
     rebuild: bool
@@ -31,6 +32,7 @@ class RunRequest:
     apart: bool = False
     algorithm: str = DEFAULT_ALGORITHM
     engine: str = PROCESS
+    export_folder: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

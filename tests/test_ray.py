@@ -21,6 +21,7 @@ from rl.tabular import TabularLearner
 from server.config import Settings
 from server.store import models, training
 from server.training_request import RunRequest
+from server.worker import exports
 from server.worker.engine import Engine, OneProcess, Work
 from server.worker.holdout import held_out, split_time
 from server.worker.progress import Progress
@@ -39,10 +40,12 @@ from server.worker.shards import (
     weigh,
 )
 from tests.support import ADMIN, Client, failure_of, in_process, record, train
+from tests.test_cli import run
 
 SPACE = StateSpace(bins=3)
 TABLES = [name for name, one in LEARNERS.items() if issubclass(one, TabularLearner)]
 NOW = datetime.now(UTC)
+with_parquet = pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs the extra ray")
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 
 
@@ -91,8 +94,11 @@ def history(people: int = 60) -> list[pb.Interaction]:
 class InTurn(Engine):
     """Shards one after the other in this process: what Ray does, without Ray."""
 
-    def __init__(self, settings: Settings, connection: Any, shards: int) -> None:
+    def __init__(
+        self, settings: Settings, connection: Any, shards: int, folder: Path | None = None
+    ) -> None:
         self._settings, self._connection, self._wanted = settings, connection, shards
+        self._folder = folder
         self.shards: list[Shard] = []
         self.parts: list[Part] = []
         self.split: int | None = None
@@ -100,12 +106,19 @@ class InTurn(Engine):
     async def prepare(self, work: Any, reading: Reading, progress: Progress) -> Work:
         space = self._settings.space()
         self.reading = reading
-        weights = await weigh(self._connection, space, reading)
-        self.shards = deal(weights, space.n_cells, self._wanted)
-        found = [
-            await read_shard(self._connection, self._settings, reading, shard)
-            for shard in self.shards
-        ]
+        if self._folder is None:
+            weights = await weigh(self._connection, space, reading)
+            self.shards = deal(weights, space.n_cells, self._wanted)
+            found = [
+                await read_shard(self._connection, self._settings, reading, shard)
+                for shard in self.shards
+            ]
+        else:
+            self.shards = list(exports.load(self._folder).shards)
+            found = [
+                exports.read_file(self._settings, reading, shard, exports.file_of(self._folder, i))
+                for i, shard in enumerate(self.shards)
+            ]
         self.parts = [part for part, _ in found]
         times = np.concatenate([count.time for _, count in found])
         self.split = split_time(times, self._settings.holdout_share)
@@ -171,14 +184,80 @@ async def test_any_number_of_shards_learns_the_same_table(
         assert len(engine.shards) == shards
         for name, array in table.items():
             assert dealt[name].tobytes() == array.tobytes(), (name, shards)
-        assert found.average_reward == pytest.approx(expected.average_reward)
-        for name in ("transitions", "waiting", "out_of_vocabulary"):
-            assert getattr(found, name) == getattr(expected, name)
-        for name in ("users", "trained_through", "waiting_users", "first_waiting", "ids"):
-            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
-        for name, column in vars(expected.log).items():
-            other = getattr(found.log, name)
-            assert (column is other is None) or np.array_equal(column, other, equal_nan=True)
+        same(found, expected)
+
+
+def same(found: Work, expected: Work) -> None:
+    for name, value in vars(expected).items():
+        other = getattr(found, name)
+        if name == "average_reward":
+            assert other == pytest.approx(value)
+        elif name == "log":
+            for column in vars(value):
+                one, two = getattr(value, column), getattr(other, column)
+                assert (one is two is None) or np.array_equal(one, two, equal_nan=True), column
+        else:
+            assert np.array_equal(other, value), name
+
+
+@with_parquet
+async def test_files_are_read_as_the_database_is(
+    settings: Settings, recorded: asyncpg.Connection, database_url: str, tmp_path: Path
+) -> None:
+    expected, table = await worked(OneProcess(settings), settings, recorded, "q_learning")
+    folder = tmp_path / "export"
+    options = ("--into", str(folder), "--days", "60", "--mode", "rebuild", "--files", "5")
+    command = (*options, "--database-url", database_url)
+    done = await run("interactions", "export", *command, RECPARAMS_BINS="3")
+    assert done.code == 0, done.err
+    count = await recorded.fetchval("SELECT count(*) FROM interactions")
+    assert done.out == f"{count} interactions in 5 files: {folder}\n"
+    assert "file 5 of 5" in done.err
+    engine = InTurn(settings, recorded, 0, folder)
+    found, dealt = await worked(engine, settings, recorded, "q_learning")
+    same(found, expected)
+    assert dealt["q"].tobytes() == table["q"].tobytes()
+    assert dealt["visits"].tobytes() == table["visits"].tobytes()
+
+    again = await run("interactions", "export", *command, RECPARAMS_BINS="3")
+    assert again.code == 2 and "has an export already" in again.err
+    away = ("--into", str(tmp_path / "x"), "--database-url", "postgresql://127.0.0.1:1/x")
+    assert (await run("interactions", "export", *away)).code == 4
+
+
+@with_parquet
+async def test_an_export_that_the_database_has_left_behind_is_refused(
+    settings: Settings, client: Client, recorded: asyncpg.Connection, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"days_back": 60, "shards": 2, "on_file": lambda *_: None}
+    made = await exports.export(settings, tmp_path / "a", rebuild=False, **given)
+    await exports.check(recorded, settings, made, rebuild=False)
+    assert exports.load(tmp_path / "a") == made
+    other = settings.model_copy(update={"bins": 4})
+    for wrong, message in (
+        (exports.check(recorded, other, made, rebuild=False), "another state space"),
+        (exports.check(recorded, settings, made, rebuild=True), "for an incremental run"),
+    ):
+        with pytest.raises(exports.ExportError, match=message):
+            await wrong
+    assert (await train(client, days_back=60)).status == tpb.TRAINING_RUN_STATUS_COMPLETED
+    with pytest.raises(exports.ExportError, match="another version was trained"):
+        await exports.check(recorded, settings, made, rebuild=False)
+    made = await exports.export(settings, tmp_path / "b", rebuild=True, **given)
+    await recorded.execute(
+        "DELETE FROM interactions WHERE user_key = (SELECT min(user_key) FROM interactions)"
+    )
+    with pytest.raises(exports.ExportError, match="not in the database any more"):
+        await exports.check(recorded, settings, made, rebuild=True)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(exports.ExportError, match="holds no whole export"):
+        exports.load(tmp_path / "c")
+
+
+async def test_files_are_for_ray(client: Client) -> None:
+    asked = tpb.TriggerTrainingRequest(export_folder="/shared/week-12")
+    failure = await failure_of(client.training.TriggerTraining(asked, metadata=ADMIN))
+    assert failure.violations == {"export_folder": "is for engine TRAINING_ENGINE_RAY"}
 
 
 async def test_the_database_knows_the_cells(recorded: asyncpg.Connection) -> None:
@@ -233,7 +312,7 @@ async def test_a_server_without_ray_says_so(
 @with_ray
 @pytest.mark.timeout(300)
 async def test_ray_trains_the_same_version_even_where_a_worker_is_killed(
-    client: Client, recorded: asyncpg.Connection, settings: Settings
+    client: Client, recorded: asyncpg.Connection, settings: Settings, tmp_path: Path
 ) -> None:
     here = await train(client, mode=tpb.TRAINING_MODE_REBUILD, days_back=60)
     killed: list[str] = []
@@ -256,6 +335,23 @@ async def test_ray_trains_the_same_version_even_where_a_worker_is_killed(
     assert there.status == tpb.TRAINING_RUN_STATUS_COMPLETED, there.error
     assert killed
     assert there.interactions_trained == here.interactions_trained
-    one, other = [await models.load_table(recorded, run.model_version) for run in (here, there)]
-    assert one.q.tobytes() == other.q.tobytes()
-    assert one.visits.tobytes() == other.visits.tobytes()
+    await exports.export(
+        settings,
+        tmp_path / "export",
+        days_back=60,
+        rebuild=True,
+        shards=4,
+        on_file=lambda *_: None,
+    )
+    from_files = await train(
+        client,
+        mode=tpb.TRAINING_MODE_REBUILD,
+        engine=tpb.TRAINING_ENGINE_RAY,
+        export_folder=str(tmp_path / "export"),
+    )
+    assert from_files.status == tpb.TRAINING_RUN_STATUS_COMPLETED, from_files.error
+    runs = here, there, from_files
+    one, *others = [await models.load_table(recorded, run.model_version) for run in runs]
+    for other in others:
+        assert one.q.tobytes() == other.q.tobytes()
+        assert one.visits.tobytes() == other.visits.tobytes()

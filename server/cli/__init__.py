@@ -16,6 +16,7 @@ _COMMANDS = {
     "shadow": "server.cli.shadow:shadow",
     "recommend": "server.cli.recommend:recommend",
     "status": "server.cli.status:status",
+    "interactions": "server.cli.interactions:interactions",
     "forget": "server.cli.forget:forget",
     "simulate": "server.cli.simulate:simulate",
     "compare": "server.cli.compare:compare",
@@ -55,8 +56,8 @@ def main() -> None:
     recparams models rollback      serve what was served before
     recparams compare --quick      every algorithm on the same simulated people
 
-    Every command but serve, migrate, demo, compare and new-key talks to a running server: --address
-    or RECPARAMS_ADDRESS says where, --admin-key or RECPARAMS_ADMIN_KEY lets it in, and with
-    --ca or RECPARAMS_CA it uses TLS. Next to a development server in the same folder none of them
-    is needed.
+    Every command but serve, migrate, demo, compare, interactions and new-key talks to a running
+    server: --address or RECPARAMS_ADDRESS says where, --admin-key or RECPARAMS_ADMIN_KEY lets it
+    in, and with --ca or RECPARAMS_CA it uses TLS. Next to a development server in the same folder
+    none of them is needed.
     """

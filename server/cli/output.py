@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -96,6 +97,14 @@ def print_differences(differences: Iterable[PolicyDifference]) -> None:
         one = pair.difference
         said = f"no estimate, {one.reason}" if one.reason else f"{one.value:+.4f} {_interval(one)}"
         click.echo(f"{pair.policy} - {pair.other}: {said}")
+
+
+def refuse_settings(failure: ValidationError) -> NoReturn:
+    """Says what is wrong with settings, without their values, and exits with 2."""
+    for problem in failure.errors(include_url=False, include_input=False):
+        where = ".".join(map(str, problem["loc"])) or "settings"
+        click.echo(f"recparams: {where}: {problem['msg']}", err=True)
+    raise SystemExit(2) from None
 
 
 def _interval(one: Estimate) -> str:

@@ -12,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 from server import logs
 from server.app import StartError
 from server.app import serve as run_server
+from server.cli.output import refuse_settings
 from server.config import Settings
 from server.supervisor import supervise
 
@@ -70,10 +71,7 @@ def serve(config: str | None, **given: Any) -> None:
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as failure:
-        for problem in failure.errors(include_url=False, include_input=False):
-            where = ".".join(map(str, problem["loc"])) or "settings"
-            click.echo(f"recparams: {where}: {problem['msg']}", err=True)
-        raise SystemExit(2) from None
+        refuse_settings(failure)
     logs.configure(settings.log_level, settings.log_format)
     for name in _unknown_variables():
         structlog.get_logger().warning("this variable is not a setting", name=name)

@@ -118,6 +118,14 @@ def timestamp(instant: datetime | None) -> Timestamp | None:
     type=click.Choice(["process", "ray"]),
     help="What does the work: one process, or a Ray cluster. [default: the server's]",
 )
+@click.option(
+    "--export",
+    "export_folder",
+    default="",
+    metavar="FOLDER",
+    help="With --engine ray: read what `recparams interactions export` wrote, under the path that "
+    "servers and workers see it.",
+)
 @click.option("--exploration-schedule", help="Override exploration_schedule for this run.")
 @click.option("--no-activate", is_flag=True, help="Store the new version without serving it.")
 @hyperparameter_options
@@ -134,6 +142,7 @@ def train(
     algorithm: str,
     parameters: tuple[tuple[str, float], ...],
     engine: str | None,
+    export_folder: str,
     exploration_schedule: str | None,
     no_activate: bool,
     address: str,
@@ -169,6 +178,7 @@ def train(
         ),
         algorithm=algorithm,
         engine=pb.TrainingEngine.Value(f"TRAINING_ENGINE_{(engine or 'unspecified').upper()}"),
+        export_folder=export_folder,
         as_of=timestamp(as_of),
         activate=not no_activate,
         objectives=evaluation_pb2.Objectives(**dict(objectives)) if objectives else None,

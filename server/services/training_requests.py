@@ -22,6 +22,7 @@ from server.training_request import PROCESS, RAY, RunRequest
 MOST_DAYS = 3650
 MOST_INTERACTIONS = 1_000_000_000
 LONGEST_REQUEST_ID = 64
+LONGEST_FOLDER = 1000
 MOST_POLICIES = 16
 _BUILTIN = {
     evaluation_pb2.BUILTIN_POLICY_ACTIVE: ACTIVE,
@@ -59,6 +60,11 @@ def run_request(settings: Settings, request: pb.TriggerTrainingRequest) -> RunRe
     objectives = _objectives(settings, request, violations)
     as_of = as_of_or_now(request, violations)
     engine = _engine(settings, request, algorithm, violations)
+    folder = request.export_folder
+    if folder and engine != RAY:
+        violations.add("export_folder", "is for engine TRAINING_ENGINE_RAY")
+    if len(folder) > LONGEST_FOLDER or not folder.isprintable():
+        violations.add("export_folder", f"must have up to {LONGEST_FOLDER} printable characters")
     violations.raise_any()
     return RunRequest(
         rebuild=request.mode == pb.TRAINING_MODE_REBUILD,
@@ -71,6 +77,7 @@ def run_request(settings: Settings, request: pb.TriggerTrainingRequest) -> RunRe
         apart=request.HasField("objectives") or algorithm != settings.algorithm,
         algorithm=algorithm,
         engine=engine,
+        export_folder=folder,
     )
 
 

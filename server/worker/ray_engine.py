@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from rl.learner import Learner
 from server.config import Settings
 from server.database import Connection, database_url
 from server.store import training
+from server.worker import exports
 from server.worker.engine import Engine, Work
 from server.worker.holdout import held_out, split_time
 from server.worker.progress import Progress
@@ -53,19 +55,15 @@ class RayEngine(Engine):
         self._ray: Any = None
 
     async def prepare(self, work: Connection, reading: Reading, progress: Progress) -> Work:
-        settings, space = self._settings, self._settings.space()
+        settings = self._settings
         ray = self._ray = await asyncio.to_thread(_connected, settings)
         self._reading = reading
         with progress.during("reading"):
-            weights = await weigh(work, space, reading)
-            wanted = settings.ray_shards or int(ray.cluster_resources().get("CPU", 1))
-            self._shards = deal(weights, space.n_cells, wanted)
-            # All workers see the database as it is now, also those that begin again later.
-            self._snapshot = await asyncpg.connect(database_url(settings))
-            name = await training.export_snapshot(self._snapshot)
-            task = ray.remote(_read_part).options(num_returns=2, max_retries=RETRIES)
             environment = settings.to_environment(database_url(settings))
-            found = [task.remote(environment, reading, shard, name) for shard in self._shards]
+            if reading.request.export_folder:
+                found = self._from_files(environment, reading)
+            else:
+                found = await self._from_database(work, environment, reading)
             self._parts = [part for part, _ in found]
             counts: list[Counts] = await _gathered(
                 [count for _, count in found],
@@ -78,6 +76,28 @@ class RayEngine(Engine):
             task = ray.remote(_held_out).options(num_returns=1, max_retries=RETRIES)
             tails = await _gathered([task.remote(part, self._split) for part in self._parts])
             return together(counts, [log for log, _ in tails], [ids for _, ids in tails])
+
+    async def _from_database(
+        self, work: Connection, environment: dict[str, str], reading: Reading
+    ) -> list[Any]:
+        settings, space = self._settings, self._settings.space()
+        weights = await weigh(work, space, reading)
+        wanted = settings.ray_shards or int(self._ray.cluster_resources().get("CPU", 1))
+        self._shards = deal(weights, space.n_cells, wanted)
+        # All workers see the database as it is now, also those that begin again later.
+        self._snapshot = await asyncpg.connect(database_url(settings))
+        name = await training.export_snapshot(self._snapshot)
+        task = self._ray.remote(_read_part).options(num_returns=2, max_retries=RETRIES)
+        return [task.remote(environment, reading, shard, name) for shard in self._shards]
+
+    def _from_files(self, environment: dict[str, str], reading: Reading) -> list[Any]:
+        folder = Path(reading.request.export_folder)
+        self._shards = list(exports.load(folder).shards)
+        task = self._ray.remote(_read_file).options(num_returns=2, max_retries=RETRIES)
+        return [
+            task.remote(environment, reading, shard, str(exports.file_of(folder, position)))
+            for position, shard in enumerate(self._shards)
+        ]
 
     async def learn(
         self, learner: Learner, *, tail: bool, on_progress: Callable[[float], None]
@@ -164,6 +184,12 @@ async def _read(
         return await read_shard(connection, settings, reading, shard)
     finally:
         connection.terminate()
+
+
+def _read_file(
+    environment: dict[str, str], reading: Reading, shard: Shard, file: str
+) -> tuple[Part, Counts]:
+    return exports.read_file(_settings_of(environment), reading, shard, Path(file))
 
 
 def _held_out(part: Part, split: int | None) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from rl.state import TRAITS
 from rl.transitions import Batch, Interactions, prepare
 from server.config import Settings
 from server.database import Connection
-from server.store import training
+from server.store import tasks, training
 from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
 from server.training_request import RunRequest
 from server.worker.holdout import Columns
@@ -46,6 +46,58 @@ class Reading:
     traits: bool
 
 
+class Assembler:
+    """Makes columns of rows that arrive in pieces.
+
+    Args:
+        settings: state space and rewards.
+        reading: what is read.
+        on_rows: called with how many rows there are so far.
+    """
+
+    def __init__(
+        self, settings: Settings, reading: Reading, on_rows: Callable[[int], None]
+    ) -> None:
+        self._encode = StateEncoder(settings.space())
+        self._weights = settings.reward_weights()
+        self._objectives = reading.request.objectives
+        self._traits = TRAITS if reading.traits else ()
+        self._columns = Collector(**_COLUMNS, **dict.fromkeys(self._traits, np.float32))
+        self._on_rows = on_rows
+
+    def add(self, rows: Rows) -> None:
+        """Takes some rows with the fields of `server.store.columns.INTERACTIONS`."""
+        action = rows["action"].astype(np.uint8)
+        engagement = rewards(
+            self._weights,
+            rows["reactions"].astype(np.int64),
+            rows["completion_rate"],
+            rows["mood_change"],
+        )
+        self._columns.add(
+            id=rows["id"],
+            user=rows["user"],
+            time=rows["time"],
+            state=self._encode(rows),
+            action=action,
+            reward=weighed(self._objectives, engagement, action),
+            engagement=engagement,
+            pscore=rows["propensity"],
+            **{trait: rows[trait] for trait in self._traits},
+        )
+        self._on_rows(self._columns.rows)
+
+    def columns(self) -> Columns:
+        """All of them; they are let go of here."""
+        column = self._columns.column
+        names = (field.name for field in fields(Interactions) if field.name != "traits")
+        interactions = {name: column(name) for name in names}
+        traits = np.stack([column(name) for name in self._traits], axis=1) if self._traits else None
+        return Columns(
+            Interactions(**interactions, traits=traits), column("engagement"), column("pscore")
+        )
+
+
 async def read(
     work: Connection,
     settings: Settings,
@@ -62,41 +114,23 @@ async def read(
         on_rows: called with how many there are so far.
         condition: SQL that rows have to satisfy besides.
     """
-    encode = StateEncoder(settings.space())
-    weights = settings.reward_weights()
-    with_traits = reading.traits
-    columns = Collector(**_COLUMNS, **(dict.fromkeys(TRAITS, np.float32) if with_traits else {}))
+    assembler = Assembler(settings, reading, on_rows)
 
     async def add(rows: Rows) -> None:
-        action = rows["action"].astype(np.uint8)
-        engagement = rewards(
-            weights,
-            rows["reactions"].astype(np.int64),
-            rows["completion_rate"],
-            rows["mood_change"],
-        )
-        columns.add(
-            id=rows["id"],
-            user=rows["user"],
-            time=rows["time"],
-            state=encode(rows),
-            action=action,
-            reward=weighed(reading.request.objectives, engagement, action),
-            engagement=engagement,
-            pscore=rows["propensity"],
-            **({trait: rows[trait] for trait in TRAITS} if with_traits else {}),
-        )
-        on_rows(columns.rows)
+        assembler.add(rows)
 
     query = f"{training.query(reading.request.rebuild)} AND {condition}"
     await copy_rows(work, query, reading.through, reading.window_start, on_rows=add)
-    traits = np.stack([columns.column(name) for name in TRAITS], axis=1) if with_traits else None
-    names = (field.name for field in fields(Interactions) if field.name != "traits")
-    return Columns(
-        Interactions(**{name: columns.column(name) for name in names}, traits=traits),
-        columns.column("engagement"),
-        columns.column("pscore"),
-    )
+    return assembler.columns()
+
+
+async def window_start_of(work: Connection, settings: Settings, request: RunRequest) -> datetime:
+    """Start of the window; without days_back it reaches back to the last completed run's end."""
+    if request.days_back is not None:
+        return request.as_of - timedelta(days=request.days_back)
+    start = request.as_of - timedelta(days=settings.days_back)
+    last_end: datetime | None = None if request.rebuild else await tasks.last_window_end(work)
+    return start if last_end is None else min(start, last_end)
 
 
 def chained(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:

@@ -112,23 +112,19 @@ def whose(space: StateSpace, reading: Reading, shard: Shard) -> str:
 async def read_shard(
     work: Connection, settings: Settings, reading: Reading, shard: Shard
 ) -> tuple[Part, Counts]:
-    """What a shard has to learn, and what it says of its people."""
-    space = settings.space()
+    """What a shard has to learn, and what it says of its people, out of the database."""
     columns = await read(
-        work, settings, replace(reading, traits=True), lambda _: None, whose(space, reading, shard)
+        work,
+        settings,
+        replace(reading, traits=True),
+        lambda _: None,
+        whose(settings.space(), reading, shard),
     )
-    interactions = columns.interactions
-    scores = np.asarray(interactions.traits, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
-    cells = np.where(known, space.cells(np.where(known[:, None], scores, 0.0)), NO_CELL)
-    if not reading.traits:
-        columns = replace(columns, interactions=replace(interactions, traits=None))
-    return await asyncio.to_thread(part_of, settings, reading, shard, columns, cells)
+    return await asyncio.to_thread(part_of, settings, reading, shard, columns)
 
 
 def part_of(
-    settings: Settings, reading: Reading, shard: Shard, columns: Columns, cells: NDArray[np.int64]
+    settings: Settings, reading: Reading, shard: Shard, columns: Columns
 ) -> tuple[Part, Counts]:
     """What a shard has to learn, from all interactions of its people.
 
@@ -136,10 +132,16 @@ def part_of(
         settings: the state space.
         reading: what the run reads.
         shard: it.
-        columns: the interactions.
-        cells: of them, NO_CELL where unknown, shape (n,).
+        columns: the interactions, with their scores.
     """
     space = settings.space()
+    interactions = columns.interactions
+    scores = np.asarray(interactions.traits, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
+    cells = np.where(known, space.cells(np.where(known[:, None], scores, 0.0)), NO_CELL)
+    if not reading.traits:
+        columns = replace(columns, interactions=replace(interactions, traits=None))
     batch = chained(columns.interactions, reading.request, space.n_contexts)
     within = (batch.transitions.state // space.n_contexts >= shard.low) & (
         batch.transitions.state // space.n_contexts < shard.high

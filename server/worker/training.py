@@ -9,7 +9,8 @@ import asyncio
 import json
 from collections.abc import Coroutine
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -22,11 +23,12 @@ from server.config import Settings
 from server.database import Connection, database_url
 from server.store import activations, models, tasks, training
 from server.training_request import RAY, RunRequest
+from server.worker import exports
 from server.worker.engine import Engine, OneProcess, Work
 from server.worker.holdout import Holdout, check_gates, evaluate_holdout
 from server.worker.learner import learner_for
 from server.worker.progress import Progress
-from server.worker.reading import Reading
+from server.worker.reading import Reading, window_start_of
 from server.worker.reports import gate_json
 
 log = structlog.get_logger()
@@ -93,9 +95,14 @@ async def _run(
     work: Connection, settings: Settings, run_id: int, request: RunRequest, progress: Progress
 ) -> None:
     with progress.during("starting"):
-        window_start = await _window_start(work, settings, request)
-        through = await training.snapshot(work)
-        await training.fill_in_profiles(work)
+        if request.export_folder:
+            exported = exports.load(Path(request.export_folder))
+            await exports.check(work, settings, exported, request.rebuild)
+            window_start, through = exported.window_start, exported.through
+        else:
+            window_start = await window_start_of(work, settings, request)
+            through = await training.snapshot(work)
+            await training.fill_in_profiles(work)
         parent = None if request.rebuild else await training.base_version(work)
         learner = await learner_for(work, settings, request, parent)
         traits = learner.needs_traits or await models.any_needs_traits(work)
@@ -185,15 +192,6 @@ async def _trained(work: Connection, parent: int | None, todo: Work) -> TrainedT
         return new
     before = await models.load_trained(work, parent)
     return None if before is None else before.merged(new)
-
-
-async def _window_start(work: Connection, settings: Settings, request: RunRequest) -> datetime:
-    """Start of the window; without days_back it reaches back to the last completed run's end."""
-    if request.days_back is not None:
-        return request.as_of - timedelta(days=request.days_back)
-    start = request.as_of - timedelta(days=settings.days_back)
-    last_end: datetime | None = None if request.rebuild else await tasks.last_window_end(work)
-    return start if last_end is None else min(start, last_end)
 
 
 def _result(

@@ -243,6 +243,7 @@ class TriggerTrainingRequest(_message.Message):
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    EXPORT_FOLDER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's unique name for this request, up to 64 characters. A repeated one returns the run
     it started the first time. Default: a new one.
@@ -267,6 +268,11 @@ class TriggerTrainingRequest(_message.Message):
     engine: Global___TrainingEngine.ValueType
     """What does the work. Default: the configured one. Errors: FAILED_PRECONDITION (reason
     ENGINE_MISSING) where the server does not have it.
+    """
+    export_folder: _builtins.str
+    """A folder written by `recparams interactions export`, which the server and Ray's workers see
+    under this path: they read it instead of the database. Only with TRAINING_ENGINE_RAY. A run
+    fails, and changes nothing, where the database has since moved on: export again then.
     """
     @_builtins.property
     def hyperparameters(self) -> Global___Hyperparameters:
@@ -298,10 +304,11 @@ class TriggerTrainingRequest(_message.Message):
         objectives: _evaluation_pb2.Objectives | None = ...,
         algorithm: _builtins.str = ...,
         engine: Global___TrainingEngine.ValueType = ...,
+        export_folder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "as_of", b"as_of", "days_back", b"days_back", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "objectives", b"objectives"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "algorithm", b"algorithm", "as_of", b"as_of", "days_back", b"days_back", "engine", b"engine", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activate", b"_activate", "_days_back", b"_days_back", "_min_interactions_per_user", b"_min_interactions_per_user", "activate", b"activate", "algorithm", b"algorithm", "as_of", b"as_of", "days_back", b"days_back", "engine", b"engine", "export_folder", b"export_folder", "hyperparameters", b"hyperparameters", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "objectives", b"objectives", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activate: _TypeAlias = _typing.Literal["activate"]  # noqa: Y015
     _WhichOneofArgType__activate: _TypeAlias = _typing.Literal["_activate", b"_activate"]  # noqa: Y015
