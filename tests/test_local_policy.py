@@ -206,13 +206,14 @@ async def test_every_state_has_the_servers_answer(app: App, arrange: Callable[[A
             words = context.content_type, context.mood, context.time_of_day
             user = f"person-{state % 50}"
             here = local.decide(DecisionRequest(user, *words, personality=personality))
-            numbers = here._context.numbers
+            _, _, context_, _, _, source, _ = here._made
+            numbers = context_.numbers
             there = rpb.GetRecommendationParamsResponse.FromString(
                 decider.decide(user.encode(), tuple(vars(personality).values()), numbers)
             )
             assert here.recommendation.propensity == there.propensity
             assert here.recommendation.model_version == there.model_version
-            assert here._source == there.source
+            assert source == there.source
             params = {name: getattr(there.params, name) for name in PARAMS}
             assert vars(here.recommendation.params) == pytest.approx(params)
 
@@ -539,16 +540,17 @@ def test_the_client_is_held_against_the_vectors() -> None:
     arms = Counter()
     for one in VECTORS["decisions"]:
         words = names[one["content_type"], one["mood"], one["time_of_day"]]
-        found = decider.decide(one["user_id"], tuple(one["scores"]), *words)
+        found = decider.decide(one["user_id"], PersonalityProfile(*one["scores"]), *words)
         recommended = found.recommendation
-        assert (found._action, found._source, found._arm) == (
+        _, _, _, action, arm, source, _ = found._made
+        assert (action, source, arm) == (
             one["action"],
             one["source"],
             one["policy_arm"],
         )
         assert recommended.model_version == one["model_version"]
         assert recommended.propensity == one["propensity"]
-        arms[found._arm] += 1
+        arms[arm] += 1
     assert len(arms) == 3
     for one in VECTORS["positions"]:
         assert position_of(one["salt"], one["user_id"].encode()) == one["position"]

@@ -11,14 +11,16 @@ from recparams_client import fallback
 from recparams_client.conversion import ARMS, REASONS, SOURCES
 from recparams_client.sealing import Scores, SealingKey, pack, seal
 from recparams_client.snapshot import N_ACTIONS, Context, Snapshot
-from recparams_client.types import Recommendation
+from recparams_client.types import PersonalityProfile, Recommendation
 
-_FLOATS = struct.Struct("<5f")
+_pack, _unpack = struct.Struct("<5f").pack, struct.Struct("<5f").unpack
 _UNKNOWN: Scores = (float("nan"),) * 5
 _EXPLORATION = pb.DECISION_SOURCE_EXPLORATION
 _RULE_BASED = pb.DECISION_SOURCE_RULE_BASED
 
 GetKey = Callable[[], SealingKey | None]
+Made = tuple[str, Scores, Context, int, int, int, int]
+"""User id, scores, context, action, arm, source, and when, in nanoseconds since 1970."""
 
 
 class LocalDecision:
@@ -28,46 +30,19 @@ class LocalDecision:
         recommendation: the decision, without a token.
     """
 
-    __slots__ = ("_action", "_arm", "_context", "_decided_at", "_decider", "_scores", "_source",
-                 "_token", "_user_id", "recommendation")  # fmt: skip
+    __slots__ = ("_decider", "_made", "_token", "recommendation")
 
-    def __init__(
-        self,
-        decider: "Decider",
-        recommendation: Recommendation,
-        user_id: str,
-        scores: Scores,
-        context: Context,
-        action: int,
-        arm: int,
-        source: int,
-        decided_at: int,
-    ) -> None:
+    def __init__(self, decider: "Decider", recommendation: Recommendation, made: Made) -> None:
         self._decider = decider
         self.recommendation = recommendation
-        self._user_id = user_id
-        self._scores = scores
-        self._context = context
-        self._action = action
-        self._arm = arm
-        self._source = source
-        self._decided_at = decided_at
+        self._made = made
         self._token: bytes | None = None
 
     @property
     def decision_token(self) -> bytes:
         """To send back with the reaction; empty where no key of the server's is valid any more."""
         if self._token is None:
-            self._token = self._decider.token(
-                self.recommendation,
-                self._user_id,
-                self._scores,
-                self._context,
-                self._action,
-                self._arm,
-                self._source,
-                self._decided_at // 1_000_000,
-            )
+            self._token = self._decider.token(self.recommendation, self._made)
         return self._token
 
     def with_token(self) -> Recommendation:
@@ -112,7 +87,7 @@ class Decider:
     def decide(
         self,
         user_id: str,
-        scores: tuple[float, float, float, float, float],
+        profile: PersonalityProfile,
         content_type: str,
         mood: str,
         time_of_day: str,
@@ -125,8 +100,15 @@ class Decider:
         """
         context = self._contexts[content_type, mood, time_of_day]
         # As the wire has them: a score close below the edge of a bin may round up to it.
-        scores = _FLOATS.unpack(_FLOATS.pack(*scores))
-        o, c, e, a, n = scores
+        o, c, e, a, n = scores = _unpack(
+            _pack(
+                profile.openness,
+                profile.conscientiousness,
+                profile.extraversion,
+                profile.agreeableness,
+                profile.neuroticism,
+            )
+        )
         if not (
             0.0 <= o <= 100.0
             and 0.0 <= c <= 100.0
@@ -162,9 +144,8 @@ class Decider:
                 for one in self._arms
             )
             shared = arm.recommendation(action, source, min(chance, 1.0))
-        return LocalDecision(
-            self, shared, user_id, scores, context, action, arm.number, source, time.time_ns()
-        )
+        made = user_id, scores, context, action, arm.number, source, time.time_ns()
+        return LocalDecision(self, shared, made)
 
     def decide_without_profile(
         self, user_id: str, content_type: str, mood: str, time_of_day: str
@@ -181,28 +162,17 @@ class Decider:
             source=SOURCES[_RULE_BASED],
             fallback_reason="no_profile",
         )
-        return LocalDecision(
-            self, shared, user_id, _UNKNOWN, context, action, arm.number, _RULE_BASED,
-            time.time_ns(),
-        )  # fmt: skip
+        made = user_id, _UNKNOWN, context, action, arm.number, _RULE_BASED, time.time_ns()
+        return LocalDecision(self, shared, made)
 
-    def token(
-        self,
-        shared: Recommendation,
-        user_id: str,
-        scores: Scores,
-        context: Context,
-        action: int,
-        arm: int,
-        source: int,
-        decided_at: int,
-    ) -> bytes:
-        """The token of a decision, made at `decided_at` milliseconds since 1970."""
+    def token(self, shared: Recommendation, made: Made) -> bytes:
+        """The token of a decision; empty where there is no key for it."""
+        user_id, scores, context, action, arm, source, decided_at = made
         key = self._key()
-        if key is None or decided_at > 1000 * key.expires_at:
+        if key is None or decided_at > 1e9 * key.expires_at:
             return b""
         record = pack(
-            decided_at,
+            decided_at // 1_000_000,
             shared.model_version,
             shared.propensity,
             context.numbers,

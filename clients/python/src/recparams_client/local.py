@@ -108,10 +108,28 @@ class LocalPolicy(Closing):
             LookupError: there is no policy to decide by here: ask `get_recommendation_params`.
             ValueError, RecParamsError: as `get_recommendation_params`.
         """
-        decider = self._usable()
-        if decider is None or not decider.is_complete:
+        decider, heard, personality = self._decider, self._watcher.heard_at, request.personality
+        if (
+            decider is None
+            or heard is None
+            or not decider.is_complete
+            or time.monotonic() - heard > self._max_age
+        ):
             raise LookupError("there is no policy here that can decide")
-        return self._decide(decider, request)
+        user_id = request.user_id
+        if (
+            personality is None
+            or request.time_of_day is None
+            or not 0 < len(user_id) <= LONGEST_USER_ID
+            or "\0" in user_id
+        ):
+            return self._decide(decider, request)
+        try:
+            return decider.decide(
+                user_id, personality, request.content_type, request.mood, request.time_of_day
+            )
+        except (KeyError, ValueError, OverflowError):
+            raise _refused(decider, request) from None
 
     def _usable(self) -> Decider | None:
         heard = self._watcher.heard_at
@@ -134,14 +152,9 @@ class LocalPolicy(Closing):
                 return decider.decide_without_profile(
                     user_id, request.content_type, request.mood, time_of_day
                 )
-            scores = (
-                personality.openness,
-                personality.conscientiousness,
-                personality.extraversion,
-                personality.agreeableness,
-                personality.neuroticism,
+            return decider.decide(
+                user_id, personality, request.content_type, request.mood, time_of_day
             )
-            return decider.decide(user_id, scores, request.content_type, request.mood, time_of_day)
         except (KeyError, ValueError, OverflowError):
             raise _refused(decider, request) from None
 
