@@ -6,9 +6,10 @@ scale.md's figures and picture. The model has no free parameter: each cost was m
 
 import asyncio
 import json
+import os
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,74 +17,18 @@ from tempfile import TemporaryDirectory
 import asyncpg
 import click
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from benchmarks.database import Trained, make_database, postgres, psql_copy, reset, train
+from benchmarks.database import DAYS, Trained, make_database, postgres, psql_copy, reset, train
 from benchmarks.report import Table
+from benchmarks.scaling_model import DATABASE_CORES, SIZES, WORKERS, Costs, draw, limits
 from rl.hyperparameters import Hyperparameters
 from rl.population import draw_population
 from rl.state import StateSpace
 from server.config import Settings
 from server.training_request import RAY, RunRequest
+from server.worker import exports
 from server.worker.reading import Reading, read
 from server.worker.shards import Shard, deal, put, take, weigh, whose
-
-WORKERS = (1, 2, 4, 8, 16, 32, 64)
-SIZES = (10**7, 10**8, 10**9, 10**10)
-DATABASE_CORES = 8
-"""Of the Postgres of the model."""
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds, measured on one core each; those by row are divided by rows.
-
-    Attributes:
-        copy: Postgres sends a row.
-        scan: Postgres passes over a row for a shard that it is not of.
-        weigh: Postgres counts a row by its cell.
-        receive: a worker makes arrays of a row.
-        chain: a worker chains and sorts a row.
-        update: a worker learns a row.
-        merge: the driver hands out the table and puts it together again, both times.
-        fixed: starting, connecting, smoothing, evaluating, writing.
-        per_user: writing how far a person is trained.
-        people: people an interaction.
-        largest_cell: share of the interactions that the largest cell has.
-    """
-
-    copy: float
-    scan: float
-    weigh: float
-    receive: float
-    chain: float
-    update: float
-    merge: float
-    fixed: float
-    per_user: float
-    people: float
-    largest_cell: float
-
-
-def limits(costs: Costs, rows: float, workers: int, database_cores: int) -> dict[str, float]:
-    """Seconds of a run by what they are spent on; reading counts once, by what binds it."""
-    shard = max(rows / workers, costs.largest_cell * rows)
-    binding = "largest cell" if costs.largest_cell * rows > rows / workers else "workers"
-    database = rows * (costs.copy + workers * costs.scan) / min(workers, database_cores)
-    receiving = shard * costs.receive
-    reading = {"database": database} if database > receiving else {binding: receiving}
-    learning = shard * (costs.chain + costs.update)
-    found = {
-        **reading,
-        "weighing": rows * costs.weigh / min(database_cores, 4),
-        "merging": costs.merge,
-        "writing": costs.fixed + rows * costs.people * costs.per_user,
-    }
-    found[binding] = found.get(binding, 0.0) + learning
-    return found
 
 
 def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
@@ -98,8 +43,9 @@ def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
                 name = f"Ray, {shards} worker{'s' * (shards > 1)}"
                 runs[name].append(train(url, folder, engine=RAY, ray_shards=shards))
         reset(url)
+        chaining = statistics.median(run.stages["preparing"] for run in runs["one process"])
         copying = statistics.median(psql_copy(url) for _ in range(rounds))
-        by_itself = asyncio.run(_by_itself(url, rows))
+        by_itself = asyncio.run(_by_itself(url, chaining))
         reset(url)
     one = runs["one process"]
     stages = {
@@ -116,6 +62,7 @@ def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
             scan=by_itself["scan"] / rows,
             weigh=by_itself["weigh"] / rows,
             receive=by_itself["receive"] / rows,
+            receive_file=by_itself["receive_file"] / rows,
             chain=stages["preparing"] / rows,
             update=learning / rows,
             merge=2 * by_itself["merge"],
@@ -128,7 +75,8 @@ def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
     )
 
 
-async def _by_itself(url: str, rows: int) -> dict[str, float]:
+async def _by_itself(url: str, chaining: float) -> dict[str, float]:
+    """Seconds of what whole runs do not tell apart; `chaining` are those of a whole run."""
     settings = Settings(database_url=url)
     space = settings.space()
     request = RunRequest(
@@ -155,6 +103,21 @@ async def _by_itself(url: str, rows: int) -> dict[str, float]:
     await read(db, settings, reading, lambda _: None)
     receiving = time.process_time() - began
 
+    with TemporaryDirectory() as scratch:
+        made = await exports.export(
+            settings,
+            Path(scratch) / "export",
+            days_back=DAYS + 2,
+            rebuild=True,
+            shards=1,
+            on_file=lambda *_: None,
+        )
+        file = exports.file_of(Path(scratch) / "export", 0)
+        began = time.process_time()
+        exports.read_file(settings, reading, made.shards[0], file)
+        # Chaining is in it too, which is counted by itself.
+        receive_file = time.process_time() - began - chaining
+
     people = await db.fetch("SELECT user_key FROM users LIMIT 20000")
     keys = [row["user_key"] for row in people]
     began = time.perf_counter()
@@ -170,6 +133,7 @@ async def _by_itself(url: str, rows: int) -> dict[str, float]:
         "weigh": weighing,
         "scan": scanning,
         "receive": receiving,
+        "receive_file": receive_file,
         "per_user": per_user,
         "merge": await asyncio.to_thread(_merging, space, weights),
         "largest_cell": _largest_cell(space),
@@ -204,49 +168,6 @@ def _largest_cell(space: StateSpace) -> float:
     return float(counts.max() / counts.sum())
 
 
-def draw(costs: Costs, file: Path) -> None:
-    """Draws hours over workers, by interactions, with what binds each."""
-    figure = Figure(figsize=(8.4, 5.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for rows, colour in zip(SIZES, COLOURS, strict=True):
-        found = [limits(costs, rows, w, DATABASE_CORES) for w in WORKERS]
-        hours = [sum(one.values()) / 3600 for one in found]
-        axes.plot(WORKERS, hours, color=colour, marker="o", markersize=4)
-        axes.annotate(
-            f"$10^{{{int(np.log10(rows))}}}$ interactions",
-            (WORKERS[0], hours[0]),
-            xytext=(0, 7),
-            textcoords="offset points",
-            color=colour,
-        )
-        before = ""
-        for workers, one, hour in zip(WORKERS, found, hours, strict=True):
-            binding = max(one, key=lambda name: one[name])
-            if binding != before:
-                axes.annotate(
-                    binding,
-                    (workers, hour),
-                    xytext=(2, -13),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                    color="#555555",
-                )
-            before = binding
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(WORKERS, [str(one) for one in WORKERS])
-    axes.set_xlabel(f"workers, a core each, and a Postgres of {DATABASE_CORES} cores")
-    axes.set_ylabel("hours of a run, modelled")
-    axes.set_title(
-        "A model, from costs measured on one machine; below each line, what binds",
-        loc="left",
-        fontsize=10,
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file)
-
-
 def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
     """What was measured, what the model says of it, and what it says of more."""
     whole = {name: statistics.median(one.seconds for one in found) for name, found in runs.items()}
@@ -254,12 +175,20 @@ def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
     def stage(name: str, which: str) -> float:
         return statistics.median(one.stages.get(which, 0.0) for one in runs[name])
 
+    cores = len(os.sched_getaffinity(0))
+    modelled = {
+        f"Ray, {w} worker{'s' * (w > 1)}": sum(
+            limits(costs, rows, w, cores, shared_cores=cores).values()
+        )
+        for w in (1, 2)
+    }
     measured = Table(
-        (f"{rows:,} interactions, measured", "s", "reading", "chaining", "learning"),
+        (f"{rows:,} interactions", "measured, s", "modelled, s", "reading", "chaining", "learning"),
         [
             (
                 name,
                 f"{whole[name]:.1f}",
+                f"{modelled[name]:.1f}" if name in modelled else "",
                 f"{stage(name, 'reading'):.1f}",
                 f"{stage(name, 'preparing'):.1f}",
                 f"{stage(name, 'updating') + stage(name, 'folding_in'):.1f}",
@@ -267,7 +196,7 @@ def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
             for name in runs
         ],
     )
-    by_row = {"copy", "scan", "weigh", "receive", "chain", "update"}
+    by_row = {"copy", "scan", "weigh", "receive", "receive_file", "chain", "update"}
     each = Table(
         ("cost, measured", ""),
         [
@@ -275,17 +204,20 @@ def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
             for name, value in asdict(costs).items()
         ],
     )
-    model = Table(
-        ("hours, modelled", *(f"{w} workers" for w in WORKERS)),
-        [
-            (
-                f"{n:.0e}".replace("e+", " x 10^").replace("10^0", "10^").replace("10^10", "10^10"),
-                *(_cell(limits(costs, n, w, DATABASE_CORES)) for w in WORKERS),
-            )
-            for n in SIZES
-        ],
-    )
-    return "\n\n".join(one.markdown() for one in (measured, each, model))
+    model = [
+        Table(
+            (f"hours, modelled: {what}", *(f"{w} workers" for w in WORKERS)),
+            [
+                (
+                    f"10^{int(np.log10(n))}",
+                    *(_cell(limits(costs, n, w, DATABASE_CORES, files=files)) for w in WORKERS),
+                )
+                for n in SIZES
+            ],
+        )
+        for what, files in (("from Postgres", False), ("from files", True))
+    ]
+    return "\n\n".join(one.markdown() for one in (measured, each, *model))
 
 
 def _cell(found: dict[str, float]) -> str:

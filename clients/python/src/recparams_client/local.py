@@ -32,6 +32,7 @@ class LocalPolicy(Closing):
     answer, and `is_fallback` says so. Personalities come with each request: profiles stored at the
     server are not known here, and without one the rules answer at neutral scores. A version that is
     no table (lin_ucb, dqn and their like) is asked for at the server, as `RecParamsClient` does.
+    A thread follows the server, so a process that forks has to make one after that.
 
     Args:
         address, credentials, api_key: as for `RecParamsClient`.

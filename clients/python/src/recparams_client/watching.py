@@ -15,6 +15,8 @@ from recparams_client.snapshot import Snapshot, SnapshotError, decode
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _MISSED_HEARTBEATS = 3.0
+_FIRST_WORD = 20.0
+"""Seconds that a server may take to send a policy at first."""
 
 
 class Watcher:
@@ -78,6 +80,7 @@ class Watcher:
         if self._stop.is_set():
             call.cancel()
         watchdog = _Watchdog(call)
+        watchdog.expect(_FIRST_WORD)
         try:
             for response in call:
                 watchdog.expect(_MISSED_HEARTBEATS * max(response.heartbeat_seconds, 0.1))
