@@ -40,6 +40,7 @@ async def test_it_lists_and_describes(client: Client, address: str) -> None:
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "recparams.v1.ModelService",
+        "recparams.v1.PolicyService",
         "recparams.v1.RecommendationService",
         "recparams.v1.RolloutService",
         "recparams.v1.SystemService",

@@ -36,7 +36,16 @@ def enforcing(database_url: str, tmp_path: Path, **changes: Any) -> Settings:
     return in_process(
         database_url,
         tmp_path,
-        **{**SMALL, "gates": "enforce", "exploration": 1.0, "watch_seconds": 3600, **changes},
+        **{
+            **SMALL,
+            "gates": "enforce",
+            "exploration": 1.0,
+            "watch_seconds": 3600,
+            # Everybody's last interaction ends an episode, so that with a discount whichever action
+            # was drawn least in the last round looks best.
+            "discount_factor": 0.0,
+            **changes,
+        },
     )
 
 
