@@ -101,9 +101,14 @@ def make_database(server: Any, name: str, interactions: int) -> str:
     return url
 
 
-def psql_copy(url: str) -> float:
-    """Seconds that psql takes to COPY what a first training run reads, in binary, to nowhere."""
-    query = " ".join(training.query(rebuild=False).split())
+def psql_copy(url: str, condition: str = "true") -> float:
+    """Seconds that psql takes to COPY what a first training run reads, in binary, to nowhere.
+
+    Args:
+        url: the database.
+        condition: SQL that interactions satisfy besides.
+    """
+    query = " ".join(f"{training.query(rebuild=False)} AND {condition}".split())
     query = query.replace("$1", str(2**62)).replace("$2", "'2000-01-01Z'")
     started = time.perf_counter()
     with Path(os.devnull).open("wb") as nowhere:

@@ -28,7 +28,20 @@ from server.config import Settings
 from server.training_request import RAY, RunRequest
 from server.worker import exports
 from server.worker.reading import Reading, read
-from server.worker.shards import Shard, deal, put, take, weigh, whose
+from server.worker.shards import (
+    NO_CELL,
+    Part,
+    Shard,
+    deal,
+    put,
+    read_shard,
+    take,
+    weigh,
+    whose,
+)
+
+FEW = 2_000
+"""Interactions that cost nothing themselves."""
 
 
 def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
@@ -43,8 +56,13 @@ def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
                 name = f"Ray, {shards} worker{'s' * (shards > 1)}"
                 runs[name].append(train(url, folder, engine=RAY, ray_shards=shards))
         reset(url)
+        few = make_database(server, "few", FEW)
+        starting = [
+            train(few, folder, engine=RAY, ray_shards=2).seconds - train(few, folder).seconds
+            for _ in range(rounds)
+        ]
         chaining = statistics.median(run.stages["preparing"] for run in runs["one process"])
-        copying = statistics.median(psql_copy(url) for _ in range(rounds))
+        copying = statistics.median(psql_copy(url, _everybody()) for _ in range(rounds))
         by_itself = asyncio.run(_by_itself(url, chaining))
         reset(url)
     one = runs["one process"]
@@ -65,8 +83,10 @@ def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
             receive_file=by_itself["receive_file"] / rows,
             chain=stages["preparing"] / rows,
             update=learning / rows,
+            keep=by_itself["keep"] / rows,
             merge=2 * by_itself["merge"],
             fixed=fixed,
+            start=statistics.median(starting),
             per_user=by_itself["per_user"],
             people=people / rows,
             largest_cell=by_itself["largest_cell"],
@@ -79,16 +99,7 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
     """Seconds of what whole runs do not tell apart; `chaining` are those of a whole run."""
     settings = Settings(database_url=url)
     space = settings.space()
-    request = RunRequest(
-        rebuild=True,
-        days_back=None,
-        min_interactions_per_user=1,
-        hyperparameters=Hyperparameters(settling_seconds=0),
-        as_of=datetime.now(UTC),
-        activate=False,
-        engine=RAY,
-    )
-    reading = Reading(request, datetime(2000, 1, 1, tzinfo=UTC), 2**62, traits=False)
+    reading = _reading(rebuild=True)
     db = await asyncpg.connect(url)
     began = time.perf_counter()
     weights = await weigh(db, space, reading)
@@ -99,9 +110,11 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
     await read(db, settings, reading, lambda _: None, whose(space, reading, nobody))
     scanning = time.perf_counter() - began
 
+    everything = Shard(NO_CELL, space.n_cells)
     began = time.process_time()
-    await read(db, settings, reading, lambda _: None)
-    receiving = time.process_time() - began
+    part, _ = await read_shard(db, settings, reading, everything)
+    # Chaining is in it too, which is counted by itself.
+    receiving = time.process_time() - began - chaining
 
     with TemporaryDirectory() as scratch:
         made = await exports.export(
@@ -115,7 +128,6 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
         file = exports.file_of(Path(scratch) / "export", 0)
         began = time.process_time()
         exports.read_file(settings, reading, made.shards[0], file)
-        # Chaining is in it too, which is counted by itself.
         receive_file = time.process_time() - began - chaining
 
     people = await db.fetch("SELECT user_key FROM users LIMIT 20000")
@@ -135,13 +147,33 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
         "receive": receiving,
         "receive_file": receive_file,
         "per_user": per_user,
-        "merge": await asyncio.to_thread(_merging, space, weights),
+        **await asyncio.to_thread(_through_ray, space, weights, part),
         "largest_cell": _largest_cell(space),
     }
 
 
-def _merging(space: StateSpace, weights: dict[int, int]) -> float:
-    """Seconds to hand a whole table to Ray's store and back, in two pieces."""
+def _reading(*, rebuild: bool) -> Reading:
+    """All there is."""
+    request = RunRequest(
+        rebuild=rebuild,
+        days_back=None,
+        min_interactions_per_user=1,
+        hyperparameters=Hyperparameters(settling_seconds=0),
+        as_of=datetime.now(UTC),
+        activate=False,
+        engine=RAY,
+    )
+    return Reading(request, datetime(2000, 1, 1, tzinfo=UTC), 2**62, traits=False)
+
+
+def _everybody() -> str:
+    """What a worker's query has besides, where its shard is all cells."""
+    space = StateSpace()
+    return whose(space, _reading(rebuild=False), Shard(NO_CELL, space.n_cells))
+
+
+def _through_ray(space: StateSpace, weights: dict[int, int], part: Part) -> dict[str, float]:
+    """Seconds to hand a whole table to Ray's store and back, and to keep a part there."""
     import ray
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
@@ -153,12 +185,14 @@ def _merging(space: StateSpace, weights: dict[int, int]) -> float:
     for _ in range(2):  # The first time warms up.
         began = time.perf_counter()
         for shard in shards:
-            put(
-                space, arrays, shard, ray.get(ray.put(ray.get(ray.put(take(space, arrays, shard)))))
-            )
-        spent = time.perf_counter() - began
+            sent = ray.get(ray.put(take(space, arrays, shard)))
+            put(space, arrays, shard, ray.get(ray.put(sent)))
+        merging = time.perf_counter() - began
+    began = time.perf_counter()
+    ray.get(ray.put(part))
+    keeping = time.perf_counter() - began
     ray.shutdown()
-    return spent
+    return {"merge": merging, "keep": keeping}
 
 
 def _largest_cell(space: StateSpace) -> float:
@@ -196,7 +230,7 @@ def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
             for name in runs
         ],
     )
-    by_row = {"copy", "scan", "weigh", "receive", "receive_file", "chain", "update"}
+    by_row = {"copy", "scan", "weigh", "receive", "receive_file", "chain", "update", "keep"}
     each = Table(
         ("cost, measured", ""),
         [

@@ -27,8 +27,10 @@ class Costs:
         receive_file: a worker makes arrays of a row of a Parquet file.
         chain: a worker chains and sorts a row.
         update: a worker learns a row.
+        keep: a worker hands a row to Ray's store and gets it back.
         merge: the driver hands out the table and puts it together again, both times.
         fixed: starting, connecting, smoothing, evaluating, writing.
+        start: Ray, its workers, and what they import, on top of that.
         per_user: writing how far a person is trained.
         people: people an interaction.
         largest_cell: share of the interactions that the largest cell has.
@@ -41,8 +43,10 @@ class Costs:
     receive_file: float
     chain: float
     update: float
+    keep: float
     merge: float
     fixed: float
+    start: float
     per_user: float
     people: float
     largest_cell: float
@@ -77,8 +81,8 @@ def limits(
     found = {"database": database} if database > receiving else {binding: receiving}
     found["weighing"] = 0.0 if files else rows * costs.weigh / min(database_cores, 4)
     found["merging"] = costs.merge
-    found["writing"] = costs.fixed + rows * costs.people * costs.per_user
-    found[binding] = found.get(binding, 0.0) + shard * (costs.chain + costs.update)
+    found["writing"] = costs.fixed + costs.start + rows * costs.people * costs.per_user
+    found[binding] = found.get(binding, 0.0) + shard * (costs.chain + costs.update + costs.keep)
     return found
 
 
