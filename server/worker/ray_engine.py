@@ -114,7 +114,7 @@ class RayEngine(Engine):
                     part,
                     self._split,
                     tail,
-                    take(space, arrays, shard),
+                    self._ray.put(take(space, arrays, shard)),
                 )
                 for shard, part in zip(self._shards, self._parts, strict=True)
             ],
