@@ -11,10 +11,9 @@ from recparams.v1 import recommendation_pb2_grpc
 from recparams_client import conversion, fallback
 from recparams_client.channel import (
     DECISION_TIMEOUT,
-    OPTIONS,
     WRITE_TIMEOUT,
+    connect,
     key_metadata,
-    target,
 )
 from recparams_client.errors import from_rpc_error
 from recparams_client.types import (
@@ -47,12 +46,7 @@ class AsyncRecParamsClient:
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
     ) -> None:
-        where = target(address)
-        self._channel = (
-            grpc.aio.insecure_channel(where, options=OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(where, credentials, options=OPTIONS)
-        )
+        self._channel = connect(grpc.aio, address, credentials)
         self._stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
         self._decision_timeout = decision_timeout
         self._write_timeout = write_timeout

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -73,6 +74,29 @@ def tls_credentials(
         None if key is None else Path(key).read_bytes(),
         None if cert is None else Path(cert).read_bytes(),
     )
+
+
+def connect(
+    kind: Any,
+    address: str | Sequence[str],
+    credentials: grpc.ChannelCredentials | None,
+    options: Sequence[tuple[str, Any]] = OPTIONS,
+) -> Any:
+    """A channel.
+
+    Args:
+        kind: `grpc` or `grpc.aio`.
+        address: as for `target`.
+        credentials: for TLS; None is plain text.
+        options: of the channel.
+
+    Raises:
+        ValueError: where there is no address.
+    """
+    where = target(address)
+    if credentials is None:
+        return kind.insecure_channel(where, options=options)
+    return kind.secure_channel(where, credentials, options=options)
 
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...] | None:

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import grpc
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import conversion, fallback
-from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, key_metadata, target
+from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, connect, key_metadata
 from recparams_client.closing import Closing
 from recparams_client.deciding import Decider, LocalDecision
 from recparams_client.errors import RecParamsError, Violation
@@ -52,12 +51,7 @@ class LocalPolicy(Closing):
         self._client = RecParamsClient(
             address, decision_timeout=decision_timeout, credentials=credentials, api_key=api_key
         )
-        where = target(address)
-        self._channel = (
-            grpc.insecure_channel(where, options=LONG_LIVED)
-            if credentials is None
-            else grpc.secure_channel(where, credentials, options=LONG_LIVED)
-        )
+        self._channel = connect(grpc, address, credentials, LONG_LIVED)
         self._max_age = max_age
         self._decider: Decider | None = None
         self._arrived = threading.Event()
@@ -109,28 +103,10 @@ class LocalPolicy(Closing):
             LookupError: there is no policy to decide by here: ask `get_recommendation_params`.
             ValueError, RecParamsError: as `get_recommendation_params`.
         """
-        decider, heard, personality = self._decider, self._watcher.heard_at, request.personality
-        if (
-            decider is None
-            or heard is None
-            or not decider.is_complete
-            or time.monotonic() - heard > self._max_age
-        ):
+        decider = self._usable()
+        if decider is None or not decider.is_complete:
             raise LookupError("there is no policy here that can decide")
-        user_id = request.user_id
-        if (
-            personality is None
-            or request.time_of_day is None
-            or not 0 < len(user_id) <= LONGEST_USER_ID
-            or "\0" in user_id
-        ):
-            return self._decide(decider, request)
-        try:
-            return decider.decide(
-                user_id, personality, request.content_type, request.mood, request.time_of_day
-            )
-        except (KeyError, ValueError, OverflowError):
-            raise _refused(decider, request) from None
+        return self._decide(decider, request)
 
     def _usable(self) -> Decider | None:
         heard = self._watcher.heard_at
@@ -139,22 +115,18 @@ class LocalPolicy(Closing):
         return self._decider
 
     def _decide(self, decider: Decider, request: DecisionRequest) -> LocalDecision:
-        user_id, time_of_day, personality = (
-            request.user_id,
-            request.time_of_day,
-            request.personality,
-        )
+        user_id, time_of_day = request.user_id, request.time_of_day
         if time_of_day is None:
             time_of_day = _checked_time(decider, request)
-        if not 0 < len(user_id) <= LONGEST_USER_ID or "\0" in user_id:
+        if not _is_name(user_id):
             raise _refused(decider, request)
         try:
-            if personality is None:
+            if request.personality is None:
                 return decider.decide_without_profile(
                     user_id, request.content_type, request.mood, time_of_day
                 )
             return decider.decide(
-                user_id, personality, request.content_type, request.mood, time_of_day
+                user_id, request.personality, request.content_type, request.mood, time_of_day
             )
         except (KeyError, ValueError, OverflowError):
             raise _refused(decider, request) from None
@@ -166,12 +138,13 @@ class LocalPolicy(Closing):
         self._client.close()
 
 
+def _is_name(user_id: str) -> bool:
+    return 0 < len(user_id) <= LONGEST_USER_ID and "\0" not in user_id
+
+
 def _checked_time(decider: Decider, request: DecisionRequest) -> str:
     message = conversion.request_message(request)
-    if (
-        abs(message.utc_offset_minutes) > _LARGEST_OFFSET
-        or not 0 <= message.timestamp.seconds <= _MOST_SECONDS
-    ):
+    if any(_time_violations(message)):
         raise _refused(decider, request)
     return fallback.time_of_day(message)
 
@@ -185,22 +158,27 @@ def _refused(decider: Decider, request: DecisionRequest) -> Exception:
     return RecParamsError(grpc.StatusCode.INVALID_ARGUMENT, first + more, tuple(found))
 
 
-def _violations(decider: Decider, message: pb.GetRecommendationParamsRequest) -> Any:
-    if not 0 < len(message.user_id) <= LONGEST_USER_ID or "\0" in message.user_id:
+def _violations(
+    decider: Decider, message: pb.GetRecommendationParamsRequest
+) -> Iterator[Violation]:
+    if not _is_name(message.user_id):
         yield Violation("user_id", f"must have 1 to {LONGEST_USER_ID} characters and no NUL")
     if message.HasField("personality"):
         for name in fallback.TRAITS:
             score = getattr(message.personality, name)
             if not 0.0 <= score <= 100.0:
                 yield Violation(f"personality.{name}", f"must be from 0 to 100, not {score:g}")
-    time_of_day: int = message.time_of_day
-    if not time_of_day:
-        if abs(message.utc_offset_minutes) > _LARGEST_OFFSET:
-            yield Violation("utc_offset_minutes", f"must be within {_LARGEST_OFFSET} of 0")
-        elif not 0 <= message.timestamp.seconds <= _MOST_SECONDS:
-            yield Violation("timestamp", "must lie in the years 1970 to 9999")
+    if not message.time_of_day:
+        yield from _time_violations(message)
     known = [context.numbers for context in decider.snapshot.contexts.values()]
     for position, name in enumerate(("content_type", "mood", "time_of_day")):
         value = getattr(message, name)
         if value and all(one[position] != value for one in known):
             yield Violation(name, f"has no value {value} in this deployment")
+
+
+def _time_violations(message: pb.GetRecommendationParamsRequest) -> Iterator[Violation]:
+    if abs(message.utc_offset_minutes) > _LARGEST_OFFSET:
+        yield Violation("utc_offset_minutes", f"must be within {_LARGEST_OFFSET} of 0")
+    elif not 0 <= message.timestamp.seconds <= _MOST_SECONDS:
+        yield Violation("timestamp", "must lie in the years 1970 to 9999")

@@ -3,7 +3,6 @@
 import zlib
 from dataclasses import dataclass
 from hashlib import sha256
-from math import isfinite
 
 from google.protobuf.message import DecodeError
 
@@ -27,12 +26,10 @@ class Context:
     Attributes:
         index: its place within a personality cell.
         numbers: of the contract.
-        names: in lower case.
     """
 
     index: int
     numbers: tuple[int, int, int]
-    names: tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def _contexts(message: policy_pb2.PolicySnapshot) -> dict[tuple[str, str, str], 
             names = CONTENT_TYPES[content], MOODS[mood], TIMES_OF_DAY[time]
         except KeyError:
             raise SnapshotError("it knows contexts that this client does not") from None
-        found[names] = Context(index, (content, mood, time), names)
+        found[names] = Context(index, (content, mood, time))
     if not found or len(found) != len(numbers) or types_pb2.MOOD_UNSPECIFIED in message.moods:
         raise SnapshotError("its contexts are no table's")
     return found
@@ -128,13 +125,13 @@ def _check(message: policy_pb2.PolicySnapshot, n_contexts: int) -> None:
     if not message.arms:
         raise SnapshotError("it serves nobody")
     n_states = message.bins**5 * n_contexts
+    known = set(pb.DecisionSource.values()) - {0, pb.DECISION_SOURCE_EXPLORATION}
     for arm in message.arms:
-        if not (0.0 < arm.share <= 1.0 and 0.0 <= arm.epsilon <= 1.0 and isfinite(arm.share)):
+        if not (0.0 < arm.share <= 1.0 and 0.0 <= arm.epsilon <= 1.0):
             raise SnapshotError("a share or an epsilon is out of range")
         if not arm.actions and not arm.sources:
             continue
         if len(arm.actions) != n_states or len(arm.sources) != n_states:
             raise SnapshotError(f"an arm has {len(arm.actions)} states, not {n_states}")
-        known = set(pb.DecisionSource.values()) - {0, pb.DECISION_SOURCE_EXPLORATION}
         if max(arm.actions) >= N_ACTIONS or not known.issuperset(arm.sources):
             raise SnapshotError("an arm has actions or sources that do not exist")

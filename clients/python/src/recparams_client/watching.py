@@ -75,7 +75,7 @@ class Watcher:
 
     def _follow(self) -> None:
         request = policy_pb2.WatchPolicyRequest(known_checksum=self._known)
-        call = self._stub.WatchPolicy(request, metadata=self._metadata, wait_for_ready=False)
+        call = self._stub.WatchPolicy(request, metadata=self._metadata)
         self._call = call
         if self._stop.is_set():
             call.cancel()
