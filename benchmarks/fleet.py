@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.database import make_database, postgres
 from benchmarks.measure import cores
 from benchmarks.report import Table
-from benchmarks.servers import running
+from benchmarks.servers import running, scores
 from recparams_client import DecisionRequest, Interaction, PersonalityProfile, RecParamsClient
 
 RATE = 100_000
@@ -87,8 +87,7 @@ async def _bytes(url: str) -> float:
 
 
 def _request(person: int) -> DecisionRequest:
-    scores = ((person * prime) % 1009 / 10.09 for prime in (7, 11, 13, 17, 19))
-    personality = PersonalityProfile(*scores)
+    personality = PersonalityProfile(*scores(person))
     return DecisionRequest(f"person-{person}", "music", "calm", "evening", personality=personality)
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort, cores, side_by_side
 from benchmarks.report import Goal, Section, Table
-from benchmarks.servers import running
+from benchmarks.servers import running, scores
 from recparams_client import DecisionRequest, LocalPolicy, PersonalityProfile, RecParamsClient
 from recparams_client.deciding import Decider
 from recparams_client.snapshot import decode
@@ -37,7 +37,6 @@ def run(effort: Effort, folder: Path) -> Section:
         if not local.wait(30):
             raise RuntimeError(local.problem)
         requests = [_request(person) for person in range(64)]
-        asked = effort.of(100, 2)
         spent = side_by_side(
             {
                 CALL: partial(_all, remote.get_recommendation_params, requests),
@@ -46,7 +45,7 @@ def run(effort: Effort, folder: Path) -> Section:
                 TOKEN: partial(_all, local.get_recommendation_params, requests),
             },
             rounds=effort.of(9, 1),
-            calls=asked // 10 or 1,
+            calls=effort.of(10, 1),
         )
     each = {name: seconds / len(requests) for name, seconds in spent.items()}
     rows = [
@@ -85,13 +84,12 @@ def run(effort: Effort, folder: Path) -> Section:
 
 
 def _request(person: int) -> DecisionRequest:
-    scores = ((person * prime) % 1009 / 10.09 for prime in (7, 11, 13, 17, 19))
     return DecisionRequest(
         f"person-{person:08d}",
         ("music", "video", "game")[person % 3],
         ("calm", "happy", "sad", "neutral")[person % 4],
         ("morning", "evening", "night")[person % 3],
-        personality=PersonalityProfile(*scores),
+        personality=PersonalityProfile(*scores(person)),
     )
 
 

@@ -1,7 +1,7 @@
 """Training on more workers: what two do, measured, and a model of what more would do.
 
-`python -m benchmarks.scaling --into docs` measures on this machine, fits the model, and writes
-scale.md's figures and picture. The model has no free parameter: each cost was measured by itself.
+`python -m benchmarks.scaling --into docs` measures on this machine and writes scale.md's figures
+and picture. The model has no free parameter: each cost was measured by itself.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from benchmarks.report import Table
 from benchmarks.scaling_model import DATABASE_CORES, SIZES, WORKERS, Costs, draw, limits
 from rl.hyperparameters import Hyperparameters
 from rl.population import draw_population
-from rl.state import StateSpace
+from rl.state import NO_CELL, StateSpace
 from server.config import Settings
+from server.store import training
 from server.training_request import RAY, RunRequest
 from server.worker import exports
 from server.worker.reading import Reading, read
 from server.worker.shards import (
-    NO_CELL,
     Part,
     Shard,
     deal,
@@ -46,15 +46,14 @@ FEW = 2_000
 
 def measure(rows: int, rounds: int) -> tuple[Costs, dict[str, list[Trained]]]:
     """Every cost by itself, and whole runs: in one process, and on Ray with one and two shards."""
-    runs: dict[str, list[Trained]] = {"one process": [], "Ray, 1 worker": [], "Ray, 2 workers": []}
+    runs: dict[str, list[Trained]] = {"one process": [], _on_ray(1): [], _on_ray(2): []}
     with postgres() as server, TemporaryDirectory() as scratch:
         url = make_database(server, "scaling", rows)
         folder = Path(scratch)
         for _ in range(rounds):
             runs["one process"].append(train(url, folder))
             for shards in (1, 2):
-                name = f"Ray, {shards} worker{'s' * (shards > 1)}"
-                runs[name].append(train(url, folder, engine=RAY, ray_shards=shards))
+                runs[_on_ray(shards)].append(train(url, folder, engine=RAY, ray_shards=shards))
         reset(url)
         few = make_database(server, "few", FEW)
         starting = [
@@ -131,14 +130,9 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
         receive_file = time.process_time() - began - chaining
 
     people = await db.fetch("SELECT user_key FROM users LIMIT 20000")
-    keys = [row["user_key"] for row in people]
+    keys = np.array([row["user_key"] for row in people])
     began = time.perf_counter()
-    await db.execute(
-        """UPDATE users SET trained_through = w.id FROM unnest($1::bigint[], $2::bigint[])
-        AS w (user_key, id) WHERE users.user_key = w.user_key""",
-        keys,
-        [1] * len(keys),
-    )
+    await training.set_watermarks(db, keys, np.ones(len(keys), dtype=np.int64))
     per_user = (time.perf_counter() - began) / len(keys)
     await db.close()
     return {
@@ -150,6 +144,10 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
         **await asyncio.to_thread(_through_ray, space, weights, part),
         "largest_cell": _largest_cell(space),
     }
+
+
+def _on_ray(workers: int) -> str:
+    return f"Ray, {workers} worker{'s' * (workers > 1)}"
 
 
 def _reading(*, rebuild: bool) -> Reading:
@@ -211,10 +209,7 @@ def tables(costs: Costs, runs: dict[str, list[Trained]], rows: int) -> str:
 
     cores = len(os.sched_getaffinity(0))
     modelled = {
-        f"Ray, {w} worker{'s' * (w > 1)}": sum(
-            limits(costs, rows, w, cores, shared_cores=cores).values()
-        )
-        for w in (1, 2)
+        _on_ray(w): sum(limits(costs, rows, w, cores, shared_cores=cores).values()) for w in (1, 2)
     }
     measured = Table(
         (f"{rows:,} interactions", "measured, s", "modelled, s", "reading", "chaining", "learning"),

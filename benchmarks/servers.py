@@ -120,13 +120,17 @@ def wait_ready(port: int, *, health: bool, seconds: float = 30.0) -> None:
             time.sleep(0.1)
 
 
+def scores(person: int) -> list[float]:
+    """Five scores of one of many people, in the order of the traits."""
+    return [(person * prime) % 1009 / 10.09 for prime in (7, 11, 13, 17, 19)]
+
+
 def request(person: int) -> pb.GetRecommendationParamsRequest:
     """A request of one of many people."""
-    scores = [(person * prime) % 1009 / 10.09 for prime in (7, 11, 13, 17, 19)]
     names = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
     return pb.GetRecommendationParamsRequest(
         user_id=f"person-{person:08d}",
-        personality=dict(zip(names, scores, strict=True)),
+        personality=dict(zip(names, scores(person), strict=True)),
         content_type=1 + person % 3,
         mood=1 + person % 8,
         time_of_day=1 + person % 4,

@@ -12,7 +12,6 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
@@ -25,6 +24,7 @@ from rl.simulator import expected_rewards
 from rl.smoothing import ACTION_LEVELS, Smoothing, smooth
 from rl.state import StateSpace
 from server.compare.logs import START, Log, contexts, simulate, states, transitions
+from server.compare.report import Mean
 
 WIDTHS = 10.0, 15.0, 20.0, 27.0, 35.0, 50.0
 HELD_OUT = 0.25
@@ -151,17 +151,8 @@ def measure(sizes: list[int], seeds: int, newcomers: int) -> Table:
         click.echo(f"{n:,} interactions done", err=True)
     return Table(
         ("", *(f"{n:,}" for n in sizes)),
-        [(name, *(interval(by_size[n]) for n in sizes)) for name, by_size in found.items()],
+        [(name, *(Mean.of(by_size[n]).text() for n in sizes)) for name, by_size in found.items()],
     )
-
-
-def interval(values: list[float]) -> str:
-    """A mean and half of its 95 % interval by Student's t over the seeds."""
-    mean = np.mean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{mean:.3f} ± {half:.3f}"
 
 
 TEXT = """# What a state borrows

@@ -204,6 +204,14 @@ def publish(
     return GreedyTable(space, actions.tobytes(), table.sources.tobytes(), epsilon)
 
 
+def draw(rng: np.random.Generator, dist: NDArray[np.float64]) -> NDArray[np.int64]:
+    """An action for each of n people, int64 (n,), by probabilities of all actions, (n, 27)."""
+    # Counting what lies below a point avoids a last bin that rounding makes a little short.
+    below = dist.cumsum(axis=1)[:, :-1] <= rng.random(len(dist))[:, None]
+    drawn: NDArray[np.int64] = below.sum(axis=1)
+    return drawn
+
+
 def propensity(epsilon: float, *, greedy: bool) -> float:
     """Probability with which an epsilon-greedy choice gives the greedy, or one other, action."""
     return epsilon / N_ACTIONS + (1.0 - epsilon if greedy else 0.0)

@@ -20,6 +20,9 @@ TIMES_OF_DAY = ("morning", "afternoon", "evening", "night")
 UNKNOWN_PERSONALITY = -1
 """Encoded state of a row whose trait scores are missing."""
 
+NO_CELL = -1
+"""The cell of somebody whose trait scores are missing or out of range."""
+
 OUT_OF_VOCABULARY = -2
 """Encoded state of a row whose context the space does not know."""
 
@@ -129,6 +132,13 @@ class StateSpace:
         cells: NDArray[np.int64] = bins @ self.bins ** np.arange(len(TRAITS))[::-1]
         return cells
 
+    def cells_if_known(self, traits: ArrayLike) -> NDArray[np.int64]:
+        """Cells of n rows of scores, (n, 5), as int64 (n,); NO_CELL where one is NaN or wrong."""
+        scores = np.asarray(traits, dtype=np.float64).reshape(-1, len(TRAITS))
+        with np.errstate(invalid="ignore"):
+            known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
+        return np.where(known, self.cells(np.where(known[:, None], scores, 0.0)), NO_CELL)
+
     @cached_property
     def _cell_parts(self) -> tuple[tuple[int, ...], ...]:
         """What each bin of each trait adds to a cell; a score of 100 falls into the last bin."""
@@ -182,14 +192,10 @@ class StateSpace:
             int32 (n,): the state, `UNKNOWN_PERSONALITY` where a score is NaN or out of range, or
             `OUT_OF_VOCABULARY`, which takes precedence.
         """
-        scores = np.asarray(traits, dtype=np.float64).reshape(-1, len(TRAITS))
-        with np.errstate(invalid="ignore"):
-            known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
-        scores = np.where(known[:, None], scores, 0.0)
-        cell = self.cells(scores).astype(np.int32)
+        cell = self.cells_if_known(traits).astype(np.int32)
         _, moods, times = self.context_shape
         context = (content_type.astype(np.int32) * moods + mood) * times + time_of_day
-        state = np.where(known, cell * self.n_contexts + context, UNKNOWN_PERSONALITY)
+        state = np.where(cell != NO_CELL, cell * self.n_contexts + context, UNKNOWN_PERSONALITY)
         foreign = (content_type < 0) | (mood < 0) | (time_of_day < 0)
         return np.where(foreign, OUT_OF_VOCABULARY, state).astype(np.int32)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
-from rl.policy import EXPLORATION, GreedyTable, Policy, propensity
+from rl.policy import EXPLORATION, GreedyTable, Policy, draw, propensity
 from server.policies import Arm
 from server.responses import DOUBLE, by_whom, how
 from server.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
@@ -90,8 +90,7 @@ class ServedArm:
             likeliest = self.policy.likeliest(states, scores)
             return Choices(likeliest, source, np.where(explores, anything, likeliest), None)
         dist = self.policy.action_dist(states, scores)
-        # Counting what lies below a point avoids a last bin that rounding makes a little short.
-        drawn = (dist.cumsum(axis=1)[:, :-1] <= generator.random(n)[:, None]).sum(axis=1)
+        drawn = draw(generator, dist)
         likeliest = dist.argmax(axis=1).astype(np.uint8)
         chances = self.share * ((1.0 - self.epsilon) * dist + self.epsilon / N_ACTIONS)
         return Choices(likeliest, source, np.where(explores, anything, drawn), chances)

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
 from server import local_tokens
-from server.local_tokens import DelegatedKey, delegate
 from server.vocabulary import (
     ARM_NAMES,
     CONTENT_TYPE_NAMES,
@@ -155,9 +154,9 @@ class TokenCodec:
             for i, user in enumerate(users)
         ]
 
-    def delegate(self, now: int) -> DelegatedKey:
+    def delegate(self, now: int) -> local_tokens.DelegatedKey:
         """A key for a caller that decides by itself, from `now`, seconds since 1970."""
-        return delegate(self._key, now)
+        return local_tokens.delegate(self._key, now)
 
     def read(self, token: bytes, user_id: str) -> Decision:
         """What a token says. Raises InvalidTokenError unless it was issued for this person."""

@@ -16,7 +16,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from rl.learners import LEARNERS
-from rl.state import StateSpace
+from rl.state import NO_CELL, StateSpace
 from rl.tabular import TabularLearner
 from server.config import Settings
 from server.store import models, training
@@ -27,7 +27,6 @@ from server.worker.holdout import held_out, split_time
 from server.worker.progress import Progress
 from server.worker.reading import Reading
 from server.worker.shards import (
-    NO_CELL,
     Part,
     Shard,
     cell_expression,

@@ -1,7 +1,8 @@
 """Writes local-policy.json: what a client that decides by itself has to get right.
 
-`python clients/vectors/generate.py [FILE]` computes everything with the server's own code; the
-Python client is tested against it, and clients in other languages can be.
+`python clients/vectors/generate.py [FILE]` computes decisions with the server's own code and seals
+tokens by the book, apart from the client's code: the Python client is tested against it, and
+clients in other languages can be.
 """
 
 import base64

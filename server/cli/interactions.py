@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from server.cli.connection import Exit
-from server.cli.output import refuse_settings
+from server.cli.output import give_up, refuse_settings
 from server.config import Settings
 from server.errors import STORE_ERRORS
 
@@ -87,6 +87,5 @@ def export(into: Path, days: int | None, mode: str, files: int, database_url: st
     except exports.ExportError as failure:
         raise click.UsageError(str(failure)) from None
     except STORE_ERRORS as failure:
-        click.echo(f"recparams: {failure or type(failure).__name__}", err=True)
-        raise SystemExit(Exit.UNREACHABLE) from None
+        give_up(failure, Exit.UNREACHABLE)
     click.echo(f"{written.interactions:,} interactions in {len(written.shards)} files: {into}")

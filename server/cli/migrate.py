@@ -1,7 +1,6 @@
 """`recparams migrate`: what the migrations Job runs."""
 
 import asyncio
-from typing import NoReturn
 
 import asyncpg
 import click
@@ -9,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from server import migration
 from server.cli.connection import Exit
+from server.cli.output import give_up
 from server.errors import STORE_ERRORS
 
 
@@ -37,12 +37,7 @@ def migrate(database_url: str) -> None:
     try:
         asyncio.run(migration.migrate(database_url))
     except STORE_ERRORS as failure:
-        _fail(failure, Exit.UNREACHABLE)
+        give_up(failure, Exit.UNREACHABLE)
     except (asyncpg.PostgresError, DBAPIError, migration.NewerSchemaError) as failure:
-        _fail(failure, Exit.FAILED)
+        give_up(failure, Exit.FAILED)
     click.echo("the schema is up to date")
-
-
-def _fail(failure: Exception, code: Exit) -> NoReturn:
-    click.echo(f"recparams: {failure or type(failure).__name__}", err=True)
-    raise SystemExit(code) from None

@@ -99,6 +99,12 @@ def print_differences(differences: Iterable[PolicyDifference]) -> None:
         click.echo(f"{pair.policy} - {pair.other}: {said}")
 
 
+def give_up(failure: Exception, code: int) -> NoReturn:
+    """Says what failed and exits with a code."""
+    click.echo(f"recparams: {failure or type(failure).__name__}", err=True)
+    raise SystemExit(code) from None
+
+
 def refuse_settings(failure: ValidationError) -> NoReturn:
     """Says what is wrong with settings, without their values, and exits with 2."""
     for problem in failure.errors(include_url=False, include_input=False):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.comparison import Log as EvaluatedLog
 from rl.estimators import DoublyRobust, rounds
 from rl.evaluation import Estimate, estimate
+from rl.policy import draw
 from rl.population import Population, Situations, draw_population, draw_visits
 from rl.reward import RewardWeights
 from rl.reward_model import estimate_rewards
@@ -127,8 +127,7 @@ class Judge:
             dist = system.action_dist(self.population.traits[at.person], contexts(at))
             mean = expected_rewards(self.population, at, RewardWeights())
             earned += float((dist * mean).sum())
-            below = dist.cumsum(axis=1)[:, :-1] <= rng.random(len(at))[:, None]
-            at = next_situations(rng, at, react(rng, self.population, at, below.sum(axis=1)))
+            at = next_situations(rng, at, react(rng, self.population, at, draw(rng, dist)))
         return earned / len(self.visits)
 
 
@@ -136,19 +135,12 @@ def judge(rng: np.random.Generator, plan: Plan) -> Judge:
     """Draws people to judge by."""
     population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON))
     log = simulate(rng, population, plan.held_out)
-    evaluated = EvaluatedLog(
-        state=log.state,
-        action=log.action.astype(np.uint8),
-        engagement=log.reward,
-        pscore=log.propensity.astype(np.float32),
-        person=log.at.person,
-    )
     return Judge(
         population=population,
         log=log,
         mean=expected_rewards(population, log.at, RewardWeights()),
         modelled=estimate_rewards(
-            SPACE, evaluated.state, evaluated.action, evaluated.engagement, evaluated.person
+            SPACE, log.state, log.action.astype(np.uint8), log.reward, log.at.person
         ),
         visits=draw_visits(rng, population, np.arange(len(population)), START)[: plan.visits],
     )

@@ -111,7 +111,7 @@ class Results:
             self._by_size(self.regret, by_size),
             "## Gain over the rules",
             "The difference in value, population by population: surer than the intervals above.",
-            self._by_size(lambda *which: self.gain(*which), by_size, sign=True),
+            self._by_size(self.gain, by_size, sign=True),
             f"## After {last:,} interactions",
             table(
                 (

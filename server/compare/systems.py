@@ -17,7 +17,7 @@ from rl.learners import LEARNERS, settings_of
 from rl.packing import pack
 from rl.policy import GreedyTable, Policy, rule_based_policy
 from rl.state import Context
-from server.compare.logs import CONTEXTS, SPACE, Log, states, transitions
+from server.compare.logs import SPACE, Log, states, transitions
 
 DICE = random.Random(1)  # noqa: S311 - not secrecy
 ACTIONS = list(range(N_ACTIONS))
@@ -66,6 +66,7 @@ class System(ABC):
 class Contestant(System):
     """A system whose whole policy can be looked at."""
 
+    @abstractmethod
     def action_dist(
         self, traits: NDArray[np.float64], context: NDArray[np.int64]
     ) -> NDArray[np.float64]:
@@ -75,8 +76,6 @@ class Contestant(System):
             traits: scores, 0 to 100, (n, 5).
             context: context indices, (n,).
         """
-        rows = zip(traits.tolist(), context.tolist(), strict=True)
-        return one_hot([self.decide(self.encode(one, CONTEXTS[place])) for one, place in rows])
 
     @abstractmethod
     def size(self) -> int:

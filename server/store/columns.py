@@ -47,6 +47,7 @@ class Layout:
     """What to select, and how a row of it lies in the wire format."""
 
     def __init__(self, fields: tuple[tuple[str, str, str], ...]) -> None:
+        self.names = tuple(name for name, _, _ in fields)
         self.select_list = ", ".join(expression for _, expression, _ in fields)
         self.row = np.dtype(
             [("fields", ">i2")]

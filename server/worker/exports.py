@@ -8,13 +8,12 @@ would make it wrong: another version trained, people forgotten.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import numpy as np
 
 from rl.hyperparameters import Hyperparameters
 from rl.state import StateSpace
@@ -179,7 +178,7 @@ def read_file(
     """What a shard has to learn, and what it says of its people, out of a file."""
     import pyarrow.parquet as pq
 
-    assembler = Assembler(settings, Reading(**{**vars(reading), "traits": True}), lambda _: None)
+    assembler = Assembler(settings, replace(reading, traits=True), lambda _: None)
     with pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(ROW_GROUP):
             assembler.add(_Batch(batch))  # type: ignore[arg-type]
@@ -202,9 +201,7 @@ async def _write(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    row = INTERACTIONS.row
-    names = [n for n in row.names or () if not n.endswith("_length") and n != "fields"]
-    kinds = {name: row[name].newbyteorder("=") for name in names}
+    kinds = {name: INTERACTIONS.row[name].newbyteorder("=") for name in INTERACTIONS.names}
     schema = pa.schema([(name, pa.from_numpy_dtype(kind)) for name, kind in kinds.items()])
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         waiting: list[Any] = []
@@ -215,7 +212,7 @@ async def _write(
                 waiting.clear()
 
         async def add(rows: Rows) -> None:
-            columns = [np.ascontiguousarray(rows[name].astype(kinds[name])) for name in names]
+            columns = [rows[name].astype(kind) for name, kind in kinds.items()]
             waiting.append(pa.record_batch(columns, schema=schema))
             if sum(map(len, waiting)) >= ROW_GROUP:
                 write()

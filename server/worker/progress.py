@@ -37,6 +37,10 @@ class Progress:
             yield
         self.seconds[stage] = round(time.perf_counter() - started, 4)
 
+    def advance(self, share: float) -> None:
+        """So much more of the stage is done."""
+        self.fraction += share
+
     @property
     def overall(self) -> float:
         """Share of the whole run that is done, 0 to 1."""

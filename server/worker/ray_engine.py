@@ -48,6 +48,8 @@ class RayEngine(Engine):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._url = database_url(settings)
+        self._environment = settings.to_environment(self._url)
         self._snapshot: Connection | None = None
         self._shards: list[Shard] = []
         self._parts: list[Any] = []
@@ -55,47 +57,46 @@ class RayEngine(Engine):
         self._ray: Any = None
 
     async def prepare(self, work: Connection, reading: Reading, progress: Progress) -> Work:
-        settings = self._settings
-        ray = self._ray = await asyncio.to_thread(_connected, settings)
+        self._ray = await asyncio.to_thread(_connected, self._settings)
         self._reading = reading
         with progress.during("reading"):
-            environment = settings.to_environment(database_url(settings))
             if reading.request.export_folder:
-                found = self._from_files(environment, reading)
+                found = self._from_files(reading)
             else:
-                found = await self._from_database(work, environment, reading)
+                found = await self._from_database(work, reading)
             self._parts = [part for part, _ in found]
             counts: list[Counts] = await _gathered(
                 [count for _, count in found],
-                lambda: _advance(progress, 1 / len(found)),
+                lambda: progress.advance(1 / len(found)),
             )
 
         with progress.during("preparing"):
             times = np.concatenate([one.time for one in counts])
-            self._split = split_time(times, settings.holdout_share)
-            task = ray.remote(_held_out).options(num_returns=1, max_retries=RETRIES)
+            self._split = split_time(times, self._settings.holdout_share)
+            task = self._task(_held_out)
             tails = await _gathered([task.remote(part, self._split) for part in self._parts])
             return together(counts, [log for log, _ in tails], [ids for _, ids in tails])
 
-    async def _from_database(
-        self, work: Connection, environment: dict[str, str], reading: Reading
-    ) -> list[Any]:
+    def _task(self, function: Callable[..., Any], num_returns: int = 1) -> Any:
+        return self._ray.remote(function).options(num_returns=num_returns, max_retries=RETRIES)
+
+    async def _from_database(self, work: Connection, reading: Reading) -> list[Any]:
         settings, space = self._settings, self._settings.space()
         weights = await weigh(work, space, reading)
         wanted = settings.ray_shards or int(self._ray.cluster_resources().get("CPU", 1))
         self._shards = deal(weights, space.n_cells, wanted)
         # All workers see the database as it is now, also those that begin again later.
-        self._snapshot = await asyncpg.connect(database_url(settings))
+        self._snapshot = await asyncpg.connect(self._url)
         name = await training.export_snapshot(self._snapshot)
-        task = self._ray.remote(_read_part).options(num_returns=2, max_retries=RETRIES)
-        return [task.remote(environment, reading, shard, name) for shard in self._shards]
+        task = self._task(_read_part, 2)
+        return [task.remote(self._environment, reading, shard, name) for shard in self._shards]
 
-    def _from_files(self, environment: dict[str, str], reading: Reading) -> list[Any]:
+    def _from_files(self, reading: Reading) -> list[Any]:
         folder = Path(reading.request.export_folder)
         self._shards = list(exports.load(folder).shards)
-        task = self._ray.remote(_read_file).options(num_returns=2, max_retries=RETRIES)
+        task = self._task(_read_file, 2)
         return [
-            task.remote(environment, reading, shard, str(exports.file_of(folder, position)))
+            task.remote(self._environment, reading, shard, str(exports.file_of(folder, position)))
             for position, shard in enumerate(self._shards)
         ]
 
@@ -103,12 +104,11 @@ class RayEngine(Engine):
         self, learner: Learner, *, tail: bool, on_progress: Callable[[float], None]
     ) -> None:
         space, arrays = self._settings.space(), learner.arrays()
-        environment = self._settings.to_environment(database_url(self._settings))
-        task = self._ray.remote(_learn_block).options(max_retries=RETRIES)
+        task = self._task(_learn_block)
         learned = await _gathered(
             [
                 task.remote(
-                    environment,
+                    self._environment,
                     self._reading,
                     shard,
                     part,
@@ -157,10 +157,6 @@ async def _gathered(refs: list[Any], on_done: Callable[[], None] = lambda: None)
         return found
 
     return list(await asyncio.gather(*map(one, refs)))
-
-
-def _advance(progress: Progress, share: float) -> None:
-    progress.fraction += share
 
 
 def _settings_of(environment: dict[str, str]) -> Settings:

@@ -139,17 +139,15 @@ def chained(interactions: Interactions, request: RunRequest, n_contexts: int) ->
     return prepare(
         interactions,
         n_contexts=n_contexts,
-        session_gap=microseconds(hyperparameters.session_gap_seconds),
-        settled_before=instant(request.as_of) - microseconds(hyperparameters.settling),
+        session_gap=_microseconds(hyperparameters.session_gap_seconds),
+        settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
         min_interactions=request.min_interactions_per_user,
     )
 
 
-def instant(moment: datetime) -> int:
-    """As `Interactions.time` counts."""
-    return microseconds((moment - POSTGRES_EPOCH).total_seconds())
+def _instant(moment: datetime) -> int:
+    return _microseconds((moment - POSTGRES_EPOCH).total_seconds())
 
 
-def microseconds(seconds: float) -> int:
-    """Whole ones."""
+def _microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)

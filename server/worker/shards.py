@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rl.comparison import Log
 from rl.learners import LEARNERS
-from rl.state import TRAITS, StateSpace
+from rl.state import NO_CELL, TRAITS, StateSpace
 from rl.transitions import Batch, Due, Transitions
 from server.config import Settings
 from server.database import Connection
@@ -24,9 +24,6 @@ from server.store import training
 from server.worker.engine import Work
 from server.worker.holdout import Columns, held_out, holdout_log
 from server.worker.reading import Reading, chained, read
-
-NO_CELL = -1
-"""The cell of interactions whose personality is unknown."""
 
 
 @dataclass(frozen=True)
@@ -136,16 +133,13 @@ def part_of(
     """
     space = settings.space()
     interactions = columns.interactions
-    scores = np.asarray(interactions.traits, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
-    cells = np.where(known, space.cells(np.where(known[:, None], scores, 0.0)), NO_CELL)
+    assert interactions.traits is not None  # noqa: S101 - read by all that call this
+    cells = space.cells_if_known(interactions.traits)
     if not reading.traits:
         columns = replace(columns, interactions=replace(interactions, traits=None))
     batch = chained(columns.interactions, reading.request, space.n_contexts)
-    within = (batch.transitions.state // space.n_contexts >= shard.low) & (
-        batch.transitions.state // space.n_contexts < shard.high
-    )
+    learned = batch.transitions.state // space.n_contexts
+    within = (learned >= shard.low) & (learned < shard.high)
     rows = batch.rows[within]
     part = Part(
         batch.transitions[within],

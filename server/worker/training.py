@@ -167,12 +167,8 @@ async def _learn(
     progress: Progress,
 ) -> Holdout | None:
     """Learns all there is; what was held out last, after evaluating on it."""
-
-    def learned(share: float) -> None:
-        progress.fraction += share
-
     with progress.during("updating"):
-        await engine.learn(learner, tail=False, on_progress=learned)
+        await engine.learn(learner, tail=False, on_progress=progress.advance)
     if not len(todo.log):
         return None
     with progress.during("evaluating"):
@@ -181,7 +177,7 @@ async def _learn(
             work, settings, current.version, request.objectives, candidate, todo.log, todo.ids
         )
     with progress.during("folding_in"):
-        await engine.learn(learner, tail=True, on_progress=learned)
+        await engine.learn(learner, tail=True, on_progress=progress.advance)
     return holdout
 
 
