@@ -15,11 +15,11 @@ from benchmarks.servers import running, scores
 from recparams_client import DecisionRequest, LocalPolicy, PersonalityProfile, RecParamsClient
 from recparams_client.deciding import Decider
 from recparams_client.snapshot import decode
+from rl.arms import NEVER_ACTIVATED
 from rl.policy import GreedyTable, rule_based_policy
 from rl.state import StateSpace
 from server import snapshots
 from server.policies import Arm, Serving
-from server.store.activations import NEVER_ACTIVATED
 
 CALL, BATCH, DECIDE, TOKEN = "call", "batch of 64", "decide", "get_recommendation_params"
 

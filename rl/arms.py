@@ -10,6 +10,8 @@ from hashlib import sha256
 
 RL, PREVIOUS, RULE_BASED = "rl", "previous", "rule_based"
 ARMS = (RL, PREVIOUS, RULE_BASED)
+RULES_VERSION = 0
+"""The version number that stands for the hand-written rules."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,52 @@ def position_of(salt: str, user_id: str) -> float:
     """Where a person falls in [0, 1): the top 53 bits of SHA-256 of ``salt:user_id`` (UTF-8)."""
     digest = sha256(f"{salt}:{user_id}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Who is served what.
+
+    Attributes:
+        id: 0 before any activation.
+        version: what the RL arm is served; `RULES_VERSION` is the rules.
+        rollback_to: the activation to go back to; None is the rules.
+        split: how people are divided.
+        baseline: what the previous arm is served.
+        experiment_id: the first activation of the comparison under way; None without one.
+    """
+
+    id: int
+    version: int
+    rollback_to: int | None
+    split: Split
+    baseline: int
+    experiment_id: int | None
+
+    @property
+    def is_ramp(self) -> bool:
+        """Whether some people are still served what was before."""
+        return self.split.percent + self.split.rule_based_percent < 100
+
+    def arms(self) -> dict[str, "ArmPlan"]:
+        """Every arm with people in it; whoever gets the rules is in their arm."""
+        versions = {RL: self.version, PREVIOUS: self.baseline, RULE_BASED: RULES_VERSION}
+        arms: dict[str, ArmPlan] = {}
+        for wanted, share in self.split.shares().items():
+            version = versions[wanted]
+            name = RULE_BASED if version == RULES_VERSION else wanted
+            before = arms[name].share if name in arms else 0.0
+            if share > 0.0:
+                arms[name] = ArmPlan(version, before + share)
+        return arms
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What an arm is served, and its share of the people, 0 to 1."""
+
+    version: int
+    share: float
+
+
+NEVER_ACTIVATED = Activation(0, RULES_VERSION, None, Split(), RULES_VERSION, None)

@@ -28,7 +28,6 @@ from server.calls import Calls
 from server.config import Settings
 from server.database import Pool
 from server.decisions import Decider
-from server.errors import STORE_ERRORS
 from server.migration import connect_when_ready
 from server.policies import PolicyHolder, keep_up_to_date
 from server.processes import Workers
@@ -41,6 +40,7 @@ from server.services.rollout import RolloutService
 from server.services.system import SystemService
 from server.services.training import TrainingService
 from server.store import interactions, shared_secrets
+from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
 from server.tls import CertificateError, server_credentials
 from server.tokens import TokenCodec

@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.contextvars import bound_contextvars
 
 from server.authorization import Admission
 from server.config import Settings
-from server.errors import abort, as_service_error, error, too_many_calls
+from server.errors import error, invalid
 from server.rates import RateLimit
+from server.rpc.failures import abort, as_service_error, too_many_calls
 from server.rpc_metrics import MethodStats, RpcStats
-from server.wire import decoded
 
 REQUEST_ID_HEADER = "x-request-id"
 LONGEST_REQUEST_ID = 128
@@ -34,6 +34,14 @@ ENDLESS = frozenset({"WatchTrainingRun", "WatchPolicy"})
 """Last as long as what they tell of."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
+
+
+def decoded(kind: type[Message], message: bytes) -> Any:
+    """A message of a kind. Raises INVALID_ARGUMENT where the bytes are none."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
 
 
 def request_id(context: Any) -> str:

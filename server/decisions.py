@@ -15,21 +15,23 @@ from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
+from rl.arms import RULES_VERSION
 from rl.policy import EXPLORATION, RULE_BASED, GreedyTable
 from rl.rules import rule_based_action
 from rl.state import Context, StateSpace
 from server.policies import PolicyHolder, Serving
-from server.requests import ContextNumbers
 from server.responses import CHOSEN, DOUBLE, by_whom, how, in_batch
 from server.served import ServedArm, served
-from server.store.models import RULES_VERSION
-from server.tokens import RECORD, UNKNOWN_TRAITS, TokenCodec, Traits
+from server.tokens import RECORD, TokenCodec
 from server.vocabulary import (
     ARM_NAMES,
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
     SOURCE_NUMBERS,
     TIME_OF_DAY_NAMES,
+    UNKNOWN_TRAITS,
+    ContextNumbers,
+    Traits,
     context_table,
 )
 from server.wire import read_plain

@@ -1,33 +1,18 @@
 """Errors as callers see them: one gRPC status with google.rpc details, and never a stack trace."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NoReturn
 
-import asyncpg
 import grpc
 import structlog
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 DOMAIN = "recparams"
 MOST_DETAIL_BYTES = 4000
 LONGEST_DESCRIPTION = 500
 log = structlog.get_logger()
-
-STORE_ERRORS = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-"""What asyncpg raises while the database is away, starting, stopping or full."""
 
 
 @dataclass
@@ -107,49 +92,3 @@ def invalid(name: str, description: str) -> ServiceError:
     violations = Violations()
     violations.add(name, description)
     return violations.error()
-
-
-def too_many_calls(per_second: float, seconds: float) -> ServiceError:
-    """RESOURCE_EXHAUSTED with RetryInfo, for a caller above its rate."""
-    failure = error(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "TOO_MANY_CALLS",
-        f"more than {per_second:g} calls a second: try again in {seconds:.3g} s",
-    )
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(timedelta(seconds=seconds))
-    failure.details.append(retry)
-    return failure
-
-
-async def abort(context: Any, failure: ServiceError, request_id: str) -> NoReturn:
-    """Ends the call. The details travel as grpc-status-details-bin."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(failure.code.name), message=failure.message)
-    for detail in (*failure.details, error_details_pb2.RequestInfo(request_id=request_id)):
-        status.details.add().Pack(detail)
-    trailer = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(failure.code, failure.message, trailer)
-    raise AssertionError("abort always raises")
-
-
-def as_service_error(failure: Exception, method: str, request_id: str) -> ServiceError:
-    """The status of what a handler raised; the log has what callers are not told."""
-    if isinstance(failure, ServiceError):
-        return failure
-    if isinstance(failure, STORE_ERRORS):
-        log.warning("store unavailable", method=method, request_id=request_id, error=repr(failure))
-        return store_unavailable()
-    incident = secrets.token_hex(4)
-    log.error(
-        "internal error",
-        method=method,
-        request_id=request_id,
-        incident=incident,
-        exc_info=failure,
-    )
-    return error(
-        grpc.StatusCode.INTERNAL,
-        "INTERNAL",
-        f"internal error; the server's log has it as incident {incident}",
-        {"incident": incident},
-    )

@@ -8,10 +8,10 @@ from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from rl.arms import Activation
 from rl.policy import SOURCES
 from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
-from server.store.activations import Activation
-from server.store.interactions import NewInteraction
+from server.contract.interaction import NewInteraction
 from server.vocabulary import ARM_NAMES
 
 _ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")

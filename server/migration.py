@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from server.config import Settings
 from server.database import Pool, create_pool, database_url
-from server.errors import STORE_ERRORS
+from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.certificate import expires_at
-from server.errors import STORE_ERRORS
 from server.runtime import Runtime
+from server.store.errors import STORE_ERRORS
 from server.store.monitoring import Figures, look
 from server.store.profiles import ProfileCache
 

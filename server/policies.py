@@ -9,21 +9,14 @@ from dataclasses import dataclass, replace
 import asyncpg
 import structlog
 
-from rl.arms import RULE_BASED
+from rl.arms import NEVER_ACTIVATED, RULE_BASED, RULES_VERSION, Activation
 from rl.policy import GreedyTable, Policy, rule_based_policy
 from rl.state import StateSpace
 from server import metrics
 from server.database import Connection
-from server.errors import STORE_ERRORS
 from server.store import models, shadows
-from server.store.activations import (
-    MODEL_CHANNEL,
-    NEVER_ACTIVATED,
-    Activation,
-    current_activation,
-    fetch_activation,
-)
-from server.store.models import RULES_VERSION
+from server.store.activations import MODEL_CHANNEL, current_activation, fetch_activation
+from server.store.errors import STORE_ERRORS
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
 
 log = structlog.get_logger()

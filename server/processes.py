@@ -15,8 +15,9 @@ import structlog
 from server import tracing
 from server.config import Settings
 from server.database import Pool
-from server.errors import STORE_ERRORS, store_unavailable
+from server.errors import store_unavailable
 from server.store import tasks
+from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()
 CHUNK_BYTES = 256 * 1024

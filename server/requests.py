@@ -10,58 +10,29 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.action import RecommendationParams, infer_action
 from rl.reward import reaction_mask
-from rl.state import TRAITS, time_of_day
+from rl.state import time_of_day
+from server.contract.interaction import Choice, NewInteraction
 from server.errors import Violations
-from server.store.interactions import Choice, NewInteraction
-from server.tokens import InvalidTokenError, TokenCodec, Traits
-from server.vocabulary import REACTION_NAMES, TIME_OF_DAY_NUMBERS, action_index
+from server.services.checks import (
+    FUTURE_ALLOWED,
+    LONGEST_USER_ID,
+    check_name,
+    check_personality,
+    check_timestamp,
+    to_datetime,
+)
+from server.tokens import InvalidTokenError, TokenCodec
+from server.vocabulary import (
+    REACTION_NAMES,
+    TIME_OF_DAY_NUMBERS,
+    ContextNumbers,
+    Contexts,
+    Traits,
+    action_index,
+)
 
-LONGEST_USER_ID = 128
 LONGEST_INTERACTION_ID = 64
 LARGEST_OFFSET = 840
-MOST_SECONDS = 253402300799
-FUTURE_ALLOWED = timedelta(minutes=5)
-
-ContextNumbers = tuple[int, int, int]
-Contexts = dict[ContextNumbers, int]
-
-
-def check_name(value: str, longest: int, path: str, violations: Violations) -> None:
-    """Notes a name that is empty, too long, or holds a NUL."""
-    if not 1 <= len(value) <= longest or "\x00" in value:
-        violations.add(path, f"must have 1 to {longest} characters and no NUL")
-
-
-def check_personality(
-    profile: types.PersonalityProfile, path: str, violations: Violations
-) -> Traits:
-    """The five scores of a profile; notes those that are missing or out of range."""
-    traits = (
-        profile.openness,
-        profile.conscientiousness,
-        profile.extraversion,
-        profile.agreeableness,
-        profile.neuroticism,
-    )
-    for name, score in zip(TRAITS, traits, strict=True):
-        if not profile.HasField(name):  # type: ignore[arg-type]
-            violations.add(f"{path}.{name}", "is required, from 0 to 100")
-        elif not 0.0 <= score <= 100.0:
-            violations.add(f"{path}.{name}", f"must be from 0 to 100, not {score:g}")
-    return traits
-
-
-def check_timestamp(stamp: Timestamp, path: str, violations: Violations) -> bool:
-    """Whether a timestamp lies in the years 1970 to 9999; notes it otherwise."""
-    valid = 0 <= stamp.seconds <= MOST_SECONDS and 0 <= stamp.nanos < 1_000_000_000
-    if not valid:
-        violations.add(path, "must lie in the years 1970 to 9999")
-    return valid
-
-
-def to_datetime(stamp: Timestamp) -> datetime:
-    """A checked timestamp as an aware datetime, to the microsecond."""
-    return datetime.fromtimestamp(stamp.seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)
 
 
 def _check_context(

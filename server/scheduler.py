@@ -8,9 +8,10 @@ import structlog
 
 from recparams.v1 import training_pb2 as pb
 from server.database import Connection, Pool
-from server.errors import STORE_ERRORS, ServiceError
+from server.errors import ServiceError
 from server.schedule import Schedule
 from server.store import tasks
+from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()
 SCHEDULE_LOCK = 7270006

@@ -10,10 +10,10 @@ import numpy as np
 from recparams.v1 import policy_pb2 as pb
 from recparams.v1.recommendation_pb2 import FallbackReason
 from recparams.v1.types_pb2 import ContentType, Mood, TimeOfDay
+from rl.arms import RULES_VERSION
 from rl.policy import GreedyTable
 from rl.state import StateSpace
 from server.policies import Arm, PolicyHolder, Serving
-from server.store.models import RULES_VERSION
 from server.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
 
 

@@ -27,6 +27,7 @@ from server.vocabulary import (
     MOOD_NAMES,
     SOURCE_NUMBERS,
     TIME_OF_DAY_NAMES,
+    Traits,
 )
 
 FORMAT = b"\x04"
@@ -52,9 +53,6 @@ _PURPOSE = b"recparams token\0"
 _TAG_BYTES = 16
 TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
 SEALED_BYTES = local_tokens.OVERHEAD_BYTES + _RECORD.size
-
-Traits = tuple[float, float, float, float, float]
-UNKNOWN_TRAITS: Traits = (math.nan, math.nan, math.nan, math.nan, math.nan)
 
 
 class InvalidTokenError(ValueError):

@@ -1,5 +1,6 @@
 """Between the contract's enum numbers, which are stored, and the learning core's names."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from rl.arms import ARMS
 from rl.policy import SOURCES
 from rl.reward import REACTIONS
 from rl.state import Context, StateSpace
+
+Traits = tuple[float, float, float, float, float]
+UNKNOWN_TRAITS: Traits = (math.nan, math.nan, math.nan, math.nan, math.nan)
+ContextNumbers = tuple[int, int, int]
+Contexts = dict[ContextNumbers, int]
 
 
 def _names(enum: Any, prefix: str) -> dict[int, str]:

@@ -8,16 +8,16 @@ from typing import Any
 
 import structlog
 
-from rl.arms import RULE_BASED
+from rl.arms import RULE_BASED, RULES_VERSION, Activation
 from rl.state import StateSpace
 from server import metrics
 from server.config import Settings
 from server.database import Connection, Pool
-from server.errors import STORE_ERRORS, ServiceError
+from server.errors import ServiceError
 from server.policies import PolicyHolder
 from server.processes import Workers, run_json
 from server.store import activations, models, shadows, tasks
-from server.store.activations import Activation
+from server.store.errors import STORE_ERRORS
 from server.vocabulary import ARM_NAMES
 
 log = structlog.get_logger()
@@ -112,7 +112,7 @@ async def _take_back(
 async def _can_be_served(connection: Connection, plan: Activation, space: StateSpace) -> bool:
     try:
         for arm in plan.arms().values():
-            if arm.version != models.RULES_VERSION:
+            if arm.version != RULES_VERSION:
                 await models.load_policy(connection, arm.version, space)
     except (models.CorruptModelError, models.IncompatibleModelError) as failure:
         log.error("model refused", version=plan.version, error=str(failure))

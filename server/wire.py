@@ -7,17 +7,13 @@ is then of one length, with tags in known places. Anything else is for the gener
 """
 
 import struct
-from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from server.errors import invalid
-from server.requests import ContextNumbers
-from server.tokens import Traits
+from server.vocabulary import ContextNumbers, Traits
 
 _EXAMPLE = pb.GetRecommendationParamsRequest(
     user_id="u",
@@ -38,14 +34,6 @@ _VALUES = struct.Struct("<2x xf xf xf xf xf xB xB xB")
 _TAG_PLACES = np.array([0, 1, *range(2, 28, 5), 29, 31])
 _FIRST_TAGS, _SCORE_TAGS, _LAST_TAGS = _EXAMPLE[:2], _EXAMPLE[2:28:5], _EXAMPLE[29::2]
 _TAGS = np.frombuffer(_EXAMPLE, dtype=np.uint8)[_TAG_PLACES]
-
-
-def decoded(kind: type[Message], message: bytes) -> Any:
-    """A message of a kind. Raises INVALID_ARGUMENT where the bytes are none."""
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
 
 
 def read_plain(message: bytes) -> tuple[bytes, Traits, ContextNumbers] | None:

@@ -25,7 +25,7 @@ from rl.hyperparameters import Hyperparameters
 from rl.reward import RewardWeights, rewards
 from rl.state import TRAITS, Context, StateSpace
 from rl.transitions import Interactions, prepare
-from server.requests import to_datetime
+from server.services.checks import to_datetime
 from server.store.models import load_table
 from server.vocabulary import (
     CONTENT_TYPE_NAMES,

@@ -12,14 +12,13 @@ import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
-from rl.arms import PREVIOUS, RL, RULE_BASED, Split
+from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
 from rl.policy import EXPLORATION, GreedyTable
 from rl.rules import rule_based_action
 from rl.state import TRAITS, Context, StateSpace
 from server.decisions import Decider, batch_answer
 from server.policies import Arm, PolicyHolder, Serving, Shadow
 from server.responses import by_whom, how, in_batch
-from server.store.activations import Activation
 from server.tokens import Decision, TokenCodec
 from server.vocabulary import (
     ACTION_MESSAGES,

@@ -41,7 +41,7 @@ from recparams_client.deciding import Decider
 from recparams_client.sealing import SealingKey, pack, seal
 from recparams_client.snapshot import SnapshotError, decode, position_of
 from rl.action import N_ACTIONS
-from rl.arms import PREVIOUS, RL, RULE_BASED, Split
+from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
 from rl.features import n_features
 from rl.lin_ts import SampledLinearPolicy
 from rl.policy import GreedyTable
@@ -50,7 +50,6 @@ from server import metrics, snapshots
 from server.app import App
 from server.config import Settings
 from server.policies import Arm, Serving
-from server.store.activations import Activation
 from server.tokens import InvalidTokenError, TokenCodec
 from tests.support import ROOT, Client, connect, in_process, wait_serving
 

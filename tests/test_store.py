@@ -24,11 +24,11 @@ from rl.smoothing import Smoothing
 from rl.state import TRAITS, StateSpace
 from server.app import App
 from server.config import Settings
+from server.contract.interaction import Choice, NewInteraction
 from server.database import Pool, create_pool
 from server.migration import migrate
 from server.store import activations, interactions, models, profiles, training
 from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
-from server.store.interactions import Choice, NewInteraction
 from tests.faults import (
     SMALL,
     SPACE,

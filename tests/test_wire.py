@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.state import TRAITS
-from server.requests import LONGEST_USER_ID
+from server.services.checks import LONGEST_USER_ID
 from server.wire import read_plain, read_plain_batch
 from tests.support import SEED_PERSONALITY, Client, failure_of, request
 

@@ -14,11 +14,11 @@ from benchmarks.soak.ledger import DECISIONS, OK, WITHOUT_PROFILE, Answer, Ledge
 from benchmarks.soak.replicas import EXPLORATION
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
+from rl.arms import RULES_VERSION
 from rl.policy import SOURCES, propensity, rule_based_policy
 from rl.state import StateSpace
 from server.store import models, training
 from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
-from server.store.models import RULES_VERSION
 from server.vocabulary import SOURCE_NUMBERS
 
 EXPLORED = "exploration"

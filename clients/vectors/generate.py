@@ -19,13 +19,19 @@ sys.path.insert(0, str(ROOT))
 
 from recparams.v1 import recommendation_pb2 as pb  # noqa: E402
 from rl.action import N_ACTIONS  # noqa: E402
-from rl.arms import PREVIOUS, RL, RULE_BASED, Split, position_of  # noqa: E402
+from rl.arms import (  # noqa: E402
+    PREVIOUS,
+    RL,
+    RULE_BASED,
+    Activation,
+    Split,
+    position_of,
+)
 from rl.policy import GreedyTable, rule_based_policy  # noqa: E402
 from rl.state import StateSpace  # noqa: E402
 from server.decisions import Decider  # noqa: E402
 from server.policies import Arm, PolicyHolder, Serving  # noqa: E402
 from server.snapshots import encode  # noqa: E402
-from server.store.activations import Activation  # noqa: E402
 from server.tokens import RECORD, TokenCodec  # noqa: E402
 from server.vocabulary import action_index, context_table  # noqa: E402
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from server.cli.connection import Exit
 from server.cli.output import give_up, refuse_settings
 from server.config import Settings
-from server.errors import STORE_ERRORS
+from server.store.errors import STORE_ERRORS
 
 
 @click.group()

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from server import migration
 from server.cli.connection import Exit
 from server.cli.output import give_up
-from server.errors import STORE_ERRORS
+from server.store.errors import STORE_ERRORS
 
 
 @click.command()

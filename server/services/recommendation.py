@@ -11,22 +11,18 @@ from typing import Any
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from server import metrics
+from server.calls import decoded
 from server.config import Settings
 from server.decisions import Decider, batch_answer
-from server.errors import STORE_ERRORS, Violations, invalid
-from server.requests import (
-    LONGEST_USER_ID,
-    InteractionRules,
-    check_name,
-    check_personality,
-    parse_interaction,
-    parse_request,
-)
+from server.errors import Violations, invalid
+from server.requests import InteractionRules, parse_interaction, parse_request
 from server.runtime import Runtime
+from server.services.checks import LONGEST_USER_ID, check_name, check_personality
 from server.store import interactions, profiles
+from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
-from server.tokens import Traits
-from server.wire import decoded, read_plain_batch
+from server.vocabulary import Traits
+from server.wire import read_plain_batch
 
 MOST_REQUESTS = 256
 MOST_INTERACTIONS = 1000

@@ -7,6 +7,7 @@ from google.protobuf.json_format import ParseDict
 
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
+from rl.arms import NEVER_ACTIVATED, RULES_VERSION, Activation
 from server.config import Settings
 from server.database import Connection
 from server.errors import Violations, not_found
@@ -22,8 +23,6 @@ from server.services.versions import (
     refused,
 )
 from server.store import activations, shadows
-from server.store.activations import Activation
-from server.store.models import RULES_VERSION
 from server.vocabulary import ARM_NUMBERS
 
 MOST_HISTORY = 20
@@ -95,7 +94,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             message.reason = row["reason"]
             message.automatic = row["automatic"]
             rollouts.append(message)
-        rollouts = rollouts or [self._message(activations.NEVER_ACTIVATED)]
+        rollouts = rollouts or [self._message(NEVER_ACTIVATED)]
         shadow = await shadows.current(connection)
         rollouts[0].shadow_version = shadow.version if shadow else 0
         return rollouts

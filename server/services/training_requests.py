@@ -16,7 +16,7 @@ from rl.tabular import TabularLearner
 from server.config import Settings
 from server.errors import Violations
 from server.evaluation_request import ACTIVE, RANDOM, RULES
-from server.requests import FUTURE_ALLOWED, check_timestamp, to_datetime
+from server.services.checks import FUTURE_ALLOWED, check_timestamp, to_datetime
 from server.training_request import PROCESS, RAY, RunRequest
 
 MOST_DAYS = 3650

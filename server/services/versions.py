@@ -4,19 +4,20 @@ from collections.abc import Iterable
 
 import grpc
 
+from rl.arms import RULES_VERSION, Activation
 from server.database import Connection
 from server.errors import ServiceError, error, invalid, not_found
 from server.evaluation_request import ACTIVE
 from server.runtime import Runtime
 from server.store import models
-from server.store.activations import Activation, current_activation
+from server.store.activations import current_activation
 
 LONGEST_REASON = 500
 
 
 async def check_servable(runtime: Runtime, connection: Connection, version: int) -> None:
     """Raises NOT_FOUND or FAILED_PRECONDITION for a version that servers would refuse."""
-    if version == models.RULES_VERSION:
+    if version == RULES_VERSION:
         return
     try:
         await models.load_policy(connection, version, runtime.holder.space)

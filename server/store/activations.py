@@ -1,63 +1,14 @@
 """What is to be served to whom: a record of which the newest row counts."""
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from rl.arms import PREVIOUS, RL, RULE_BASED, Split
+from rl.arms import NEVER_ACTIVATED, RL, RULES_VERSION, Activation, Split
 from server.database import Connection
-from server.store.models import RULES_VERSION
 
 MODEL_CHANNEL = "recparams_model"
 
-
-@dataclass(frozen=True)
-class Activation:
-    """Who is served what.
-
-    Attributes:
-        id: 0 before any activation.
-        version: what the RL arm is served; `RULES_VERSION` is the rules.
-        rollback_to: the activation to go back to; None is the rules.
-        split: how people are divided.
-        baseline: what the previous arm is served.
-        experiment_id: the first activation of the comparison under way; None without one.
-    """
-
-    id: int
-    version: int
-    rollback_to: int | None
-    split: Split
-    baseline: int
-    experiment_id: int | None
-
-    @property
-    def is_ramp(self) -> bool:
-        """Whether some people are still served what was before."""
-        return self.split.percent + self.split.rule_based_percent < 100
-
-    def arms(self) -> dict[str, "ArmPlan"]:
-        """Every arm with people in it; whoever gets the rules is in their arm."""
-        versions = {RL: self.version, PREVIOUS: self.baseline, RULE_BASED: RULES_VERSION}
-        arms: dict[str, ArmPlan] = {}
-        for wanted, share in self.split.shares().items():
-            version = versions[wanted]
-            name = RULE_BASED if version == RULES_VERSION else wanted
-            before = arms[name].share if name in arms else 0.0
-            if share > 0.0:
-                arms[name] = ArmPlan(version, before + share)
-        return arms
-
-
-@dataclass(frozen=True)
-class ArmPlan:
-    """What an arm is served, and its share of the people, 0 to 1."""
-
-    version: int
-    share: float
-
-
-NEVER_ACTIVATED = Activation(0, RULES_VERSION, None, Split(), RULES_VERSION, None)
 
 _SELECT = """
 SELECT id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,

@@ -1,48 +1,16 @@
 """Interactions: writing them idempotently, and keeping their weekly partitions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 import asyncpg
 
+from server.contract.interaction import NewInteraction
 from server.database import Connection, Pool
-from server.tokens import Traits
 
 MAINTENANCE_LOCK = 7270004
 PARTITIONS_AHEAD = 4
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was decided in which state. Numbers are the contract's; None is unknown."""
-
-    content_type: int
-    mood: int
-    time_of_day: int
-    action: int
-    traits: Traits | None
-    propensity: float | None = None
-    model_version: int | None = None
-    policy_arm: int | None = None
-    source: int | None = None
-    decision_id: int | None = None
-    decided_at: datetime | None = None
-    activation_id: int | None = None
-
-
-@dataclass(frozen=True)
-class NewInteraction:
-    """A valid interaction; `reactions` is a mask, None is not reported."""
-
-    interaction_id: str
-    user_id: str
-    occurred_at: datetime
-    reactions: int
-    completion_rate: float | None
-    mood_change: float | None
-    choice: Choice
 
 
 _COLUMNS = (

@@ -11,6 +11,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.arms import RULES_VERSION
 from rl.learners import POLICIES
 from rl.packing import pack, unpack
 from rl.policy import GreedyTable, Policy
@@ -18,7 +19,6 @@ from rl.state import StateSpace
 from rl.transitions import TrainedThrough
 from server.database import Connection, Pool
 
-RULES_VERSION = 0
 COMPRESSION_LEVEL = 3
 
 

@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from server.database import Pool
 from server.store.interactions import INSERT_USERS
-from server.tokens import Traits
+from server.vocabulary import Traits
 
 PROFILES_CHANNEL = "recparams_profiles"
 EVERYBODY = "*"

@@ -8,9 +8,9 @@ import structlog
 
 from server import logs, tracing
 from server.config import Settings
-from server.errors import STORE_ERRORS
 from server.evaluation_request import EvaluationRequest
 from server.processes import STORE_AWAY
+from server.store.errors import STORE_ERRORS
 from server.worker.evaluation import evaluate
 from server.worker.experiment import compare_arms
 from server.worker.tables import export_table, import_table

@@ -10,6 +10,7 @@ import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.arms import RULES_VERSION
 from rl.comparison import Log, Target, action_shares, compare
 from rl.objectives import OBJECTIVES, components, weighed
 from rl.performance import logged_performance
@@ -23,7 +24,6 @@ from server.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.store import models
 from server.store.activations import current_activation
 from server.store.columns import POSTGRES_EPOCH, SERVED, Collector, Rows, StateEncoder, copy_rows
-from server.store.models import RULES_VERSION
 from server.vocabulary import ARM_NAMES
 from server.worker.reports import comparison_json
 

@@ -7,13 +7,13 @@ import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.arms import RL
+from rl.arms import RL, Activation
 from rl.objectives import weighed
 from rl.reward import reaction_flags, rewards
 from rl.sequential import ArmTotals, difference
 from server.config import Settings
 from server.database import Connection, database_url
-from server.store.activations import Activation, experiment
+from server.store.activations import experiment
 from server.store.columns import SERVED, Collector, Rows, copy_rows
 from server.vocabulary import ARM_NUMBERS
 

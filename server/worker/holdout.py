@@ -7,36 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.arms import RULES_VERSION, Activation
 from rl.comparison import Comparison, Log, Target, compare
 from rl.gates import Figures, Gate, check, q_bound
 from rl.objectives import Objectives
 from rl.policy import Policy, rule_based_policy
-from rl.transitions import Interactions
 from server.config import Settings
 from server.database import Connection
 from server.store import models
-from server.store.activations import Activation
-from server.store.models import RULES_VERSION
 from server.training_request import RunRequest
+from server.worker.reading import Columns
 from server.worker.reports import comparison_json
 
 MOST_HELD_OUT = 500_000
 CANDIDATE, RULES = "candidate", "rule-based"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of n interactions, with what evaluating them needs.
-
-    Attributes:
-        interactions: what is learned from.
-        engagement: the reward of the reactions, float32 (n,).
-        pscore: the propensity, float32 (n,), NaN where unknown.
-    """
-
-    interactions: Interactions
-    engagement: NDArray[np.float32]
-    pscore: NDArray[np.float32]
 
 
 def split_time(time: NDArray[np.int64], share: float) -> int | None:

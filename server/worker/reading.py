@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl.objectives import weighed
 from rl.reward import rewards
@@ -15,7 +16,6 @@ from server.database import Connection
 from server.store import tasks, training
 from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
 from server.training_request import RunRequest
-from server.worker.holdout import Columns
 
 _COLUMNS = {
     "id": np.int64,
@@ -27,6 +27,21 @@ _COLUMNS = {
     "engagement": np.float32,
     "pscore": np.float32,
 }
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of n interactions, with what evaluating them needs.
+
+    Attributes:
+        interactions: what is learned from.
+        engagement: the reward of the reactions, float32 (n,).
+        pscore: the propensity, float32 (n,), NaN where unknown.
+    """
+
+    interactions: Interactions
+    engagement: NDArray[np.float32]
+    pscore: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

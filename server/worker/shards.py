@@ -22,8 +22,8 @@ from server.config import Settings
 from server.database import Connection
 from server.store import training
 from server.worker.engine import Work
-from server.worker.holdout import Columns, held_out, holdout_log
-from server.worker.reading import Reading, chained, read
+from server.worker.holdout import held_out, holdout_log
+from server.worker.reading import Columns, Reading, chained, read
 
 
 @dataclass(frozen=True)

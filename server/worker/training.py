@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from rl.arms import Activation
 from rl.learner import Learner
 from rl.transitions import TrainedThrough
 from server import tracing
@@ -163,7 +164,7 @@ async def _learn(
     engine: Engine,
     learner: Learner,
     todo: Work,
-    current: activations.Activation,
+    current: Activation,
     progress: Progress,
 ) -> Holdout | None:
     """Learns all there is; what was held out last, after evaluating on it."""
@@ -219,7 +220,7 @@ def _result(
 async def _commit(
     work: Connection,
     settings: Settings,
-    evaluated_against: activations.Activation,
+    evaluated_against: Activation,
     run_id: int,
     request: RunRequest,
     todo: Work,

@@ -1,0 +1,1 @@
+"""The contract in Python: its numbers, its errors, and what it records."""

@@ -1,0 +1,1 @@
+"""What surrounds every call: who calls, how often, how long, and how it ends."""
