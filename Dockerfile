@@ -11,13 +11,14 @@ COPY constraints.txt pyproject.toml README.md ./
 COPY clients/python clients/python
 COPY rl rl
 COPY server server
+COPY simulation simulation
 RUN pip --python /opt/recparams/bin/python install --no-cache-dir --constraint constraints.txt \
     ./clients/python ".${EXTRAS:+[$EXTRAS]}"
 # For any CPU of the architecture: what is compiled for the builder's would not do for others.
 # -P: what was installed, not what lies in this folder.
 ENV NUMBA_CACHE_DIR=/opt/recparams/numba \
     NUMBA_CPU_NAME=generic
-RUN /opt/recparams/bin/python -P -m server.worker.warm
+RUN /opt/recparams/bin/python -P -m server.jobs.warm
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/recparams /opt/recparams

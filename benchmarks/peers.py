@@ -16,11 +16,9 @@ from benchmarks.measure import Effort, side_by_side
 from benchmarks.peer_systems import CAPABILITIES, RiverByState, RiverLinUCB
 from benchmarks.report import Goal, Section, Table
 from benchmarks.systems import EPSILON, DictOfDicts, Recparams
-from rl.population import Population, Situations, draw_population, draw_visits
 from rl.reward import RewardWeights
 from rl.rules import rule_table
-from rl.simulator import expected_rewards
-from server.compare.logs import (
+from simulation.compare.logs import (
     BEHAVIOUR_EPSILON,
     CONTEXTS,
     SPACE,
@@ -29,8 +27,10 @@ from server.compare.logs import (
     contexts,
     simulate,
 )
-from server.compare.peers import MABWiser, VowpalWabbit
-from server.compare.systems import System
+from simulation.compare.peers import MABWiser, VowpalWabbit
+from simulation.compare.systems import System
+from simulation.people.population import Population, Situations, draw_population, draw_visits
+from simulation.people.simulator import expected_rewards
 
 COLUMNS = ("", "learning, rows/s", "preparing, µs", "decision, µs", "from scores, µs", "reward")
 

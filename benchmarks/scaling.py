@@ -21,24 +21,15 @@ import numpy as np
 from benchmarks.database import DAYS, Trained, make_database, postgres, psql_copy, reset, train
 from benchmarks.report import Table
 from benchmarks.scaling_model import DATABASE_CORES, SIZES, WORKERS, Costs, draw, limits
-from rl.hyperparameters import Hyperparameters
-from rl.population import draw_population
+from rl.learners.hyperparameters import Hyperparameters
 from rl.state import NO_CELL, StateSpace
-from server.config import Settings
+from server.jobs.requests import RAY, RunRequest
+from server.jobs.training import exports
+from server.jobs.training.reading import Reading, read
+from server.jobs.training.shards import Part, Shard, deal, put, read_shard, take, weigh, whose
+from server.settings import Settings
 from server.store import training
-from server.training_request import RAY, RunRequest
-from server.worker import exports
-from server.worker.reading import Reading, read
-from server.worker.shards import (
-    Part,
-    Shard,
-    deal,
-    put,
-    read_shard,
-    take,
-    weigh,
-    whose,
-)
+from simulation.people.population import draw_population
 
 FEW = 2_000
 """Interactions that cost nothing themselves."""

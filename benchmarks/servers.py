@@ -22,12 +22,12 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from recparams.v1 import recommendation_pb2 as pb
-from server import logs
 from server.app import App
-from server.callers import key_hash
-from server.config import Settings
-from server.demo_server import free_port
+from server.observability import logs
 from server.services.recommendation import RecommendationService
+from server.settings import Settings
+from server.settings.callers import key_hash
+from simulation.demo_server import free_port
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"

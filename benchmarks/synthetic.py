@@ -5,14 +5,14 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from rl.action import N_ACTIONS
-from rl.hyperparameters import Hyperparameters
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.tabular import table_statistics
 from rl.policy import GreedyTable, publish
-from rl.population import TRAIT_MEANS, TRAIT_SDS
 from rl.smoothing import Smoothing
 from rl.state import StateSpace
-from rl.tabular import table_statistics
 from rl.transitions import Interactions, TrainedThrough
 from server.store.models import NewModel
+from simulation.people.population import TRAIT_MEANS, TRAIT_SDS
 
 SPACE = StateSpace()
 SETTINGS = Hyperparameters()

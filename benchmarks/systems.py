@@ -7,14 +7,14 @@ import numpy as np
 
 from benchmarks.dict_agent import MOVES, DictAgent, Key, key
 from rl.action import N_ACTIONS
-from rl.hyperparameters import Hyperparameters
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.q_learning import train
 from rl.policy import GreedyTable, publish
-from rl.q_learning import train
 from rl.smoothing import Smoothing
 from rl.state import Context
 from rl.transitions import TERMINAL
-from server.compare.logs import SPACE, Log, transitions
-from server.compare.systems import DICE, System
+from simulation.compare.logs import SPACE, Log, transitions
+from simulation.compare.systems import DICE, System
 
 SETTINGS = Hyperparameters()
 EPSILON = 0.05

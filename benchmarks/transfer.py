@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
+from rl.learners.q_learning import train
 from rl.policy import LEAST_EVIDENCE
-from rl.population import draw_population, draw_visits
-from rl.q_learning import train
 from rl.reward import RewardWeights
 from rl.rules import rule_table
-from rl.simulator import expected_rewards
 from rl.smoothing import ACTION_LEVELS, Smoothing, smooth
 from rl.state import StateSpace
-from server.compare.logs import START, Log, contexts, simulate, states, transitions
-from server.compare.report import Mean
+from simulation.compare.logs import START, Log, contexts, simulate, states, transitions
+from simulation.compare.report import Mean
+from simulation.people.population import draw_population, draw_visits
+from simulation.people.simulator import expected_rewards
 
 WIDTHS = 10.0, 15.0, 20.0, 27.0, 35.0, 50.0
 HELD_OUT = 0.25

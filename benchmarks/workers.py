@@ -17,7 +17,7 @@ from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
 from benchmarks.servers import DECIDE, request, wait_ready
-from server.demo_server import free_port
+from simulation.demo_server import free_port
 
 CONNECTIONS, STREAMS = 16, 8
 

@@ -2,7 +2,7 @@
 
 `python examples/algorithm.py` in a checkout after `make setup`. To have the service train with it
 (`recparams train --algorithm sample_mean --parameter optimism=0.3`), move the two classes to
-rl/sample_mean.py, name `SampleMean` in `LEARNERS` of rl/learners.py, and give it a page in
+rl/sample_mean.py, name `SampleMean` in `LEARNERS` of rl/learners/registry.py, and give it a page in
 docs/algorithms.
 """
 
@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from rl.environment import Recommendation
-from rl.hyperparameters import Hyperparameters, check_range
-from rl.learners import LEARNERS, settings_of
+from rl.learners.hyperparameters import Hyperparameters, check_range
+from rl.learners.registry import LEARNERS, settings_of
+from rl.learners.tabular import TabularLearner
 from rl.policy import Policy, publish
 from rl.state import StateSpace
-from rl.tabular import TabularLearner
 from rl.transitions import TERMINAL, Transitions
+from simulation.people.environment import Recommendation
 
 
 @dataclass(frozen=True)

@@ -23,29 +23,31 @@ from recparams.v1 import (
     system_pb2,
     training_pb2,
 )
-from server import authorization, metrics, monitor, rpc_metrics, tracing
-from server.calls import Calls
-from server.config import Settings
-from server.database import Pool
-from server.decisions import Decider
-from server.migration import connect_when_ready
-from server.policies import PolicyHolder, keep_up_to_date
-from server.processes import Workers
-from server.runtime import Runtime
-from server.scheduler import Start, train_on_schedule
+from server.background import monitor
+from server.background.rollout_watch import count_shadow, flush_shadow, watch_rollouts
+from server.background.training_schedule import Start, train_on_schedule
+from server.contract.vocabulary import unknown_names
+from server.jobs.processes import Workers
+from server.observability import metrics, rpc_metrics, tracing
+from server.rpc import authorization
+from server.rpc.calls import Calls
+from server.rpc.tls import CertificateError, server_credentials
 from server.services.models import ModelService
 from server.services.policy import PolicyService
 from server.services.recommendation import RecommendationService
 from server.services.rollout import RolloutService
+from server.services.runtime import Runtime
 from server.services.system import SystemService
 from server.services.training import TrainingService
+from server.serving.decider import Decider
+from server.serving.policies import PolicyHolder, keep_up_to_date
+from server.serving.tokens import TokenCodec
+from server.settings import Settings
 from server.store import interactions, shared_secrets
+from server.store.database import Pool
 from server.store.errors import STORE_ERRORS
+from server.store.migration import connect_when_ready
 from server.store.profiles import ProfileCache
-from server.tls import CertificateError, server_credentials
-from server.tokens import TokenCodec
-from server.vocabulary import unknown_names
-from server.watch import count_shadow, flush_shadow, watch_rollouts
 
 log = structlog.get_logger()
 MAINTENANCE_SECONDS = 3600.0

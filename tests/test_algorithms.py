@@ -13,11 +13,11 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import training_pb2 as tpb
-from rl.learners import LEARNERS, parameters_of
+from rl.learners.registry import LEARNERS, parameters_of
 from rl.policy import GreedyTable
-from server.config import Settings
+from server.contract.vocabulary import action_index
+from server.settings import Settings
 from server.store import models
-from server.vocabulary import action_index
 from tests.faults import SMALL, SPACE, get_run, trigger
 from tests.support import (
     ADMIN,

@@ -92,7 +92,7 @@ def test_the_client_imports_grpcio_protobuf_and_the_standard_library() -> None:
 
 def test_the_core_opens_nothing_and_prints_nothing() -> None:
     """What no import shows."""
-    for path in sorted((ROOT / "rl").glob("*.py")):
+    for path in sorted((ROOT / "rl").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"open", "print", "input"}, f"{path}:{node.lineno}"

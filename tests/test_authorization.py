@@ -36,9 +36,9 @@ from recparams_client import (
     tls_credentials,
 )
 from server.app import SERVICES, App
-from server.callers import Role, key_hash, parse_callers
 from server.cli.connection import Exit
-from server.config import Settings
+from server.settings import Settings
+from server.settings.callers import Role, key_hash, parse_callers
 from tests.support import (
     ADMIN,
     ADMIN_KEY,

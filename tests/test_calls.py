@@ -17,10 +17,10 @@ from prometheus_client import REGISTRY
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from server.app import _DESCRIPTORS, App
-from server.callers import key_hash
-from server.calls import ENDLESS, LONG, QUICK
-from server.config import Settings
-from server.rates import RateLimit
+from server.rpc.calls import ENDLESS, LONG, QUICK
+from server.rpc.rate_limit import RateLimit
+from server.settings import Settings
+from server.settings.callers import key_hash
 from tests.support import ADMIN, Client, connect, failure_of, logged, request, wait_serving
 
 KEYS = {"web": "the key of the web backend", "jobs": "the key of the jobs"}

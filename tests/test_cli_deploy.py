@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.app import App
-from server.migration import migrate
+from server.store.migration import migrate
 from tests.support import Client, connect, wait_serving
 from tests.test_cli import run
 

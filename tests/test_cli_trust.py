@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server.app import App
-from server.config import Settings
+from server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import ROOT, Client, in_process, train
 from tests.test_cli import Outcome, run

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from rl.reward import RewardWeights
-from rl.simulator import expected_rewards
-from server.compare.logs import simulate
-from server.compare.measure import Plan, Trial, judge, trials
-from server.compare.peers import MABWiser, VowpalWabbit
-from server.compare.report import Mean, Results
-from server.compare.systems import Chance, Contestant, Learned, Rules, one_hot
+from simulation.compare.logs import simulate
+from simulation.compare.measure import Plan, Trial, judge, trials
+from simulation.compare.peers import MABWiser, VowpalWabbit
+from simulation.compare.report import Mean, Results
+from simulation.compare.systems import Chance, Contestant, Learned, Rules, one_hot
+from simulation.people.simulator import expected_rewards
 from tests.support import ROOT, environment
 
 SMALL = Plan(sizes=(3000,), seeds=1, held_out=1500, visits=100)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.config import Settings
+from server.settings import Settings
 from tests.support import ROOT, environment
 
 

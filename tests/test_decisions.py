@@ -16,11 +16,7 @@ from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
 from rl.policy import EXPLORATION, GreedyTable
 from rl.rules import rule_based_action
 from rl.state import TRAITS, Context, StateSpace
-from server.decisions import Decider, batch_answer
-from server.policies import Arm, PolicyHolder, Serving, Shadow
-from server.responses import by_whom, how, in_batch
-from server.tokens import Decision, TokenCodec
-from server.vocabulary import (
+from server.contract.vocabulary import (
     ACTION_MESSAGES,
     ARM_NUMBERS,
     CONTENT_TYPE_NAMES,
@@ -28,6 +24,10 @@ from server.vocabulary import (
     PARAMS_MESSAGES,
     TIME_OF_DAY_NAMES,
 )
+from server.serving.answers import by_whom, how, in_batch
+from server.serving.decider import Decider, batch_answer
+from server.serving.policies import Arm, PolicyHolder, Serving, Shadow
+from server.serving.tokens import Decision, TokenCodec
 from tests.support import request
 
 SPACE = StateSpace(bins=3)

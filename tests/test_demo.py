@@ -13,11 +13,11 @@ import asyncpg
 import numpy as np
 import pytest
 
-from rl.population import WEEK
 from rl.reward import RewardWeights
 from server.app import App
-from server.demo import DemoError, HeldOut
-from server.demo_server import MARK, free_port, fresh_folder
+from simulation.demo import DemoError, HeldOut
+from simulation.demo_server import MARK, free_port, fresh_folder
+from simulation.people.population import WEEK
 from tests.support import ROOT, environment
 
 START = 1_700_000_000

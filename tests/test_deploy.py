@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from server.app import App
-from server.callers import key_hash
 from server.cli.connection import Exit
-from server.config import Settings
+from server.settings import Settings
+from server.settings.callers import key_hash
 from tests.faults import SMALL
 from tests.support import ADMIN_KEY, ROOT, Client, in_process
 from tests.test_cli import Outcome, hold_runs, let_go, run, until_running

@@ -20,8 +20,8 @@ import yaml
 
 from proto.reference import missing, read, render
 from server.cli import main
-from server.config import Settings
-from server.demo_server import free_port, stop_postgres
+from server.settings import Settings
+from simulation.demo_server import free_port, stop_postgres
 from tests.support import ROOT
 
 README = ROOT / "README.md"

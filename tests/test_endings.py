@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from recparams.v1 import training_pb2 as tpb
+from server.background.rollout_watch import WATCH_LOCK
 from server.store.tasks import TRAINER_LOCK
-from server.watch import WATCH_LOCK
 from tests.faults import (
     SMALL,
     OwnPostgres,

@@ -15,9 +15,9 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import training_pb2 as tpb
 from recparams_client import RecommendationParams
 from rl.action import ACTIONS, Action
-from rl.learners import LEARNERS
+from rl.learners.registry import LEARNERS
 from server.app import App
-from server.config import Settings
+from server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import ADMIN, ROOT, Client, in_process, request, train
 from tests.trust import likes_high_energy, live

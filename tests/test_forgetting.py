@@ -14,7 +14,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
 from server.app import App
-from server.config import Settings
+from server.settings import Settings
 from tests.faults import SMALL, batch, eventually, holding
 from tests.support import (
     ADMIN,

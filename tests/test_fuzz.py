@@ -28,14 +28,14 @@ from hypothesis import strategies as st
 from recparams.v1 import models_pb2, rollout_pb2
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from rl.hyperparameters import Hyperparameters
+from rl.learners.hyperparameters import Hyperparameters
 from rl.state import StateSpace
-from server.authorization import needed_role
-from server.callers import Role
-from server.calls import LONG
+from server.jobs.requests import RunRequest
+from server.rpc.authorization import needed_role
+from server.rpc.calls import LONG
+from server.settings.callers import Role
 from server.store import tasks, training
 from server.store.tasks import TRAINER_LOCK
-from server.training_request import RunRequest
 from tests import fuzzing
 from tests.conftest import TEMPLATE
 from tests.fuzzing import ENDLESS, LIBRARY, METHODS, Answer, Known

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.dockerfile import Image, ImageError
-from server.config import Settings
+from server.settings import Settings
 from tests.faults import SMALL
 from tests.support import ROOT, connect, train, wait_serving
 from tests.test_deploy import BINARIES, DEPLOY, image_variables
@@ -84,7 +84,7 @@ def compiled(folder: Path) -> dict[str, bytes]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "numba"
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
-    subprocess.run([sys.executable, "-m", "server.worker.warm"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "server.jobs.warm"], cwd=ROOT, check=True)
     return folder
 
 

@@ -42,15 +42,16 @@ from recparams_client.sealing import SealingKey, pack, seal
 from recparams_client.snapshot import SnapshotError, decode, position_of
 from rl.action import N_ACTIONS
 from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
-from rl.features import n_features
-from rl.lin_ts import SampledLinearPolicy
+from rl.learners.features import n_features
+from rl.learners.lin_ts import SampledLinearPolicy
 from rl.policy import GreedyTable
 from rl.state import MOODS, StateSpace
-from server import metrics, snapshots
 from server.app import App
-from server.config import Settings
-from server.policies import Arm, Serving
-from server.tokens import InvalidTokenError, TokenCodec
+from server.observability import metrics
+from server.serving import snapshots
+from server.serving.policies import Arm, Serving
+from server.serving.tokens import InvalidTokenError, TokenCodec
+from server.settings import Settings
 from tests.support import ROOT, Client, connect, in_process, wait_serving
 
 KNOWN_MOODS = tuple(mood for mood in MOODS if mood != "stressed")
@@ -525,7 +526,7 @@ VECTORS = json.loads((ROOT / "clients/vectors/local-policy.json").read_text())
 
 def test_vectors_are_what_the_server_computes(tmp_path: Path) -> None:
     file = tmp_path / "vectors.json"
-    command = [sys.executable, "clients/vectors/generate.py", str(file)]
+    command = [sys.executable, "tests/local_policy_vectors.py", str(file)]
     subprocess.run(command, cwd=ROOT, check=True)
     again = json.loads(file.read_text())
     for name in ("positions", "checksum", "decisions", "tokens"):

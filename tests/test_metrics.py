@@ -12,10 +12,10 @@ import trustme
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.state import TRAITS
-from server import monitor
 from server.app import App
-from server.demo_server import free_port
-from server.migration import migrate
+from server.background import monitor
+from server.store.migration import migrate
+from simulation.demo_server import free_port
 from tests import observed
 from tests.faults import SMALL, OwnPostgres, eventually, trigger
 from tests.support import (

@@ -15,8 +15,8 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from server.callers import key_hash
-from server.calls import LONG
+from server.rpc.calls import LONG
+from server.settings.callers import key_hash
 from tests import fuzzing
 from tests.fuzzing import ENDLESS, METHODS, Known
 from tests.support import (

@@ -15,18 +15,16 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.learners import LEARNERS
+from rl.learners.registry import LEARNERS
+from rl.learners.tabular import TabularLearner
 from rl.state import NO_CELL, StateSpace
-from rl.tabular import TabularLearner
-from server.config import Settings
-from server.store import models, training
-from server.training_request import RunRequest
-from server.worker import exports
-from server.worker.engine import Engine, OneProcess, Work
-from server.worker.holdout import held_out, split_time
-from server.worker.progress import Progress
-from server.worker.reading import Reading
-from server.worker.shards import (
+from server.jobs.requests import RunRequest
+from server.jobs.training import exports
+from server.jobs.training.engine import Engine, OneProcess, Work
+from server.jobs.training.holdout import held_out, split_time
+from server.jobs.training.progress import Progress
+from server.jobs.training.reading import Reading
+from server.jobs.training.shards import (
     Part,
     Shard,
     cell_expression,
@@ -38,6 +36,8 @@ from server.worker.shards import (
     together,
     weigh,
 )
+from server.settings import Settings
+from server.store import models, training
 from tests.support import ADMIN, Client, failure_of, in_process, record, train
 from tests.test_cli import run
 

@@ -11,7 +11,7 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from server.app import App
-from server.config import Settings
+from server.settings import Settings
 from tests.support import SEED_PERSONALITY, Client, failure_of, in_process, logged, record, request
 
 

@@ -18,7 +18,7 @@ from recparams_client import (
     RecParamsClient,
 )
 from server.app import App
-from server.config import Settings
+from server.settings import Settings
 from tests.support import Client, connect, wait_serving
 
 ASKED = DecisionRequest(

@@ -14,7 +14,7 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import types_pb2 as types
-from server.config import Settings
+from server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import (
     ADMIN,

@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server import scheduler
 from server.app import App
-from server.config import Settings
-from server.schedule import parse
+from server.background import training_schedule
+from server.settings import Settings
+from server.settings.schedule import parse
 from tests.faults import SMALL, eventually, trigger
 from tests.support import Client, connect, wait_serving
 
@@ -49,7 +49,7 @@ def test_an_empty_schedule_is_none() -> None:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(training_schedule, "RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -5,10 +5,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from rl import q_learning
-from rl.hyperparameters import Hyperparameters
+from rl.learners import q_learning
+from rl.learners.hyperparameters import Hyperparameters
 from rl.policy import publish
-from rl.population import (
+from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
+from rl.rules import rule_table
+from rl.smoothing import Smoothing
+from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
+from rl.transitions import Interactions, prepare
+from simulation.people.population import (
     SECONDS_BETWEEN_VISITS,
     TRAIT_CORRELATIONS,
     TRAIT_MEANS,
@@ -19,19 +24,14 @@ from rl.population import (
     draw_population,
     draw_visits,
 )
-from rl.preferences import ideals, utilities
-from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
-from rl.rules import rule_table
-from rl.simulator import (
+from simulation.people.preferences import ideals, utilities
+from simulation.people.simulator import (
     PAUSE_SECONDS,
     expected_rewards,
     like_probabilities,
     next_situations,
     react,
 )
-from rl.smoothing import Smoothing
-from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
-from rl.transitions import Interactions, prepare
 
 START = 1_700_000_000
 WEIGHTS = RewardWeights()

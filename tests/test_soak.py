@@ -26,8 +26,8 @@ from benchmarks.soak.run import Outcome, Plan
 from recparams_client import AsyncRecParamsClient, Interaction
 from recparams_client.conversion import request_message
 from server.app import App
-from server.config import Settings
-from server.demo_server import free_port
+from server.settings import Settings
+from simulation.demo_server import free_port
 from tests.faults import SMALL, SPACE
 from tests.support import ROOT, Client, in_process, train
 

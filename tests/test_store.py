@@ -23,12 +23,12 @@ from rl.policy import publish
 from rl.smoothing import Smoothing
 from rl.state import TRAITS, StateSpace
 from server.app import App
-from server.config import Settings
 from server.contract.interaction import Choice, NewInteraction
-from server.database import Pool, create_pool
-from server.migration import migrate
+from server.settings import Settings
 from server.store import activations, interactions, models, profiles, training
 from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
+from server.store.database import Pool, create_pool
+from server.store.migration import migrate
 from tests.faults import (
     SMALL,
     SPACE,

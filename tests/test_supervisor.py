@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from recparams.v1 import models_pb2 as mpb
-from server.demo import DemoError
-from server.demo_server import free_port
+from simulation.demo import DemoError
+from simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.support import (
     ROOT,

@@ -26,8 +26,8 @@ from recparams_client import (
     tls_credentials,
 )
 from server.app import App, StartError
-from server.config import Settings
-from server.tls import CertificateError, server_credentials
+from server.rpc.tls import CertificateError, server_credentials
+from server.settings import Settings
 from tests.support import ROOT, environment, start_in_vain
 
 Start = Callable[..., AbstractAsyncContextManager[App]]

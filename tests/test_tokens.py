@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tokens import TOKEN_BYTES, Decision, InvalidTokenError, TokenCodec
+from server.serving.tokens import TOKEN_BYTES, Decision, InvalidTokenError, TokenCodec
 
 float32 = st.floats(0, 100, width=32)
 decisions = st.builds(

@@ -14,7 +14,7 @@ from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from rl.state import Context, StateSpace
 from server.app import App
-from server.config import Settings
+from server.settings import Settings
 from server.store.models import load_table
 from tests.support import (
     ADMIN,

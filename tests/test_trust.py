@@ -17,8 +17,8 @@ from rl.action import ACTIONS
 from rl.objectives import LEVELS
 from rl.rules import rule_based_action
 from rl.state import Context
-from server.config import Settings
-from server.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES
+from server.contract.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES
+from server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import ADMIN, Client, failure_of, in_process, logged, record, train
 from tests.trust import DISLIKE, LIKE, get_rollout, likes_high_energy, live, set_rollout

@@ -15,7 +15,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.state import TRAITS
 from server.services.checks import LONGEST_USER_ID
-from server.wire import read_plain, read_plain_batch
+from server.serving.plain_requests import read_plain, read_plain_batch
 from tests.support import SEED_PERSONALITY, Client, failure_of, request
 
 Request, Batch = pb.GetRecommendationParamsRequest, pb.BatchGetRecommendationParamsRequest

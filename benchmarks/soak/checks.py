@@ -17,9 +17,9 @@ from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
 from rl.policy import SOURCES, propensity, rule_based_policy
 from rl.state import StateSpace
+from server.contract.vocabulary import SOURCE_NUMBERS
 from server.store import models, training
 from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
-from server.vocabulary import SOURCE_NUMBERS
 
 EXPLORED = "exploration"
 _SOURCES = dict(zip(SOURCES, SOURCE_NUMBERS, strict=True))

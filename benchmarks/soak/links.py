@@ -24,7 +24,7 @@ from typing import Any
 
 import uvloop
 
-from server.demo_server import free_port
+from simulation.demo_server import free_port
 
 PIECE_BYTES = 64 * 1024
 PIECES = 256

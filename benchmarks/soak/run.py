@@ -24,7 +24,7 @@ from benchmarks.soak.traffic import Pace, Traffic, measure_lateness
 from recparams_client import AsyncRecParamsClient
 from recparams_client.conversion import request_message
 from rl.state import StateSpace
-from server.demo_server import free_port
+from simulation.demo_server import free_port
 
 QUIET_SECONDS = 2.0
 """Within which servers must agree after the last activation."""

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rl.learners import LEARNERS
+from rl.learners.registry import LEARNERS
 from server.cli.output import print_table
 
 _NEEDS = "matplotlib", "scipy"
@@ -74,11 +74,11 @@ def compare(
             f"{' and '.join(absent)} not installed: pip install 'recparams[compare]'"
         )
     # What takes long to import waits until it is wanted.
-    from server.compare.chart import draw
-    from server.compare.measure import Plan, Trial, trials
-    from server.compare.peers import MABWiser, VowpalWabbit
-    from server.compare.report import Results
-    from server.compare.systems import Chance, Contestant, Learned, Rules
+    from simulation.compare.chart import draw
+    from simulation.compare.measure import Plan, Trial, trials
+    from simulation.compare.peers import MABWiser, VowpalWabbit
+    from simulation.compare.report import Results
+    from simulation.compare.systems import Chance, Contestant, Learned, Rules
 
     usual = Plan((1_000, 10_000), 2, 8_000, 500) if quick else Plan()
     try:

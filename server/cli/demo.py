@@ -17,8 +17,8 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from server.demo import HELD_OUT_PEOPLE, DemoError, Plan, Week, simulate_weeks
-from server.demo_server import LOG, free_port, fresh_folder, running_server
+from simulation.demo import HELD_OUT_PEOPLE, DemoError, Plan, Week, simulate_weeks
+from simulation.demo_server import LOG, free_port, fresh_folder, running_server
 
 HOST = "127.0.0.1"
 LEAST_WIDTH = 80
@@ -188,7 +188,7 @@ def _draw(console: Console, weeks: list[Week], png: Path) -> None:
     if find_spec("matplotlib") is None:
         console.print("No picture: matplotlib is not installed (pip install 'recparams[demo]').")
         return
-    from server.learning_curve import draw
+    from simulation.learning_curve import draw
 
     draw(weeks, png)
     console.print(f"Learning curve: {png}", highlight=False)

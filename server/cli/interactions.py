@@ -10,7 +10,7 @@ from rich.console import Console
 
 from server.cli.connection import Exit
 from server.cli.output import give_up, refuse_settings
-from server.config import Settings
+from server.settings import Settings
 from server.store.errors import STORE_ERRORS
 
 
@@ -63,7 +63,7 @@ def export(into: Path, days: int | None, mode: str, files: int, database_url: st
     if find_spec("pyarrow") is None:
         raise click.ClickException("pyarrow is not installed: pip install 'recparams[ray]'")
     # What takes long to import waits until it is wanted.
-    from server.worker import exports
+    from server.jobs.training import exports
 
     console = Console(stderr=True)
 

@@ -6,9 +6,9 @@ import asyncpg
 import click
 from sqlalchemy.exc import DBAPIError
 
-from server import migration
 from server.cli.connection import Exit
 from server.cli.output import give_up
+from server.store import migration
 from server.store.errors import STORE_ERRORS
 
 

@@ -5,9 +5,9 @@ import secrets
 
 import click
 
-from server.callers import key_hash
 from server.cli.connection import json_option
 from server.cli.output import print_facts
+from server.settings.callers import key_hash
 
 KEY_BYTES = 32
 

@@ -9,11 +9,11 @@ import structlog
 import uvloop
 from pydantic import SecretStr, ValidationError
 
-from server import logs
 from server.app import StartError
 from server.app import serve as run_server
 from server.cli.output import refuse_settings
-from server.config import Settings
+from server.observability import logs
+from server.settings import Settings
 from server.supervisor import supervise
 
 

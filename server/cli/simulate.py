@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
-from rl.population import WEEK, draw_population, draw_visits
 from rl.reward import RewardWeights
 from server.cli.connection import (
     admin_metadata,
@@ -22,7 +21,8 @@ from server.cli.connection import (
     server_options,
 )
 from server.cli.output import print_facts
-from server.crowd import Crowd, live_through, put_profiles
+from simulation.crowd import Crowd, live_through, put_profiles
+from simulation.people.population import WEEK, draw_population, draw_visits
 
 
 @click.command()

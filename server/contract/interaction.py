@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.vocabulary import Traits
+from server.contract.vocabulary import Traits
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import grpc
 import structlog
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from server.errors import ServiceError, error, store_unavailable
+from server.contract.errors import ServiceError, error, store_unavailable
 from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()

@@ -6,8 +6,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from recparams.v1 import types_pb2 as types
 from rl.state import TRAITS
-from server.errors import Violations
-from server.vocabulary import Traits
+from server.contract.errors import Violations
+from server.contract.vocabulary import Traits
 
 LONGEST_USER_ID = 128
 MOST_SECONDS = 253402300799

@@ -9,9 +9,9 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from recparams.v1 import evaluation_pb2, models_pb2, training_pb2
-from rl.hyperparameters import Hyperparameters
-from rl.learners import DEFAULT_ALGORITHM
-from server.errors import invalid
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.registry import DEFAULT_ALGORITHM
+from server.contract.errors import invalid
 
 _PAGE_DEFAULT = 20
 _PAGE_MOST = 100

@@ -6,13 +6,13 @@ from typing import Any
 
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
-from server.database import Connection
-from server.errors import LONGEST_DESCRIPTION, ServiceError, invalid, not_found
-from server.processes import INVALID_FILE
-from server.runtime import Runtime
+from server.contract.errors import LONGEST_DESCRIPTION, ServiceError, invalid, not_found
+from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
+from server.services.runtime import Runtime
 from server.services.versions import check_plan, check_reason, check_servable, refused
 from server.store import activations, models
+from server.store.database import Connection
 
 LARGEST_CHUNK = 1024 * 1024
 LARGEST_FILE = 1024 * 1024 * 1024

@@ -8,12 +8,12 @@ from typing import Any
 
 from recparams.v1 import policy_pb2 as pb
 from recparams.v1 import policy_pb2_grpc as grpc_pb
-from server import metrics
-from server.config import Settings
-from server.errors import invalid, store_unavailable
-from server.local_tokens import LIFETIME_SECONDS, DelegatedKey
-from server.runtime import Runtime
-from server.snapshots import Snapshots
+from server.contract.errors import invalid, store_unavailable
+from server.observability import metrics
+from server.services.runtime import Runtime
+from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey
+from server.serving.snapshots import Snapshots
+from server.settings import Settings
 
 CHECKSUM_BYTES = 32
 

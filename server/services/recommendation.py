@@ -10,19 +10,23 @@ from typing import Any
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
-from server import metrics
-from server.calls import decoded
-from server.config import Settings
-from server.decisions import Decider, batch_answer
-from server.errors import Violations, invalid
-from server.requests import InteractionRules, parse_interaction, parse_request
-from server.runtime import Runtime
+from server.contract.errors import Violations, invalid
+from server.contract.vocabulary import Traits
+from server.observability import metrics
+from server.rpc.calls import decoded
 from server.services.checks import LONGEST_USER_ID, check_name, check_personality
+from server.services.recommendation_requests import (
+    InteractionRules,
+    parse_interaction,
+    parse_request,
+)
+from server.services.runtime import Runtime
+from server.serving.decider import Decider, batch_answer
+from server.serving.plain_requests import read_plain_batch
+from server.settings import Settings
 from server.store import interactions, profiles
 from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
-from server.vocabulary import Traits
-from server.wire import read_plain_batch
 
 MOST_REQUESTS = 256
 MOST_INTERACTIONS = 1000

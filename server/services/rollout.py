@@ -8,13 +8,12 @@ from google.protobuf.json_format import ParseDict
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
 from rl.arms import NEVER_ACTIVATED, RULES_VERSION, Activation
-from server.config import Settings
-from server.database import Connection
-from server.errors import Violations, not_found
-from server.evaluation_request import ACTIVE, EvaluationRequest
-from server.processes import run_json
-from server.runtime import Runtime
+from server.contract.errors import Violations, not_found
+from server.contract.vocabulary import ARM_NUMBERS
+from server.jobs.evaluation_request import ACTIVE, EvaluationRequest
+from server.jobs.processes import run_json
 from server.services.conversion import stamp
+from server.services.runtime import Runtime
 from server.services.versions import (
     check_evaluated,
     check_plan,
@@ -22,8 +21,9 @@ from server.services.versions import (
     check_servable,
     refused,
 )
+from server.settings import Settings
 from server.store import activations, shadows
-from server.vocabulary import ARM_NUMBERS
+from server.store.database import Connection
 
 MOST_HISTORY = 20
 NEXT = "next"

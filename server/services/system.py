@@ -10,13 +10,13 @@ from typing import Any
 
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import system_pb2_grpc as grpc_pb
-from server.config import Settings
-from server.database import Connection
-from server.errors import Violations
-from server.runtime import Runtime
+from server.contract.errors import Violations
 from server.services.checks import LONGEST_USER_ID, check_name
 from server.services.conversion import run_status, stamp
+from server.services.runtime import Runtime
+from server.settings import Settings
 from server.store import system, tasks, users
+from server.store.database import Connection
 from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
 

@@ -15,14 +15,13 @@ from google.protobuf.json_format import ParseDict
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from rl.state import StateSpace
-from server import tracing
-from server.config import Settings
-from server.database import Connection, Pool
-from server.errors import ServiceError, Violations, error, not_found
-from server.evaluation_request import EvaluationRequest
-from server.processes import run_json
-from server.runtime import Runtime
+from server.contract.errors import ServiceError, Violations, error, not_found
+from server.jobs.evaluation_request import EvaluationRequest
+from server.jobs.processes import run_json
+from server.jobs.requests import RAY
+from server.observability import tracing
 from server.services.conversion import page_bounds, run_message
+from server.services.runtime import Runtime
 from server.services.training_requests import (
     MOST_DAYS,
     as_of_or_now,
@@ -31,8 +30,9 @@ from server.services.training_requests import (
     run_request,
 )
 from server.services.versions import check_evaluated
+from server.settings import Settings
 from server.store import models, tasks, training
-from server.training_request import RAY
+from server.store.database import Connection, Pool
 
 WATCH_SECONDS = 0.25
 

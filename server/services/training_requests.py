@@ -9,15 +9,15 @@ from google.protobuf.message import Message
 
 from recparams.v1 import evaluation_pb2
 from recparams.v1 import training_pb2 as pb
-from rl.hyperparameters import Hyperparameters
-from rl.learners import LEARNERS, settings_of
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.registry import LEARNERS, settings_of
+from rl.learners.tabular import TabularLearner
 from rl.objectives import Objectives
-from rl.tabular import TabularLearner
-from server.config import Settings
-from server.errors import Violations
-from server.evaluation_request import ACTIVE, RANDOM, RULES
+from server.contract.errors import Violations
+from server.jobs.evaluation_request import ACTIVE, RANDOM, RULES
+from server.jobs.requests import PROCESS, RAY, RunRequest
 from server.services.checks import FUTURE_ALLOWED, check_timestamp, to_datetime
-from server.training_request import PROCESS, RAY, RunRequest
+from server.settings import Settings
 
 MOST_DAYS = 3650
 MOST_INTERACTIONS = 1_000_000_000

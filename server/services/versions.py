@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import grpc
 
 from rl.arms import RULES_VERSION, Activation
-from server.database import Connection
-from server.errors import ServiceError, error, invalid, not_found
-from server.evaluation_request import ACTIVE
-from server.runtime import Runtime
+from server.contract.errors import ServiceError, error, invalid, not_found
+from server.jobs.evaluation_request import ACTIVE
+from server.services.runtime import Runtime
 from server.store import models
 from server.store.activations import current_activation
+from server.store.database import Connection
 
 LONGEST_REASON = 500
 

@@ -1,1 +1,50 @@
-"""Groups of settings; server.config puts them together."""
+"""Settings: from the command line, then RECPARAMS_* variables, then a TOML file, then defaults."""
+
+import os
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from server.settings.access import AccessSettings
+from server.settings.learning import LearningSettings
+from server.settings.rollout import RolloutSettings
+from server.settings.serving import ServingSettings
+
+
+# Fields come in the order of the bases from right to left: so the help has them.
+class Settings(RolloutSettings, LearningSettings, AccessSettings, ServingSettings, BaseSettings):
+    """Everything that can be set. Raises pydantic.ValidationError on a value out of range."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RECPARAMS_", frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("RECPARAMS_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return init_settings, env_settings, *toml
+
+    def to_environment(self, database_url: str) -> dict[str, str]:
+        """These settings as RECPARAMS_* variables, for a child process on the same database."""
+        variables = {}
+        for name, value in self.model_dump(exclude_none=True).items():
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, tuple):
+                value = ",".join(value)
+            variables[f"RECPARAMS_{name.upper()}"] = str(value)
+        return {**variables, "RECPARAMS_DATABASE_URL": database_url}

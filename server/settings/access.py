@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from server.callers import Caller, key_digest, parse_callers, parse_hash
-from server.settings.kinds import Names, OptionalPath, Secret
+from server.settings.callers import Caller, key_digest, parse_callers, parse_hash
+from server.settings.fields import Names, OptionalPath, Secret
 
 WELL_KNOWN_ADMIN_KEYS = frozenset({"admin-dev-key-change-in-production", "your-key"})
 

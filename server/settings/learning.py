@@ -6,14 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from rl.hyperparameters import EXPONENTIAL, SCHEDULES, Hyperparameters
-from rl.learners import DEFAULT_ALGORITHM, LEARNERS, settings_of
+from rl.learners.hyperparameters import EXPONENTIAL, SCHEDULES, Hyperparameters
+from rl.learners.registry import DEFAULT_ALGORITHM, LEARNERS, settings_of
 from rl.objectives import Objectives
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
-from server.schedule import Schedule, parse
-from server.settings.kinds import Names, OptionalText
+from server.settings.fields import Names, OptionalText
+from server.settings.schedule import Schedule, parse
 
 
 class LearningSettings(BaseModel):

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from rl.gates import Thresholds
+from rl.evaluation.gates import Thresholds
 
 
 class RolloutSettings(BaseModel):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 
-from server.settings.kinds import Secret
+from server.settings.fields import Secret
 
 
 class ServingSettings(BaseModel):

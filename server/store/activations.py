@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from rl.arms import NEVER_ACTIVATED, RL, RULES_VERSION, Activation, Split
-from server.database import Connection
+from server.store.database import Connection
 
 MODEL_CHANNEL = "recparams_model"
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.state import StateSpace
-from server.database import Connection
-from server.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES, positions
+from server.contract.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES, positions
+from server.store.database import Connection
 
 Rows = NDArray[np.void]
 

@@ -7,7 +7,7 @@ from operator import attrgetter
 import asyncpg
 
 from server.contract.interaction import NewInteraction
-from server.database import Connection, Pool
+from server.store.database import Connection, Pool
 
 MAINTENANCE_LOCK = 7270004
 PARTITIONS_AHEAD = 4

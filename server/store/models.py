@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
-from rl.learners import POLICIES
+from rl.learners.registry import POLICIES
 from rl.packing import pack, unpack
 from rl.policy import GreedyTable, Policy
 from rl.state import StateSpace
 from rl.transitions import TrainedThrough
-from server.database import Connection, Pool
+from server.store.database import Connection, Pool
 
 COMPRESSION_LEVEL = 3
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from server.database import Connection
 from server.store import system, tasks
+from server.store.database import Connection
 
 RUN_STATUSES = ("pending", "running", "completed", "gated", "failed", "cancelled")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from cachetools import LRUCache
 
-from server.database import Pool
+from server.contract.vocabulary import Traits
+from server.store.database import Pool
 from server.store.interactions import INSERT_USERS
-from server.vocabulary import Traits
 
 PROFILES_CHANNEL = "recparams_profiles"
 EVERYBODY = "*"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.database import Connection, Pool
+from server.store.database import Connection, Pool
 
 
 @dataclass(frozen=True)

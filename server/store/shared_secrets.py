@@ -2,7 +2,7 @@
 
 import secrets
 
-from server.database import Pool
+from server.store.database import Pool
 
 SECRET_BYTES = 32
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.database import Connection
+from server.store.database import Connection
 from server.store.tasks import TASK
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from server.database import Connection, Pool
+from server.store.database import Connection, Pool
 
 TASK = "rl_training"
 TRAINER_LOCK = 7270002

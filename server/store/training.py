@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.database import Connection, Pool
 from server.store.columns import INTERACTIONS
-from server.store.insert_lock import while_none_inserts
+from server.store.database import Connection, Pool
+from server.store.locks import while_none_inserts
 from server.store.tasks import TASK
 
 # No upper bound in time: an interaction after the window must hold back what arrived after it.

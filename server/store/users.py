@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from server.database import Connection, Pool
-from server.store.insert_lock import while_none_inserts
+from server.store.database import Connection, Pool
+from server.store.locks import while_none_inserts
 from server.store.profiles import PROFILES_CHANNEL
 
 

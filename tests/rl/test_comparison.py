@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from rl.action import N_ACTIONS
-from rl.comparison import Comparison, Log, Target, _pareto, compare
-from rl.estimators import ESTIMATORS
+from rl.evaluation.comparison import Comparison, Log, Target, _pareto, compare
+from rl.evaluation.estimators import ESTIMATORS
 from rl.objectives import LEVELS, Objectives
 from rl.policy import GreedyTable, rule_based_policy
-from rl.population import WEEK, draw_population, draw_visits
 from rl.reward import RewardWeights, rewards
 from rl.rules import rule_table
-from rl.simulator import expected_rewards, react
 from rl.state import TRAITS, StateSpace
+from simulation.people.population import WEEK, draw_population, draw_visits
+from simulation.people.simulator import expected_rewards, react
 
 SPACE = StateSpace()
 EPSILON = 0.4

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 
 from rl.action import N_ACTIONS
-from rl.actor_critic import ActorCritic, ActorCriticHyperparameters
-from rl.deep import DeepLearner, Steps, forward
-from rl.dqn import Dqn, DqnHyperparameters, loss
-from rl.network import (
-    GreedyNetwork,
-    SoftmaxNetwork,
-    inputs,
-    n_inputs,
-    new_network,
-)
+from rl.learners.actor_critic import ActorCritic, ActorCriticHyperparameters
+from rl.learners.deep import DeepLearner, Steps, forward
+from rl.learners.dqn import Dqn, DqnHyperparameters, loss
+from rl.learners.network import GreedyNetwork, SoftmaxNetwork, inputs, n_inputs, new_network
 from rl.packing import pack, unpack
 from rl.state import StateSpace
 from rl.transitions import TERMINAL, Transitions

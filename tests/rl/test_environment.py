@@ -9,8 +9,8 @@ from gymnasium.utils.env_checker import check_env
 from mabwiser.mab import MAB, LearningPolicy
 
 from rl.action import N_ACTIONS
-from rl.environment import NAME, Recommendation
 from rl.state import StateSpace
+from simulation.people.environment import NAME, Recommendation
 
 
 def test_gymnasium_checks_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.estimators import (
+from rl.evaluation.estimators import (
     ESTIMATORS,
     DoublyRobust,
     Estimator,

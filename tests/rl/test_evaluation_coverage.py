@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from rl.action import N_ACTIONS
-from rl.estimators import ESTIMATORS, rounds
-from rl.evaluation import Estimate, difference, estimate
-from rl.population import DAY, Population, Situations, draw_population, draw_visits
+from rl.evaluation.estimators import ESTIMATORS, rounds
+from rl.evaluation.intervals import Estimate, difference, estimate
+from rl.evaluation.reward_model import estimate_rewards
 from rl.reward import RewardWeights, rewards
-from rl.reward_model import estimate_rewards
 from rl.rules import rule_table
-from rl.simulator import expected_rewards, react
 from rl.state import TIMES_OF_DAY, TRAITS, StateSpace
+from simulation.people.population import DAY, Population, Situations, draw_population, draw_visits
+from simulation.people.simulator import expected_rewards, react
 
 LOGS = 250
 PEOPLE = 2500

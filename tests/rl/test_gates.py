@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.gates import Figures, Thresholds, check, q_bound, reward_bounds
-from rl.hyperparameters import Hyperparameters
+from rl.evaluation.gates import Figures, Thresholds, check, q_bound, reward_bounds
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.q_learning import train
 from rl.objectives import Objectives, weighed
-from rl.q_learning import train
 from rl.reward import REACTIONS, RewardWeights, reaction_mask, rewards
 from rl.transitions import Transitions
 

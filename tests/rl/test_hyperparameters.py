@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.hyperparameters import Hyperparameters
+from rl.learners.hyperparameters import Hyperparameters
 
 
 def test_the_seeds_defaults() -> None:

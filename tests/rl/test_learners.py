@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rl.action import N_ACTIONS
-from rl.learner import Learner
-from rl.learners import LEARNERS, POLICIES, parameters_of, settings_of
+from rl.learners.base import Learner
+from rl.learners.registry import LEARNERS, POLICIES, parameters_of, settings_of
 from rl.packing import pack, unpack
 from rl.policy import EXPLORATION
 from rl.state import StateSpace

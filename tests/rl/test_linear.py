@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rl.action import N_ACTIONS
-from rl.features import expansion, n_features, terms
-from rl.lin_ts import LinearThompsonSampling, LinTsHyperparameters, SampledLinearPolicy
-from rl.lin_ucb import LinearBoundPolicy, LinUcb, LinUcbHyperparameters
-from rl.linear import BLOCKS, LinearLearner
+from rl.learners.features import expansion, n_features, terms
+from rl.learners.lin_ts import LinearThompsonSampling, LinTsHyperparameters, SampledLinearPolicy
+from rl.learners.lin_ucb import LinearBoundPolicy, LinUcb, LinUcbHyperparameters
+from rl.learners.linear import BLOCKS, LinearLearner
 from rl.packing import pack, unpack
 from rl.state import StateSpace
 from rl.transitions import TERMINAL, Transitions

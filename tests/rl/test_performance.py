@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.performance import LoggedPerformance, logged_performance
+from rl.evaluation.performance import LoggedPerformance, logged_performance
 from rl.reward import REACTIONS, reaction_mask
 
 

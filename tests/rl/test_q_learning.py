@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.action import N_ACTIONS, Action
-from rl.hyperparameters import Hyperparameters
-from rl.learner import Statistics
-from rl.q_learning import train, update
+from rl.learners.base import Statistics
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.q_learning import train, update
+from rl.learners.tabular import split_by_cell, table_statistics
 from rl.state import Context, StateSpace
-from rl.tabular import split_by_cell, table_statistics
 from rl.transitions import TERMINAL, Transitions
 from tests.rl.reference import ReferenceAgent
 

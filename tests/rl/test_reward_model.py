@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rl import reward_model
 from rl.action import ACTIONS, DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
-from rl.population import draw_population, draw_visits
+from rl.evaluation import reward_model
+from rl.evaluation.reward_model import RIDGE, estimate_rewards
 from rl.reward import RewardWeights, rewards
-from rl.reward_model import RIDGE, estimate_rewards
 from rl.rules import rule_table
-from rl.simulator import expected_rewards, react
 from rl.state import StateSpace
+from simulation.people.population import draw_population, draw_visits
+from simulation.people.simulator import expected_rewards, react
 
 SPACE = StateSpace(2, ("music", "game"), ("calm", "sad", "happy"), ("evening", "night"))
 LEVELS = [

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from rl.population import WEEK, draw_population, draw_visits
+from rl.evaluation.sequential import ArmTotals, Difference, boundary, difference
 from rl.reward import RewardWeights, rewards
-from rl.sequential import ArmTotals, Difference, boundary, difference
-from rl.simulator import react
+from simulation.people.population import WEEK, draw_population, draw_visits
+from simulation.people.simulator import react
 
 Rows = list[tuple[int, float, bool]]
 

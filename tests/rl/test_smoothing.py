@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.hyperparameters import Hyperparameters
-from rl.q_learning import train
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.q_learning import train
 from rl.rules import rule_table
 from rl.smoothing import Smoothing, smooth
 from rl.state import StateSpace

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl import double_q_learning, expected_sarsa
 from rl.action import N_ACTIONS
-from rl.boltzmann import Boltzmann, BoltzmannHyperparameters, ProbabilityTable, softmax
-from rl.expected_sarsa import ExpectedSarsaHyperparameters
-from rl.hyperparameters import Hyperparameters
+from rl.learners import double_q_learning, expected_sarsa
+from rl.learners.boltzmann import Boltzmann, BoltzmannHyperparameters, ProbabilityTable, softmax
+from rl.learners.expected_sarsa import ExpectedSarsaHyperparameters
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.ucb import Ucb, UcbHyperparameters, choose
 from rl.policy import RULE_BASED
 from rl.rules import rule_table
 from rl.state import StateSpace
 from rl.transitions import TERMINAL, Transitions
-from rl.ucb import Ucb, UcbHyperparameters, choose
 
 SPACE = StateSpace(bins=2)
 RATE, DISCOUNT = 0.1, 0.95

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.hyperparameters import Hyperparameters
-from rl.q_learning import train
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.q_learning import train
 from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
 from rl.transitions import TERMINAL, Batch, Transitions, prepare
 from tests.rl.reference import Prepared, Row, columns, reference_prepare

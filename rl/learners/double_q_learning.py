@@ -1,0 +1,145 @@
+"""Double Q-learning: two tables, each of which says what the other's best action is worth.
+
+    Q_A(s, a) <- Q_A(s, a) + learning_rate * [r + discount_factor * Q_B(s', a*) - Q_A(s, a)]
+    with a* = argmax_a' Q_A(s', a'), and A and B swapped for every other update at random
+
+van Hasselt, "Double Q-learning", NeurIPS 23 (2010); Sutton & Barto, 2nd ed., section 6.7. The
+maximum of noisy values is too high, and Q-learning learns that; here the noise of the choice and
+that of the value are independent. As in rl/learners/q_learning.py only actions tried before count:
+where the table that is asked has not seen the other one's choice, the chooser's own value stands
+in.
+
+The coin is a hash of the pair and of how often it was updated, so that a log in two batches, or on
+any number of threads, gives the same tables.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from rl.learners.base import checked
+from rl.learners.tabular import TabularLearner
+from rl.transitions import Transitions
+
+
+class DoubleQLearning(TabularLearner):
+    """The policy is epsilon-greedy on both tables together, smoothed.
+
+    Attributes:
+        q, visits: what is published: values and visits of both tables together.
+        both: the two tables, float32 (2, n_states, n_actions).
+        counts: updates of each pair in each, int32, same shape.
+    """
+
+    algorithm: ClassVar[str] = "double_q_learning"
+
+    def _begin(self, arrays: Mapping[str, NDArray[Any]] | None) -> None:
+        super()._begin(arrays)
+        shape = 2, self.space.n_states, N_ACTIONS
+        if arrays is None:
+            self.both = np.zeros(shape, dtype=np.float32)
+            self.counts = np.zeros(shape, dtype=np.int32)
+        else:
+            self.both = checked(arrays, "both", np.float32, shape)
+            self.counts = checked(arrays, "counts", np.int32, shape)
+
+    def _update(self, part: Transitions) -> None:
+        update(
+            self.both,
+            self.counts,
+            part.state,
+            part.action,
+            part.reward,
+            part.next_state,
+            np.float32(self.hyperparameters.learning_rate),
+            np.float32(self.hyperparameters.discount_factor),
+        )
+        states = np.unique(part.state)
+        self.visits[states] = self.counts[:, states].sum(axis=0)
+        self.q[states] = together(
+            self.both[:, states], self.counts[:, states], self.hyperparameters.learning_rate
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return super().arrays() | {"both": self.both, "counts": self.counts}
+
+
+def together(
+    q: NDArray[np.float32], counts: NDArray[np.int32], learning_rate: float
+) -> NDArray[np.float32]:
+    """One table whose values mean, after as many updates, what the two mean together.
+
+    A value is what its updates saw times ``1 - (1 - learning_rate) ** updates``, since tables begin
+    at 0. Freed of that, the tables are averaged by their updates, and then it is put back.
+
+    Args:
+        q, counts: of two tables, shape (2, ..., n_actions).
+        learning_rate: the step size they were learned with.
+    """
+    learned = _learned(counts, learning_rate)
+    total = counts.sum(axis=0)
+    seen = np.divide(q * counts, learned, out=np.zeros(q.shape), where=counts > 0).sum(axis=0)
+    mean = np.divide(seen, total, out=np.zeros(total.shape), where=total > 0)
+    table: NDArray[np.float32] = (mean * _learned(total, learning_rate)).astype(np.float32)
+    return table
+
+
+def _learned(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):  # a step of 1 leaves nothing of the start
+        learned: NDArray[np.float64] = -np.expm1(counts * np.log1p(-learning_rate))
+    return np.where(counts > 0, learned, 0.0)
+
+
+@njit(nogil=True, cache=True)
+def _coin(pair: np.int64, updates: np.int64) -> np.int64:
+    """0 or 1: the top bit of splitmix64 (Steele, Lea & Flood 2014) of both numbers."""
+    x = np.uint64(pair) * np.uint64(0xD1B54A32D192ED03) + np.uint64(updates)
+    x += np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(63))
+
+
+@njit(nogil=True, cache=True)
+def update(
+    q: NDArray[np.float32],
+    counts: NDArray[np.int32],
+    state: NDArray[np.int32],
+    action: NDArray[np.uint8],
+    reward: NDArray[np.float32],
+    next_state: NDArray[np.int32],
+    learning_rate: np.float32,
+    discount_factor: np.float32,
+) -> None:
+    """Applies the update to every transition in order, in float32, in place.
+
+    Args:
+        q: two tables, float32 (2, n_states, n_actions).
+        counts: updates of each pair in each so far, int32, same shape.
+        state, action, reward, next_state: transitions, shape (m,); next_state is negative at the
+            end of an episode.
+        learning_rate, discount_factor: float32.
+    """
+    n_actions = q.shape[2]
+    for i in range(state.shape[0]):
+        s, a = np.int64(state[i]), np.int64(action[i])
+        mine = _coin(s * n_actions + a, np.int64(counts[0, s, a]) + np.int64(counts[1, s, a]))
+        other = 1 - mine
+        target = reward[i]
+        successor = next_state[i]
+        if successor >= 0:
+            best = -1
+            for candidate in range(n_actions):
+                if counts[mine, successor, candidate] > 0 and (
+                    best < 0 or q[mine, successor, candidate] > q[mine, successor, best]
+                ):
+                    best = candidate
+            if best >= 0:
+                asked = other if counts[other, successor, best] > 0 else mine
+                target += discount_factor * q[asked, successor, best]
+        q[mine, s, a] += learning_rate * (target - q[mine, s, a])
+        counts[mine, s, a] += 1

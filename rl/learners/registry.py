@@ -1,0 +1,64 @@
+"""Every algorithm by its name, and every kind of policy by its."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from rl.learners.actor_critic import ActorCritic
+from rl.learners.base import Learner
+from rl.learners.boltzmann import Boltzmann
+from rl.learners.double_q_learning import DoubleQLearning
+from rl.learners.dqn import Dqn
+from rl.learners.expected_sarsa import ExpectedSarsa
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.lin_ts import LinearThompsonSampling
+from rl.learners.lin_ucb import LinUcb
+from rl.learners.q_learning import QLearning
+from rl.learners.ucb import Ucb
+from rl.policy import Policy
+
+DEFAULT_ALGORITHM = QLearning.algorithm
+
+LEARNERS: dict[str, type[Learner]] = {
+    learner.algorithm: learner
+    for learner in (
+        QLearning,
+        DoubleQLearning,
+        ExpectedSarsa,
+        Boltzmann,
+        Ucb,
+        LinUcb,
+        LinearThompsonSampling,
+        Dqn,
+        ActorCritic,
+    )
+}
+
+
+def settings_of(algorithm: str, values: Mapping[str, Any]) -> Hyperparameters:
+    """The hyperparameters of an algorithm from values by name; those not named are the defaults.
+
+    Raises:
+        ValueError: where there is no such algorithm or no such name, or a value is out of range.
+    """
+    learner = LEARNERS.get(algorithm)
+    if learner is None:
+        raise ValueError(f"algorithm must be one of {', '.join(LEARNERS)}, not {algorithm!r}")
+    names = [field.name for field in fields(learner.Settings)]
+    for name in values:
+        if name not in names:
+            own = ", ".join(parameters_of(algorithm)) or "none"
+            raise ValueError(f"{name} is no parameter of {algorithm}, which has {own}")
+    return learner.Settings(**values)
+
+
+def parameters_of(algorithm: str) -> dict[str, Any]:
+    """What an algorithm has besides the common hyperparameters, with defaults."""
+    common = {field.name for field in fields(Hyperparameters)}
+    own = fields(LEARNERS[algorithm].Settings)
+    return {field.name: field.default for field in own if field.name not in common}
+
+
+POLICIES: dict[str, type[Policy]] = {
+    policy.kind: policy for learner in LEARNERS.values() for policy in learner.policy_types
+}

@@ -1,0 +1,130 @@
+"""What tabular algorithms share: a table of Q-values that is learned cell by cell."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from rl.learners.base import Learner, OnProgress, Statistics, checked
+from rl.policy import GreedyTable, Policy, publish
+from rl.transitions import Transitions
+
+
+class TabularLearner(Learner):
+    """Learns float32 `q` and int32 `visits`, both (n_states, n_actions), in place.
+
+    A cell's transitions never leave the cell, so cells are dealt out to threads whole and the table
+    is the same, bit for bit, for any number of them.
+    """
+
+    policy_types: ClassVar[tuple[type[Policy], ...]] = (GreedyTable,)
+
+    def _begin(self, arrays: Mapping[str, NDArray[Any]] | None) -> None:
+        shape = self.space.n_states, N_ACTIONS
+        if arrays is None:
+            self.q = np.zeros(shape, dtype=np.float32)
+            self.visits = np.zeros(shape, dtype=np.int32)
+        else:
+            self.q = checked(arrays, "q", np.float32, shape)
+            self.visits = checked(arrays, "visits", np.int32, shape)
+
+    @abstractmethod
+    def _update(self, part: Transitions) -> None:
+        """Learns the transitions of some cells, in order, in place."""
+
+    def learn(
+        self, transitions: Transitions, *, threads: int = 1, on_progress: OnProgress | None = None
+    ) -> None:
+        learn_by_cell(
+            transitions,
+            self.space.n_contexts,
+            self._update,
+            threads=threads,
+            on_progress=on_progress,
+        )
+
+    def publish(self) -> Policy:
+        self._check_finite()
+        return publish(
+            self.space,
+            self.q,
+            self.visits,
+            learning_rate=self.hyperparameters.learning_rate,
+            epsilon=self.epsilon,
+            smoothing=self.smoothing,
+        )
+
+    def _check_finite(self) -> None:
+        if not np.isfinite(self.q[self.visits > 0]).all():
+            raise ValueError("a Q-value is not finite: lower learning_rate or the rewards")
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {"q": self.q, "visits": self.visits}
+
+    def statistics(self) -> Statistics:
+        return table_statistics(self.q, self.visits)
+
+    @property
+    def epsilon(self) -> float:
+        return self.hyperparameters.epsilon(int(self.visits.sum(dtype=np.int64)))
+
+
+def learn_by_cell(
+    transitions: Transitions,
+    states_per_cell: int,
+    update: Callable[[Transitions], None],
+    *,
+    threads: int = 1,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Has threads learn transitions that are sorted by cell, each cell by one of them.
+
+    Args:
+        transitions: sorted by (cell, time, id).
+        states_per_cell: consecutive states that form one independent cell.
+        update: learns transitions in order.
+        threads: at least 1.
+        on_progress: called from any of the threads with the number of transitions just learned.
+    """
+
+    def learn(part: slice) -> None:
+        update(transitions[part])
+        if on_progress is not None:
+            on_progress(part.stop - part.start)
+
+    parts = split_by_cell(transitions.state // states_per_cell, 4 * threads)
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for done in [pool.submit(learn, part) for part in parts]:
+            done.result()
+
+
+def split_by_cell(cells: NDArray[np.int32], parts: int) -> list[slice]:
+    """Cuts sorted cells, shape (m,), into at most `parts` slices of similar length.
+
+    No cell is cut in two. The slices are not empty, do not overlap and cover everything.
+    """
+    wanted = np.linspace(0, len(cells), parts + 1)[1:-1].astype(np.int64)
+    cuts = np.searchsorted(cells, cells[wanted]) if len(cells) else wanted
+    bounds = np.unique(np.r_[0, cuts, len(cells)])
+    return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+
+
+def table_statistics(q: NDArray[np.float32], visits: NDArray[np.int32]) -> Statistics:
+    """Statistics of a table, shapes (n_states, n_actions)."""
+    visited = visits > 0
+    values = q[visited]
+    states = int(np.count_nonzero(visited.any(axis=1)))
+    return Statistics(
+        total_updates=int(visits.sum(dtype=np.int64)),
+        total_states=states,
+        total_state_actions=len(values),
+        avg_q_value=float(values.mean(dtype=np.float64)) if len(values) else 0.0,
+        max_q_value=float(values.max()) if len(values) else 0.0,
+        coverage=states / len(q),
+        largest_q=float(np.abs(values).max(initial=0.0)),
+    )

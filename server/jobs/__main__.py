@@ -1,0 +1,57 @@
+"""Entry of a worker: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
+
+import asyncio
+import os
+import sys
+
+import structlog
+
+from server.jobs.evaluation import evaluate
+from server.jobs.evaluation_request import EvaluationRequest
+from server.jobs.experiment import compare_arms
+from server.jobs.processes import STORE_AWAY
+from server.jobs.tables import export_table, import_table
+from server.jobs.training.run import train
+from server.observability import logs, tracing
+from server.settings import Settings
+from server.store.errors import STORE_ERRORS
+
+log = structlog.get_logger()
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one job; the exit code is the job's."""
+    settings = Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    os.nice(5)
+    if settings.tracing == "on":
+        tracing.start("recparams-worker")
+    try:
+        with tracing.continued(arguments[0] if arguments else "none"):
+            return _work(settings, arguments)
+    except STORE_ERRORS as failure:
+        log.error("the database cannot be reached", job=arguments[0], error=repr(failure))
+        return STORE_AWAY
+    finally:
+        tracing.stop()
+
+
+def _work(settings: Settings, arguments: list[str]) -> int:
+    match arguments:
+        case ["train", run_id]:
+            return asyncio.run(train(settings, int(run_id)))
+        case ["evaluate", request]:
+            return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request)))
+        case ["experiment", experiment_id]:
+            return asyncio.run(compare_arms(settings, int(experiment_id)))
+        case ["export", version]:
+            return asyncio.run(export_table(settings, int(version), sys.stdout))
+        case ["import"]:
+            return asyncio.run(import_table(settings, sys.stdin.buffer, sys.stdout))
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

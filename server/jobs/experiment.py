@@ -1,0 +1,126 @@
+"""The arms of an experiment so far, as JSON on standard output."""
+
+import json
+from typing import Any
+
+import asyncpg
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.arms import RL, Activation
+from rl.evaluation.sequential import ArmTotals, difference
+from rl.objectives import weighed
+from rl.reward import reaction_flags, rewards
+from server.contract.vocabulary import ARM_NUMBERS
+from server.settings import Settings
+from server.store.activations import experiment
+from server.store.columns import SERVED, Collector, Rows, copy_rows
+from server.store.database import Connection, database_url
+
+_QUERY = f"""
+SELECT {SERVED.select_list} FROM interactions AS i WHERE i.activation_id = ANY($1::bigint[])
+"""  # noqa: S608 - constant column names
+_COLUMNS = {
+    "user": np.int64,
+    "arm": np.int16,
+    "activation": np.int64,
+    "reward": np.float32,
+    "like": np.bool_,
+}
+
+
+async def compare_arms(settings: Settings, experiment_id: int) -> int:
+    """Prints what is known of the arms; returns the exit code."""
+    connection = await asyncpg.connect(database_url(settings))
+    try:
+        plans = await experiment(connection, experiment_id)
+        columns = await _read(connection, settings, [plan.id for plan in plans])
+    finally:
+        await connection.close()
+    print(json.dumps(_report(settings, plans, columns)))
+    return 0
+
+
+async def _read(
+    connection: Connection, settings: Settings, activations: list[int]
+) -> dict[str, Any]:
+    weights, objectives = settings.reward_weights(), settings.objectives()
+    collected = Collector(**_COLUMNS)
+
+    async def add(rows: Rows) -> None:
+        mask = rows["reactions"].astype(np.int64)
+        engagement = rewards(weights, mask, rows["completion_rate"], rows["mood_change"])
+        collected.add(
+            reward=weighed(objectives, engagement, rows["action"].astype(np.uint8)),
+            like=reaction_flags(mask, "like"),
+            **{name: rows[name] for name in ("user", "arm", "activation")},
+        )
+
+    await copy_rows(connection, _QUERY, activations, on_rows=add, layout=SERVED)
+    return {name: collected.column(name) for name in _COLUMNS}
+
+
+def _weights(
+    plans: list[Activation], name: str, activation: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Inverse of the arm's share when each interaction was decided, shape (n,).
+
+    Where the ramp moved, every arm then has its people spread alike over time: a good week does not
+    count for the arm that happened to be large in it.
+    """
+    inverse = [1.0 / plan.arms()[name].share for plan in plans]
+    ids = np.array([plan.id for plan in plans])
+    return np.array(inverse)[np.searchsorted(ids, activation)]
+
+
+def _report(settings: Settings, plans: list[Activation], columns: dict[str, Any]) -> dict[str, Any]:
+    last = plans[-1]
+    # All plans of an experiment have the same arms.
+    versions = {name: arm.version for name, arm in last.arms().items()}
+    totals = {}
+    for name in versions:
+        rows = columns["arm"] == ARM_NUMBERS[name]
+        totals[name] = ArmTotals.of(
+            columns["user"][rows],
+            columns["reward"][rows],
+            columns["like"][rows],
+            weight=_weights(plans, name, columns["activation"][rows]),
+        )
+    others = [name for name in totals if name != RL]
+    alpha = settings.experiment_alpha
+    differences = [
+        difference(
+            totals[RL],
+            totals[name],
+            # Together the comparisons err as seldom as one would.
+            alpha=alpha / len(others),
+            burn_in=settings.experiment_burn_in,
+        )
+        for name in others
+    ]
+    return {
+        "version": last.version,
+        "baseline_version": last.baseline,
+        "arms": [
+            {
+                "arm": ARM_NUMBERS[name],
+                "version": versions[name],
+                "users": arm.persons,
+                "interactions": arm.interactions,
+                "average_reward": arm.mean_reward,
+                "like_rate": arm.like_rate,
+            }
+            for name, arm in totals.items()
+        ],
+        "differences": [
+            {
+                "other": ARM_NUMBERS[name],
+                "difference": one.value,
+                "verdict": f"VERDICT_{one.verdict.upper()}",
+                **({"low": one.low, "high": one.high} if one.started else {}),
+            }
+            for name, one in zip(others, differences, strict=True)
+        ],
+        "alpha": alpha,
+        "burn_in_users": settings.experiment_burn_in,
+    }

@@ -1,0 +1,78 @@
+"""Q-tables out to, and in from, the seed's q_table.json."""
+
+import json
+from dataclasses import asdict, fields
+from typing import BinaryIO, TextIO
+
+import asyncpg
+
+from rl import q_table
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.tabular import table_statistics
+from rl.policy import publish
+from server.contract.vocabulary import unknown_names
+from server.jobs.processes import INVALID_FILE
+from server.settings import Settings
+from server.store import models
+from server.store.database import database_url
+
+
+async def export_table(settings: Settings, version: int, output: TextIO) -> int:
+    """Writes a version's table as JSON text; returns the exit code."""
+    connection = await asyncpg.connect(database_url(settings))
+    try:
+        stored = await models.load_table(connection, version)
+    finally:
+        await connection.close()
+    table = q_table.QTable(stored.space, stored.q, stored.visits, stored.hyperparameters)
+    for piece in q_table.dump(table):
+        output.write(piece)
+    output.flush()
+    return 0
+
+
+async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> int:
+    """Stores JSON text as a new version, writes its number, and returns the exit code."""
+    try:
+        table = q_table.load(source.read(), settings.space())
+        unknown = unknown_names(table.space)
+        if unknown:
+            raise ValueError(f"space: the contract has no {', '.join(unknown)}")
+        known = {field.name for field in fields(Hyperparameters)}
+        given = {name: v for name, v in table.hyperparameters.items() if name in known}
+        hyperparameters = Hyperparameters(**{**settings.hyperparameters().to_dict(), **given})
+    except (ValueError, TypeError) as failure:
+        # JSON may hold halves of surrogate pairs, which cannot be written as they are.
+        output.write(str(failure).encode(errors="backslashreplace").decode())
+        return INVALID_FILE
+    held = table_statistics(table.q, table.visits)
+    epsilon = hyperparameters.epsilon(held.total_updates)
+    policy = publish(
+        table.space,
+        table.q,
+        table.visits,
+        learning_rate=hyperparameters.learning_rate,
+        epsilon=epsilon,
+        smoothing=settings.smoothing(),
+    )
+    model = models.NewModel(
+        origin="imported",
+        run_id=None,
+        parent_version=None,
+        algorithm="q_learning",
+        hyperparameters=hyperparameters.to_dict(),
+        metrics={**asdict(held), "exploration_rate": epsilon},
+        q=table.q,
+        visits=table.visits,
+        policy=policy,
+        objectives=settings.objectives().to_dict(),
+        main_line=False,
+        trained=None,
+    )
+    connection = await asyncpg.connect(database_url(settings))
+    try:
+        version = await models.insert(connection, models.encode(model))
+    finally:
+        await connection.close()
+    output.write(json.dumps({"version": version}))
+    return 0

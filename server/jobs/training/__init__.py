@@ -1,0 +1,1 @@
+"""A training run: reading, learning, holding out, committing."""

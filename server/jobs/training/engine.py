@@ -1,0 +1,115 @@
+"""Who does the work of a run: here, this process and its threads; in ray_engine.py, Ray.
+
+Both have the same functions learn the same cells, so that the table is the same bit for bit.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.evaluation.comparison import Log
+from rl.learners.base import Learner
+from rl.transitions import Due, Transitions
+from server.jobs.training.holdout import held_out, holdout_log, split_time
+from server.jobs.training.progress import Progress
+from server.jobs.training.reading import Reading, chained, read
+from server.settings import Settings
+from server.store import training
+from server.store.database import Connection
+
+
+@dataclass(frozen=True)
+class Work(Due):
+    """What a run has to learn, in summary.
+
+    Attributes:
+        transitions: how many.
+        average_reward: of them; 0 where there are none.
+        log: those held out at first, which may be none.
+        ids: of their interactions.
+    """
+
+    transitions: int
+    average_reward: float
+    log: Log
+    ids: NDArray[np.int64]
+
+
+class Engine(ABC):
+    """Reads and learns what a run has to."""
+
+    @abstractmethod
+    async def prepare(self, work: Connection, reading: Reading, progress: Progress) -> Work:
+        """Reads it, through the stages "reading" and "preparing"."""
+
+    @abstractmethod
+    async def learn(
+        self, learner: Learner, *, tail: bool, on_progress: Callable[[float], None]
+    ) -> None:
+        """Has a learner learn what was held out, or else all but that.
+
+        Args:
+            learner: it.
+            tail: whether it is what was held out.
+            on_progress: called, from any thread, with the share that was just learned.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Lets everything go."""
+
+
+class OneProcess(Engine):
+    """This process, and threads of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._transitions: Transitions | None = None
+        self._tail = np.empty(0, dtype=np.bool_)
+
+    async def prepare(self, work: Connection, reading: Reading, progress: Progress) -> Work:
+        settings = self._settings
+        with progress.during("reading"):
+            expected = await training.expected_rows(
+                work, reading.request.rebuild, reading.through, reading.window_start
+            )
+
+            def on_rows(count: int) -> None:
+                progress.fraction = count / max(1, expected)
+
+            columns = await read(work, settings, reading, on_rows)
+
+        with progress.during("preparing"):
+            batch = await asyncio.to_thread(
+                chained, columns.interactions, reading.request, settings.space().n_contexts
+            )
+            time = columns.interactions.time[batch.rows]
+            self._tail = held_out(time, split_time(time, settings.holdout_share))
+            self._transitions = batch.transitions
+            reward = batch.transitions.reward
+            return Work(
+                transitions=len(reward),
+                average_reward=float(reward.mean(dtype=np.float64)) if len(reward) else 0.0,
+                **batch.due(),
+                log=holdout_log(columns, batch.rows[self._tail]),
+                ids=columns.interactions.id[batch.rows[self._tail]],
+            )
+
+    async def learn(
+        self, learner: Learner, *, tail: bool, on_progress: Callable[[float], None]
+    ) -> None:
+        assert self._transitions is not None  # noqa: S101 - prepared before
+        part = self._transitions[self._tail if tail else ~self._tail]
+        await asyncio.to_thread(
+            learner.learn,
+            part,
+            threads=self._settings.training_threads,
+            on_progress=lambda count: on_progress(count / len(part)),
+        )
+
+    async def close(self) -> None:
+        self._transitions = None

@@ -1,0 +1,201 @@
+"""A candidate on the tail of its window, before it is trained on that too, and its gates."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.arms import RULES_VERSION, Activation
+from rl.evaluation.comparison import Comparison, Log, Target, compare
+from rl.evaluation.gates import Figures, Gate, check, q_bound
+from rl.objectives import Objectives
+from rl.policy import Policy, rule_based_policy
+from server.jobs.reports import comparison_json
+from server.jobs.requests import RunRequest
+from server.jobs.training.reading import Columns
+from server.settings import Settings
+from server.store import models
+from server.store.database import Connection
+
+MOST_HELD_OUT = 500_000
+CANDIDATE, RULES = "candidate", "rule-based"
+
+
+def split_time(time: NDArray[np.int64], share: float) -> int | None:
+    """From when on interactions to be trained are held out at first: the latest share of them.
+
+    None where none are, since nothing would come before them.
+
+    Args:
+        time: of all of them, shape (n,), in any order.
+        share: to be held out, 0 to 1.
+    """
+    n = len(time)
+    wanted = min(int(n * share), MOST_HELD_OUT)
+    if wanted == 0:
+        return None
+    split = np.partition(time, n - wanted)[n - wanted]
+    return None if time.min() >= split else int(split)
+
+
+def held_out(time: NDArray[np.int64], split: int | None) -> NDArray[np.bool_]:
+    """Which interactions are held out, shape (n,), as `split_time` says."""
+    return np.zeros(len(time), dtype=np.bool_) if split is None else time >= split
+
+
+def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:
+    """The rows held out; their propensity may be NaN."""
+    traits = columns.interactions.traits
+    return Log(
+        state=columns.interactions.state[rows],
+        action=columns.interactions.action[rows],
+        engagement=columns.engagement[rows],
+        pscore=columns.pscore[rows],
+        person=columns.interactions.user[rows],
+        traits=None if traits is None else traits[rows],
+    )
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What the candidate, the active policy and the rules are worth on what was held out.
+
+    Attributes:
+        interactions: how many were held out.
+        unknown_propensity: those left out for want of a propensity.
+        trained: those left out because the active version was trained on them.
+        comparison: the candidate, the active version and the rules.
+        active_name: the active policy's name in the comparison; empty where it is not in it.
+        reason: why it is not.
+    """
+
+    interactions: int
+    unknown_propensity: int
+    trained: int
+    comparison: Comparison
+    active_name: str
+    reason: str
+
+    def improvement(self) -> tuple[float | None, str]:
+        """Lower end of the candidate's value minus the active policy's, or None and why not."""
+        for pair in self.comparison.pairs:
+            if (pair.policy, pair.other) == (CANDIDATE, self.active_name):
+                if pair.difference.reason and self.trained:
+                    return None, (
+                        f"the active version was trained on {self.trained} of the "
+                        f"{self.interactions} interactions held out; {pair.difference.reason}"
+                    )
+                if pair.difference.reason:
+                    return None, pair.difference.reason
+                return pair.difference.intervals[0].low, ""
+        return None, self.reason
+
+    def to_json(self) -> dict[str, Any]:
+        """A HoldoutEvaluation message."""
+        return {
+            "interactions": self.interactions,
+            "unknown_propensity": self.unknown_propensity,
+            "trained_interactions": self.trained,
+            **comparison_json(
+                self.comparison, {report.target.name: 0 for report in self.comparison.policies}
+            ),
+        }
+
+
+async def evaluate_holdout(
+    work: Connection,
+    settings: Settings,
+    active: int,
+    objectives: Objectives,
+    candidate: Policy,
+    log: Log,
+    ids: NDArray[np.int64],
+) -> Holdout:
+    """Evaluates a candidate against what is served and the rules.
+
+    Args:
+        work: where the active version is.
+        settings: the state space.
+        active: the active version.
+        objectives: what the reward is made of.
+        candidate: trained on nothing of the log.
+        log: what was held out, propensities NaN where unknown.
+        ids: of its interactions, shape (n,).
+    """
+    space = settings.space()
+    targets = [Target(CANDIDATE, 0, candidate)]
+    active_name, reason = RULES, ""
+    known = ~np.isnan(log.pscore)
+    trained = np.zeros(len(log), dtype=np.bool_)
+    if active != RULES_VERSION:
+        try:
+            policy = await models.load_policy(work, active, space)
+        except (models.CorruptModelError, models.IncompatibleModelError) as failure:
+            active_name, reason = "", str(failure)
+        else:
+            active_name = f"version {active} (active)"
+            targets.append(Target(active_name, active, policy))
+            before = await models.load_trained(work, active)
+            if before is not None:
+                trained = before.covers(log.person, ids)
+    targets.append(Target(RULES, RULES_VERSION, rule_based_policy(space, 0.0)))
+    comparison = await asyncio.to_thread(
+        compare,
+        space,
+        log[known & ~trained],
+        targets,
+        objectives,
+        # The lower end of a two-sided interval of 90 % is a one-sided bound of 95 %.
+        confidence=2.0 * settings.gate_confidence - 1.0,
+        by_segment=False,
+    )
+    return Holdout(
+        interactions=len(log),
+        unknown_propensity=int(np.count_nonzero(~known)),
+        trained=int(np.count_nonzero(known & trained)),
+        comparison=comparison,
+        active_name=active_name,
+        reason=reason,
+    )
+
+
+async def check_gates(
+    work: Connection,
+    settings: Settings,
+    current: Activation,
+    request: RunRequest,
+    holdout: Holdout | None,
+    result: dict[str, Any],
+    model: models.NewModel,
+) -> tuple[Gate, ...]:
+    """The gates of a new version.
+
+    Args:
+        work: where the active version is.
+        settings: thresholds and rewards.
+        current: what is served.
+        request: what the run was asked for.
+        holdout: the candidate on what was held out; None where nothing was.
+        result: of the run, with its average_reward.
+        model: the version.
+    """
+    active = None
+    if current.version != RULES_VERSION:
+        active = await models.metrics(work, current.version)
+    low, reason = (None, "nothing was held out") if holdout is None else holdout.improvement()
+    figures = Figures(
+        interactions=model.metrics["total_updates"],
+        average_reward=result["average_reward"],
+        improvement_low=low,
+        improvement_reason=reason,
+        largest_q=model.metrics["largest_q"],
+        q_bound=q_bound(
+            settings.reward_weights(), request.objectives, request.hyperparameters.discount_factor
+        ),
+        states=None if model.q is None else model.metrics["total_states"],
+        active_states=0 if active is None else active["total_states"],
+        ramp_version=current.version if current.is_ramp else None,
+    )
+    return check(figures, settings.thresholds())

@@ -1,0 +1,28 @@
+"""The learner of a run: new, or what an earlier version's learner had."""
+
+from rl.learners.base import Learner
+from rl.learners.registry import LEARNERS
+from server.jobs.requests import RunRequest
+from server.settings import Settings
+from server.store import models
+from server.store.database import Connection
+
+
+async def learner_for(
+    work: Connection, settings: Settings, request: RunRequest, parent: int | None
+) -> Learner:
+    """The learner to train, gone on from a version's or begun anew.
+
+    Raises as `models.load_learner`, and ValueError where the version's algorithm is another one.
+    """
+    arrays = None
+    if parent is not None:
+        algorithm, arrays = await models.load_learner(work, parent, settings.space())
+        if algorithm != request.algorithm:
+            raise ValueError(
+                f"version {parent} was learned by {algorithm}, not {request.algorithm}: train with "
+                "mode TRAINING_MODE_REBUILD"
+            )
+    return LEARNERS[request.algorithm](
+        settings.space(), request.hyperparameters, smoothing=settings.smoothing(), arrays=arrays
+    )

@@ -1,0 +1,168 @@
+"""The interactions of a run, out of the database and chained into transitions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.objectives import weighed
+from rl.reward import rewards
+from rl.state import TRAITS
+from rl.transitions import Batch, Interactions, prepare
+from server.jobs.requests import RunRequest
+from server.settings import Settings
+from server.store import tasks, training
+from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
+from server.store.database import Connection
+
+_COLUMNS = {
+    "id": np.int64,
+    "user": np.int64,
+    "time": np.int64,
+    "state": np.int32,
+    "action": np.uint8,
+    "reward": np.float32,
+    "engagement": np.float32,
+    "pscore": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of n interactions, with what evaluating them needs.
+
+    Attributes:
+        interactions: what is learned from.
+        engagement: the reward of the reactions, float32 (n,).
+        pscore: the propensity, float32 (n,), NaN where unknown.
+    """
+
+    interactions: Interactions
+    engagement: NDArray[np.float32]
+    pscore: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run reads.
+
+    Attributes:
+        request: what it was asked for.
+        window_start: from when.
+        through: up to which id.
+        traits: whether scores are read too.
+    """
+
+    request: RunRequest
+    window_start: datetime
+    through: int
+    traits: bool
+
+
+class Assembler:
+    """Makes columns of rows that arrive in pieces.
+
+    Args:
+        settings: state space and rewards.
+        reading: what is read.
+        on_rows: called with how many rows there are so far.
+    """
+
+    def __init__(
+        self, settings: Settings, reading: Reading, on_rows: Callable[[int], None]
+    ) -> None:
+        self._encode = StateEncoder(settings.space())
+        self._weights = settings.reward_weights()
+        self._objectives = reading.request.objectives
+        self._traits = TRAITS if reading.traits else ()
+        self._columns = Collector(**_COLUMNS, **dict.fromkeys(self._traits, np.float32))
+        self._on_rows = on_rows
+
+    def add(self, rows: Rows) -> None:
+        """Takes some rows with the fields of `server.store.columns.INTERACTIONS`."""
+        action = rows["action"].astype(np.uint8)
+        engagement = rewards(
+            self._weights,
+            rows["reactions"].astype(np.int64),
+            rows["completion_rate"],
+            rows["mood_change"],
+        )
+        self._columns.add(
+            id=rows["id"],
+            user=rows["user"],
+            time=rows["time"],
+            state=self._encode(rows),
+            action=action,
+            reward=weighed(self._objectives, engagement, action),
+            engagement=engagement,
+            pscore=rows["propensity"],
+            **{trait: rows[trait] for trait in self._traits},
+        )
+        self._on_rows(self._columns.rows)
+
+    def columns(self) -> Columns:
+        """All of them; they are let go of here."""
+        column = self._columns.column
+        names = (field.name for field in fields(Interactions) if field.name != "traits")
+        interactions = {name: column(name) for name in names}
+        traits = np.stack([column(name) for name in self._traits], axis=1) if self._traits else None
+        return Columns(
+            Interactions(**interactions, traits=traits), column("engagement"), column("pscore")
+        )
+
+
+async def read(
+    work: Connection,
+    settings: Settings,
+    reading: Reading,
+    on_rows: Callable[[int], None],
+    condition: str = "true",
+) -> Columns:
+    """Reads interactions.
+
+    Args:
+        work: where they are.
+        settings: state space and rewards.
+        reading: which.
+        on_rows: called with how many there are so far.
+        condition: SQL that rows have to satisfy besides.
+    """
+    assembler = Assembler(settings, reading, on_rows)
+
+    async def add(rows: Rows) -> None:
+        assembler.add(rows)
+
+    query = f"{training.query(reading.request.rebuild)} AND {condition}"
+    await copy_rows(work, query, reading.through, reading.window_start, on_rows=add)
+    return assembler.columns()
+
+
+async def window_start_of(work: Connection, settings: Settings, request: RunRequest) -> datetime:
+    """Start of the window; without days_back it reaches back to the last completed run's end."""
+    if request.days_back is not None:
+        return request.as_of - timedelta(days=request.days_back)
+    start = request.as_of - timedelta(days=settings.days_back)
+    last_end: datetime | None = None if request.rebuild else await tasks.last_window_end(work)
+    return start if last_end is None else min(start, last_end)
+
+
+def chained(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:
+    """What is due of some interactions, all of whose people's interactions are among them."""
+    hyperparameters = request.hyperparameters
+    return prepare(
+        interactions,
+        n_contexts=n_contexts,
+        session_gap=_microseconds(hyperparameters.session_gap_seconds),
+        settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
+        min_interactions=request.min_interactions_per_user,
+    )
+
+
+def _instant(moment: datetime) -> int:
+    return _microseconds((moment - POSTGRES_EPOCH).total_seconds())
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,258 @@
+"""One training run: read what is due, learn it, and commit it with everything that says so.
+
+The new version, everybody's watermark, the run's row and the activation are written in one
+transaction that also checks that the run is still wanted. A trainer that dies anywhere before has
+changed nothing.
+"""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import structlog
+
+from rl.arms import Activation
+from rl.learners.base import Learner
+from rl.transitions import TrainedThrough
+from server.jobs.reports import gate_json
+from server.jobs.requests import RAY, RunRequest
+from server.jobs.training import exports
+from server.jobs.training.engine import Engine, OneProcess, Work
+from server.jobs.training.holdout import Holdout, check_gates, evaluate_holdout
+from server.jobs.training.learner import learner_for
+from server.jobs.training.progress import Progress
+from server.jobs.training.reading import Reading, window_start_of
+from server.observability import tracing
+from server.settings import Settings
+from server.store import activations, models, tasks, training
+from server.store.database import Connection, database_url
+
+log = structlog.get_logger()
+REPORT_SECONDS = 0.2
+
+
+class NotWantedError(Exception):
+    """The run was cancelled, or ended by somebody else who took this trainer for dead."""
+
+
+async def train(settings: Settings, run_id: int) -> int:
+    """Carries out a pending run; returns the exit code of the process: 0 unless it failed."""
+    url = database_url(settings)
+    options = {"client_connection_check_interval": "1000", "application_name": "recparams-trainer"}
+    control = await asyncpg.connect(url, server_settings=options)
+    work = await asyncpg.connect(url, server_settings=options)
+    try:
+        await control.execute("SET lock_timeout = '30s'")
+        await control.execute("SELECT pg_advisory_lock($1)", tasks.TRAINER_LOCK)
+        request = await training.begin(control, run_id)
+        if request is None:
+            log.warning("run is not pending", run_id=run_id)
+            return 0
+        progress = Progress()
+        job = _run(work, settings, run_id, RunRequest.from_dict(request), progress)
+        await _supervise(job, control, run_id, progress)
+        return 0
+    except NotWantedError:
+        await tasks.end(control, run_id, "cancelled", "")
+        return 0
+    except Exception as failure:
+        log.error("training failed", run_id=run_id, exc_info=failure)
+        await tasks.end(control, run_id, "failed", f"{type(failure).__name__}: {failure}")
+        return 1
+    finally:
+        work.terminate()
+        await control.close()
+
+
+async def _supervise(
+    work: Coroutine[Any, Any, None], control: Connection, run_id: int, progress: Progress
+) -> None:
+    """Does the work, writes its progress to the run's row, and stops it when it is cancelled."""
+
+    async def report_until_unwanted() -> None:
+        with tracing.quiet():
+            while await training.report(control, run_id, progress.stage, progress.overall):
+                await asyncio.sleep(REPORT_SECONDS)
+
+    working = asyncio.create_task(work)
+    reporting = asyncio.create_task(report_until_unwanted())
+    await asyncio.wait({working, reporting}, return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        reporting.cancel()
+        await asyncio.wait({reporting})
+        return working.result()
+    working.cancel()
+    await asyncio.wait({working})
+    reporting.result()
+    raise NotWantedError
+
+
+async def _run(
+    work: Connection, settings: Settings, run_id: int, request: RunRequest, progress: Progress
+) -> None:
+    with progress.during("starting"):
+        if request.export_folder:
+            exported = exports.load(Path(request.export_folder))
+            await exports.check(work, settings, exported, request.rebuild)
+            window_start, through = exported.window_start, exported.through
+        else:
+            window_start = await window_start_of(work, settings, request)
+            through = await training.snapshot(work)
+            await training.fill_in_profiles(work)
+        parent = None if request.rebuild else await training.base_version(work)
+        learner = await learner_for(work, settings, request, parent)
+        traits = learner.needs_traits or await models.any_needs_traits(work)
+
+    engine = engine_for(settings, request)
+    try:
+        todo = await engine.prepare(work, Reading(request, window_start, through, traits), progress)
+        current = await activations.current_activation(work)
+        holdout = await _learn(work, settings, request, engine, learner, todo, current, progress)
+    finally:
+        await engine.close()
+
+    metrics = {**asdict(learner.statistics()), "exploration_rate": learner.epsilon}
+    result = _result(request, todo, metrics, window_start, through, parent, progress)
+    model = None
+    if todo.transitions:
+        with progress.during("smoothing"):
+            arrays = learner.arrays()
+            new = models.NewModel(
+                origin="trained",
+                run_id=run_id,
+                parent_version=parent,
+                algorithm=learner.algorithm,
+                hyperparameters=request.hyperparameters.to_dict(),
+                metrics=metrics,
+                q=arrays.pop("q", None),
+                visits=arrays.pop("visits", None),
+                policy=await asyncio.to_thread(learner.publish),
+                objectives=request.objectives.to_dict(),
+                main_line=not request.apart,
+                trained=await _trained(work, parent, todo),
+                learner=arrays,
+            )
+            model = await asyncio.to_thread(models.encode, new)
+        gates = await check_gates(work, settings, current, request, holdout, result, new)
+        result |= {
+            "gates": [gate_json(gate) for gate in gates],
+            "holdout": None if holdout is None else holdout.to_json(),
+        }
+
+    with progress.during("writing"):
+        await _commit(work, settings, current, run_id, request, todo, model, result)
+
+
+def engine_for(settings: Settings, request: RunRequest) -> Engine:
+    """Who does the work of a run."""
+    if request.engine == RAY:
+        from server.jobs.training.ray_engine import RayEngine
+
+        return RayEngine(settings)
+    return OneProcess(settings)
+
+
+async def _learn(
+    work: Connection,
+    settings: Settings,
+    request: RunRequest,
+    engine: Engine,
+    learner: Learner,
+    todo: Work,
+    current: Activation,
+    progress: Progress,
+) -> Holdout | None:
+    """Learns all there is; what was held out last, after evaluating on it."""
+    with progress.during("updating"):
+        await engine.learn(learner, tail=False, on_progress=progress.advance)
+    if not len(todo.log):
+        return None
+    with progress.during("evaluating"):
+        candidate = await asyncio.to_thread(learner.publish)
+        holdout = await evaluate_holdout(
+            work, settings, current.version, request.objectives, candidate, todo.log, todo.ids
+        )
+    with progress.during("folding_in"):
+        await engine.learn(learner, tail=True, on_progress=progress.advance)
+    return holdout
+
+
+async def _trained(work: Connection, parent: int | None, todo: Work) -> TrainedThrough | None:
+    """What the new version is trained on; None where nobody knows that of its parent."""
+    new = TrainedThrough(todo.users, todo.trained_through)
+    if parent is None:
+        return new
+    before = await models.load_trained(work, parent)
+    return None if before is None else before.merged(new)
+
+
+def _result(
+    request: RunRequest,
+    todo: Work,
+    metrics: dict[str, Any],
+    window_start: datetime,
+    through: int,
+    parent: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The `training` part of the run's metadata; the seed's monitoring queries read it."""
+    return {
+        "average_reward": todo.average_reward,
+        "users_trained": len(todo.users),
+        "interactions_trained": todo.transitions,
+        "interactions_waiting": todo.waiting,
+        "interactions_through": through,
+        "interactions_out_of_vocabulary": todo.out_of_vocabulary,
+        "agent_stats": metrics,
+        "parent_version": parent,
+        "window_start": window_start.isoformat(),
+        "window_end": request.as_of.isoformat(),
+        "stage_seconds": progress.seconds,
+        "model_version": None,
+    }
+
+
+async def _commit(
+    work: Connection,
+    settings: Settings,
+    evaluated_against: Activation,
+    run_id: int,
+    request: RunRequest,
+    todo: Work,
+    model: models.EncodedModel | None,
+    result: dict[str, Any],
+) -> None:
+    failed = [gate["explanation"] for gate in result.get("gates", ()) if not gate["passed"]]
+    wanted = model is not None and request.activate and not request.apart
+    held_back = ""
+    async with work.transaction():
+        if not await training.still_wanted(work, run_id):
+            raise NotWantedError
+        if model is not None:
+            version = await models.insert(work, model)
+            result |= {"model_version": version}
+            if not request.apart:
+                await training.set_watermarks(work, todo.users, todo.trained_through)
+            if request.rebuild and not request.apart:
+                await training.lower_watermarks(work, todo.waiting_users, todo.first_waiting - 1)
+            if wanted and settings.gates == "enforce":
+                if (await activations.lock(work)).id != evaluated_against.id:
+                    failed.append(
+                        "what is served changed while this was trained: look at it, and "
+                        f"activate version {version} or wait for the next run"
+                    )
+                held_back = "; ".join(failed)
+            if wanted and not held_back:
+                first = (
+                    100.0 if settings.rollout == "off" else next(iter(settings.steps().values()))
+                )
+                served = await activations.promote(work, version, first, f"training run {run_id}")
+                result |= {"served_percent": served}
+        await training.complete(work, run_id, held_back, json.dumps({"training": result}))
+    if held_back:
+        log.warning("version held back", run_id=run_id, version=version, reasons=failed)

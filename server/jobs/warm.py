@@ -1,0 +1,39 @@
+"""`python -m server.jobs.warm`: compiles what training needs into numba's cache.
+
+An image is built with it, so that the first training of a container does not begin by compiling.
+"""
+
+import contextlib
+
+import numpy as np
+
+from rl.learners.registry import LEARNERS
+from rl.state import TRAITS, StateSpace
+from rl.transitions import Interactions, prepare
+
+
+def warm() -> None:
+    """Has every learner learn one interaction, of the types that a training run reads."""
+    one = Interactions(
+        id=np.ones(1, dtype=np.int64),
+        user=np.ones(1, dtype=np.int64),
+        time=np.zeros(1, dtype=np.int64),
+        state=np.zeros(1, dtype=np.int32),
+        action=np.zeros(1, dtype=np.uint8),
+        reward=np.zeros(1, dtype=np.float32),
+        traits=np.full((1, len(TRAITS)), 50, dtype=np.float32),
+    )
+    space = StateSpace(bins=1)
+    batch = prepare(
+        one, n_contexts=space.n_contexts, session_gap=1, settled_before=1, min_interactions=1
+    )
+    for learner in LEARNERS.values():
+        # Those of an extra that is not installed compile nothing.
+        with contextlib.suppress(ImportError):
+            one_learner = learner(space, learner.Settings())
+            one_learner.learn(batch.transitions)
+            one_learner.publish()
+
+
+if __name__ == "__main__":
+    warm()

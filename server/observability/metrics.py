@@ -1,0 +1,127 @@
+"""Prometheus metrics of decisions, reactions and rollouts, served over HTTP where a port is set."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rl.arms import Activation
+from rl.policy import SOURCES
+from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
+from server.contract.interaction import NewInteraction
+from server.contract.vocabulary import ARM_NAMES
+
+_ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
+_PERCENT = Gauge("recparams_rollout_percent", "Share of the people with that version, 0 to 100")
+_GATED = Gauge("recparams_training_gated", "1 where the last training run was held back by a gate")
+# A label, so that there is no sample before the count is known: 0 would look like a reset.
+_TAKEN_BACK = Gauge("recparams_rollouts_taken_back", "Rollouts that were taken back", ["by"])
+WATCHERS = Gauge("recparams_policy_watchers", "Callers that watch the policy on this worker")
+_REWARD = Gauge("recparams_arm_reward", "Mean reward of an interaction in the arm", ["arm"])
+_LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", ["arm"])
+_USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])
+_LOW = Gauge("recparams_arm_difference_low", "Lower end of RL minus the arm, in reward", ["arm"])
+_HIGH = Gauge("recparams_arm_difference_high", "Upper end of RL minus the arm, in reward", ["arm"])
+
+_RECORDED = Counter("recparams_interactions_recorded", "Interactions that were new", ["arm"])
+_REACTIONS = Counter("recparams_reactions", "Reactions of those", ["arm", "reaction"])
+# A counter only rises: the mean is gained minus lost, by interactions.
+_GAINED = Counter("recparams_reward_gained", "Sum of their rewards above 0", ["arm"])
+_LOST = Counter("recparams_reward_lost", "Sum of their rewards below 0, without the sign", ["arm"])
+_RELOADS = Counter(
+    "recparams_policy_reloads",
+    "Changes of what is served; failed: the database could not be asked",
+    ["outcome"],
+)
+for _outcome in ("served", "refused", "failed"):
+    _RELOADS.labels(_outcome)
+NO_ARM = "none"
+"""The arm of interactions without a decision token."""
+
+
+class _Decisions(Collector):
+    """Counts decisions where they are made: reading them is what costs, at each scrape."""
+
+    counts: Mapping[tuple[str, int], Sequence[int]] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "recparams_decisions", "Decisions", labels=["arm", "version", "source"]
+        )
+        for (arm, version), by_source in list(self.counts.items()):
+            for source, count in zip(SOURCES, by_source, strict=True):
+                family.add_metric([arm, str(version), source], count)
+        yield family
+
+
+_DECISIONS = _Decisions()
+REGISTRY.register(_DECISIONS)
+
+
+def decisions(counts: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    """Where this process counts its decisions: by arm and version, a count for each source."""
+    _DECISIONS.counts = counts
+
+
+def serve(port: int, host: str) -> None:
+    """Serves the metrics from a thread of their own."""
+    start_http_server(port, host)
+
+
+def reloaded(outcome: str) -> None:
+    """Counts a change of what is served."""
+    _RELOADS.labels(outcome).inc()
+
+
+def recorded(weights: RewardWeights, new: Sequence[NewInteraction]) -> None:
+    """Counts interactions that were stored, and what people did."""
+    arms = np.array([one.choice.policy_arm or 0 for one in new], dtype=np.uint8)
+    masks = np.array([one.reactions for one in new], dtype=np.int64)
+    shares = np.array([(one.completion_rate, one.mood_change) for one in new], dtype=np.float32)
+    worth = rewards(weights, masks, *shares.reshape(-1, 2).T)
+    for number in np.unique(arms).tolist():
+        arm, its = ARM_NAMES.get(number, NO_ARM), arms == number
+        _RECORDED.labels(arm).inc(int(its.sum()))
+        _GAINED.labels(arm).inc(float(worth[its].clip(min=0).sum()))
+        _LOST.labels(arm).inc(-float(worth[its].clip(max=0).sum()))
+        for reaction in REACTIONS:
+            _REACTIONS.labels(arm, reaction).inc(int(reaction_flags(masks[its], reaction).sum()))
+
+
+def rollout(activation: Activation) -> None:
+    """What is active."""
+    _ACTIVE.set(activation.version)
+    _PERCENT.set(activation.split.percent)
+
+
+def training_gated(gated: bool) -> None:
+    """Whether the last run was held back."""
+    _GATED.set(gated)
+
+
+def taken_back(count: int) -> None:
+    """How many rollouts the server took back by itself."""
+    _TAKEN_BACK.labels("watch").set(count)
+
+
+def arms(experiment: dict[str, Any]) -> None:
+    """What is known of the arms: the JSON form of GetExperimentResponse."""
+    no_arms()
+    for arm in experiment["arms"]:
+        name = ARM_NAMES[arm["arm"]]
+        _REWARD.labels(name).set(arm["average_reward"])
+        _LIKES.labels(name).set(arm["like_rate"])
+        _USERS.labels(name).set(arm["users"])
+    for one in experiment["differences"]:
+        if "low" in one:
+            _LOW.labels(ARM_NAMES[one["other"]]).set(one["low"])
+            _HIGH.labels(ARM_NAMES[one["other"]]).set(one["high"])
+
+
+def no_arms() -> None:
+    """Everybody is served alike."""
+    for gauge in (_REWARD, _LIKES, _USERS, _LOW, _HIGH):
+        gauge.clear()

@@ -1,0 +1,268 @@
+"""What surrounds every RPC: who calls, how often, how long, what went wrong, and counting it."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from structlog.contextvars import bound_contextvars
+
+from server.contract.errors import error, invalid
+from server.observability.rpc_metrics import MethodStats, RpcStats
+from server.rpc.authorization import Admission
+from server.rpc.failures import abort, as_service_error, too_many_calls
+from server.rpc.rate_limit import RateLimit
+from server.settings import Settings
+
+REQUEST_ID_HEADER = "x-request-id"
+LONGEST_REQUEST_ID = 128
+LONGEST_GOODBYE = 5.0
+"""Seconds for sending a status."""
+
+QUICK = frozenset({"GetRecommendationParams", "BatchGetRecommendationParams"})
+"""Read and write encoded messages, and wait for nothing that has no limit of its own."""
+LONG = frozenset({"Evaluate", "GetExperiment", "GetShadow", "ImportModel", "ExportModel"})
+"""Work through whole periods or files."""
+ENDLESS = frozenset({"WatchTrainingRun", "WatchPolicy"})
+"""Last as long as what they tell of."""
+
+Handler = Callable[[Any, Any], Awaitable[Any]]
+
+
+def decoded(kind: type[Message], message: bytes) -> Any:
+    """A message of a kind. Raises INVALID_ARGUMENT where the bytes are none."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
+
+
+def request_id(context: Any) -> str:
+    """What a caller calls its request, or a new name for it."""
+    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER, "")
+    if isinstance(given, str) and 0 < len(given) <= LONGEST_REQUEST_ID and given.isprintable():
+        return given
+    return secrets.token_hex(8)
+
+
+def peer(context: Any) -> str:
+    """Address of a caller without its port, such as ipv4:10.0.0.7."""
+    return str(context.peer()).rpartition(":")[0]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Has a server answer the calls of services.
+
+    Handlers are plain methods that raise ServiceError. Of unary calls, those of `QUICK` methods
+    get and give encoded messages.
+
+    Args:
+        admission: which callers each method lets in.
+        rate: how often each caller may call, or None.
+        timeout: most seconds of a call.
+        long_timeout: the same for methods that evaluate or carry files.
+        stall: most seconds for which a caller of an endless stream may take nothing of it.
+        stats: where calls are counted.
+    """
+
+    admission: Admission
+    rate: RateLimit | None
+    timeout: float
+    long_timeout: float
+    stall: float
+    stats: RpcStats
+
+    @classmethod
+    def from_settings(cls, settings: Settings, admission: Admission) -> "Calls":
+        """What the settings ask for."""
+        most = settings.max_calls_per_second
+        return cls(
+            admission,
+            RateLimit(most) if most else None,
+            settings.call_timeout_seconds,
+            settings.long_call_timeout_seconds,
+            settings.watch_stall_seconds,
+            RpcStats(),
+        )
+
+    def add(self, server: grpc.aio.Server, service: Any, descriptor: ServiceDescriptor) -> None:
+        """Registers the handlers of a service, by the names of its methods."""
+        handlers = {method.name: self._around(service, method) for method in descriptor.methods}
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(descriptor.full_name, handlers)]
+        )
+
+    def _around(self, service: Any, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
+        handler = getattr(service, method.name)
+        admit = self._admit(method)
+        stats = self.stats.of(method.name)
+        decode = _decoder(method)
+        serializer = GetMessageClass(method.output_type).SerializeToString
+        if method.server_streaming:
+            stream = self._limited_stream(method.name, handler)
+            if method.name in ENDLESS:
+                stream = _pushed(stream, self.stall)
+            return grpc.unary_stream_rpc_method_handler(
+                _streaming(stream, admit, stats, decode), response_serializer=serializer
+            )
+        if method.name in QUICK:
+            return grpc.unary_unary_rpc_method_handler(_unary(handler, admit, stats, None))
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if method.client_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        around = _unary(self._limited(method.name, handler), admit, stats, decode)
+        return make(around, response_serializer=serializer)
+
+    def _admit(self, method: MethodDescriptor) -> Callable[[Any], object] | None:
+        check, rate = self.admission(method), self.rate
+        if rate is None:
+            return None if check is None else check.check
+
+        def admit(context: Any) -> None:
+            caller = None if check is None else check.check(context)
+            seconds = rate.take(caller or peer(context))
+            if seconds:
+                raise too_many_calls(rate.per_second, seconds)
+
+        return admit
+
+    def _limited(self, name: str, handler: Handler) -> Handler:
+        async def limited(request: Any, context: Any) -> Any:
+            async with self._limits(name, context):
+                return await handler(request, context)
+
+        return limited
+
+    def _limited_stream(
+        self, name: str, handler: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def limited(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with self._limits(name, context):
+                async for response in handler(request, context):
+                    yield response
+
+        return limited
+
+    @asynccontextmanager
+    async def _limits(self, name: str, context: Any) -> AsyncIterator[None]:
+        """Names the request in the log, and ends it when it takes too long."""
+        seconds = self.long_timeout if name in LONG else self.timeout
+        limit = asyncio.timeout(None if name in ENDLESS else seconds)
+        with bound_contextvars(request_id=request_id(context)):
+            try:
+                async with limit:
+                    yield
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise error(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    "CALL_TIMEOUT",
+                    f"{name} took longer than the {seconds:g} s that this server gives it",
+                ) from None
+
+
+def _unary(
+    handler: Handler,
+    admit: Callable[[Any], object] | None,
+    stats: MethodStats,
+    decode: Callable[[Any], Any] | None,
+) -> Handler:
+    async def call(request: Any, context: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            if admit is not None:
+                admit(context)
+            if decode is not None:
+                request = decode(request)
+            answer = await handler(request, context)
+        except BaseException as failure:
+            await _end(failure, context, stats, time.perf_counter() - started)
+        stats.answered(time.perf_counter() - started)
+        return answer
+
+    return call
+
+
+def _streaming(
+    handler: Callable[[Any, Any], AsyncIterator[Any]],
+    admit: Callable[[Any], object] | None,
+    stats: MethodStats,
+    decode: Callable[[Any], Any],
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        started = time.perf_counter()
+        try:
+            if admit is not None:
+                admit(context)
+            async for response in handler(decode(request), context):
+                yield response
+        except BaseException as failure:
+            await _end(failure, context, stats, time.perf_counter() - started)
+        stats.answered(time.perf_counter() - started)
+
+    return call
+
+
+def _pushed(
+    handler: Callable[[Any, Any], AsyncIterator[Any]], stall: float
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    """Ends a stream of which its caller takes nothing for `stall` seconds."""
+
+    async def push(request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in handler(request, context):
+            try:
+                async with asyncio.timeout(stall):
+                    await context.write(response)
+            except TimeoutError:
+                raise error(
+                    grpc.StatusCode.ABORTED,
+                    "SLOW_READER",
+                    f"nothing was taken of the stream for {stall:g} s",
+                ) from None
+        # All is written: yet what gRPC and its interceptors take for a stream is a generator.
+        rest: tuple[Any, ...] = ()
+        for response in rest:
+            yield response
+
+    return push
+
+
+async def _end(
+    failure: BaseException, context: Any, stats: MethodStats, seconds: float
+) -> NoReturn:
+    """Counts a call that failed, and ends it with a status; what is no Exception goes on."""
+    if not isinstance(failure, Exception):
+        left = context.time_remaining()
+        late = left is not None and left <= 0
+        stats.failed("DEADLINE_EXCEEDED" if late else "CANCELLED", seconds)
+        raise failure
+    name = request_id(context)
+    status = as_service_error(failure, stats.method, name)
+    stats.failed(status.code.name, seconds)
+    # Who does not read does not take the status either.
+    async with asyncio.timeout(LONGEST_GOODBYE):
+        await abort(context, status, name)
+    raise AssertionError("abort always raises")
+
+
+def _decoder(method: MethodDescriptor) -> Callable[[Any], Any]:
+    kind = GetMessageClass(method.input_type)
+    if not method.client_streaming:
+        return lambda message: decoded(kind, message)
+
+    async def pieces(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for message in messages:
+            yield decoded(kind, message)
+
+    return pieces

@@ -1,0 +1,46 @@
+"""Answers in wire form, put together from parts that protobuf encoded beforehand.
+
+Concatenating encoded messages of one type gives the encoding of the message with the fields of all
+of them (https://protobuf.dev/programming-guides/encoding/, "Last One Wins"). The parts go in the
+order of their fields, so an answer is byte for byte what `SerializeToString` gives.
+"""
+
+import struct
+from functools import cache
+
+from recparams.v1 import recommendation_pb2 as pb
+from server.contract.vocabulary import ACTION_MESSAGES, PARAMS_MESSAGES
+from server.serving.tokens import TOKEN_BYTES
+
+_Response = pb.GetRecommendationParamsResponse
+_TOKEN_TAG = _Response(decision_token=bytes(TOKEN_BYTES)).SerializeToString()[:-TOKEN_BYTES]
+_PROPENSITY_TAG = _Response(propensity=1.0).SerializeToString()[:-8]
+_BATCH_TAG = b"\x0a"
+
+CHOSEN = tuple(
+    _Response(params=params, action=action).SerializeToString() + _TOKEN_TAG
+    for params, action in zip(PARAMS_MESSAGES, ACTION_MESSAGES, strict=True)
+)
+"""By action: params, action, and what comes before the token."""
+
+DOUBLE = struct.Struct("<d")
+"""The propensity as it stands between `by_whom` and `how`."""
+
+
+def by_whom(version: int, arm: pb.PolicyArm.ValueType) -> bytes:
+    """Version, arm, and what comes before the propensity."""
+    return _Response(model_version=version, policy_arm=arm).SerializeToString() + _PROPENSITY_TAG
+
+
+@cache
+def how(source: pb.DecisionSource.ValueType, reason: pb.FallbackReason.ValueType) -> bytes:
+    """Source and fallback reason."""
+    return _Response(source=source, fallback_reason=reason).SerializeToString()
+
+
+@cache
+def in_batch(length: int) -> bytes:
+    """What comes before an answer of this many bytes, 1 to 16383, in a batch's answer."""
+    if length < 0x80:
+        return _BATCH_TAG + bytes([length])
+    return _BATCH_TAG + bytes([length & 0x7F | 0x80, length >> 7])

@@ -1,0 +1,88 @@
+"""Tokens of callers that decide by themselves: keys for them, and reading what they sealed.
+
+A key is derived from the deployment's token key and the key's id, which holds its lifetime, so
+nothing is stored. A token is a format number, the key's id, a tag and the record of
+server/serving/tokens.py, encrypted. Tag and encryption are BLAKE2b (RFC 7693) keyed with the halves
+of the key, put together as SIV (Rogaway & Shrimpton, EUROCRYPT 2006): the tag authenticates user id
+and record and is what the key stream is made from, so it takes no nonce, and a client needs
+Python's hashlib alone.
+"""
+
+import hashlib
+import hmac
+import secrets
+import struct
+from dataclasses import dataclass
+
+FORMAT = b"\x05"
+TAG_BYTES = 16
+KEY_BYTES = 32
+LIFETIME_SECONDS = 24 * 3600
+"""Of a key. Watchers are given a new one after half of it."""
+
+CLOCKS_APART_MS = 5 * 60 * 1000
+"""By how much a caller's clock may be off."""
+
+_ID = struct.Struct("<II8s")
+OVERHEAD_BYTES = len(FORMAT) + _ID.size + TAG_BYTES
+_PURPOSE = b"recparams delegated token key\0"
+
+
+@dataclass(frozen=True)
+class DelegatedKey:
+    """A key to seal tokens with.
+
+    Attributes:
+        id: its lifetime and a random part, 16 bytes.
+        key: the secret, 32 bytes.
+        expires_at: seconds since 1970.
+    """
+
+    id: bytes
+    key: bytes
+    expires_at: int
+
+
+def delegate(master: bytes, now: int) -> DelegatedKey:
+    """A new key, from `now`, seconds since 1970, for `LIFETIME_SECONDS`."""
+    expires_at = now + LIFETIME_SECONDS
+    id_ = _ID.pack(now, expires_at, secrets.token_bytes(8))
+    return DelegatedKey(id_, _derived(master, id_), expires_at)
+
+
+def _derived(master: bytes, id_: bytes) -> bytes:
+    return hmac.digest(hashlib.sha256(_PURPOSE + master).digest(), id_, "sha256")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What was in a token.
+
+    Attributes:
+        record: as server/serving/tokens.py packs it.
+        issued, expires: the lifetime of its key, milliseconds since 1970.
+    """
+
+    record: bytes
+    issued: int
+    expires: int
+
+
+def open_sealed(master: bytes, token: bytes, user: bytes) -> Sealed | None:
+    """What is in a token; None where this key or this user is not what it was sealed with.
+
+    Args:
+        master: the deployment's token key.
+        token: a whole token, longer than `OVERHEAD_BYTES`.
+        user: the user id in UTF-8.
+    """
+    id_, tag, sealed = token[1:17], token[17:33], token[33:]
+    key = _derived(master, id_)
+    mac_key, stream_key = key[: KEY_BYTES // 2], key[KEY_BYTES // 2 :]
+    stream = hashlib.blake2b(tag, key=stream_key).digest()
+    record = bytes(a ^ b for a, b in zip(sealed, stream, strict=False))
+    proof = hashlib.blake2b(id_ + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
+    if not hmac.compare_digest(proof, tag):
+        return None
+    issued, expires, _ = _ID.unpack(id_)
+    return Sealed(record, 1000 * issued, 1000 * expires)

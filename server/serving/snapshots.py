@@ -1,0 +1,94 @@
+"""What is served, encoded once for all callers that decide by themselves."""
+
+import asyncio
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from recparams.v1 import policy_pb2 as pb
+from recparams.v1.recommendation_pb2 import FallbackReason
+from recparams.v1.types_pb2 import ContentType, Mood, TimeOfDay
+from rl.arms import RULES_VERSION
+from rl.policy import GreedyTable
+from rl.state import StateSpace
+from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
+from server.serving.policies import Arm, PolicyHolder, Serving
+
+
+@dataclass(frozen=True)
+class EncodedSnapshot:
+    """A PolicySnapshot, compressed with zlib, and its SHA-256 before that."""
+
+    compressed: bytes
+    checksum: bytes
+
+
+class Snapshots:
+    """Encodes what is served when it is first asked for.
+
+    Args:
+        holder: the policy in memory.
+        exploration: probability of a random action, 0 to 1; None follows the served policy's.
+    """
+
+    def __init__(self, holder: PolicyHolder, exploration: float | None) -> None:
+        self._holder = holder
+        self._exploration = exploration
+        self._lock = asyncio.Lock()
+        self._encoded: tuple[tuple[Arm, ...], EncodedSnapshot] | None = None
+
+    async def current(self) -> EncodedSnapshot:
+        """What is served now."""
+        async with self._lock:
+            serving = self._holder.serving
+            # The shadow changes too, which callers have no part in.
+            if self._encoded is None or self._encoded[0] is not serving.arms:
+                encoded = await asyncio.to_thread(
+                    encode, self._holder.space, serving, self._exploration
+                )
+                self._encoded = serving.arms, encoded
+            return self._encoded[1]
+
+
+def encode(space: StateSpace, serving: Serving, exploration: float | None) -> EncodedSnapshot:
+    """A snapshot; arguments as in `Snapshots`."""
+    data = _message(space, serving, exploration).SerializeToString(deterministic=True)
+    return EncodedSnapshot(zlib.compress(data), hashlib.sha256(data).digest())
+
+
+def _message(space: StateSpace, serving: Serving, exploration: float | None) -> pb.PolicySnapshot:
+    plan = serving.plan
+    no_model = serving.version == RULES_VERSION
+    return pb.PolicySnapshot(
+        activation=plan.id,
+        bins=space.bins,
+        content_types=[
+            ContentType.Value(f"CONTENT_TYPE_{name.upper()}") for name in space.content_types
+        ],
+        moods=[Mood.Value(f"MOOD_{name.upper()}") for name in space.moods],
+        times_of_day=[
+            TimeOfDay.Value(f"TIME_OF_DAY_{name.upper()}") for name in space.times_of_day
+        ],
+        salt=plan.split.salt,
+        percent=plan.split.percent,
+        rule_based_percent=plan.split.rule_based_percent,
+        arms=[_arm(arm, exploration, no_model) for arm in serving.arms],
+    )
+
+
+def _arm(arm: Arm, exploration: float | None, no_model: bool) -> pb.ServedArm:
+    message = pb.ServedArm(
+        arm=ARM_NUMBERS[arm.name],
+        version=arm.version,
+        share=arm.share,
+        epsilon=arm.policy.epsilon if exploration is None else exploration,
+    )
+    if no_model:
+        message.fallback_reason = FallbackReason.FALLBACK_REASON_NO_MODEL
+    if isinstance(arm.policy, GreedyTable):
+        sources = np.frombuffer(arm.policy.sources, dtype=np.uint8)
+        message.actions = arm.policy.actions
+        message.sources = np.array(SOURCE_NUMBERS, dtype=np.uint8)[sources].tobytes()
+    return message

@@ -1,0 +1,200 @@
+"""Decision tokens: what was decided, for whom, encrypted and authenticated.
+
+A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
+as associated data. It lets a reaction name its decision without the server storing decisions,
+cannot be read, made up, changed, or used for somebody else, and needs no nonce. Callers that decide
+by themselves make tokens of another format (server/serving/delegated_tokens.py), which are read
+here too.
+"""
+
+import contextlib
+import hashlib
+import math
+import random
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from server.contract.vocabulary import (
+    ARM_NAMES,
+    CONTENT_TYPE_NAMES,
+    MOOD_NAMES,
+    SOURCE_NUMBERS,
+    TIME_OF_DAY_NAMES,
+    Traits,
+)
+from server.serving import delegated_tokens
+
+FORMAT = b"\x04"
+RECORD = np.dtype(
+    [
+        ("decision_id", "<u8"),
+        ("decided_at", "<u8"),
+        ("model_version", "<u4"),
+        ("propensity", "<f4"),
+        ("content_type", "u1"),
+        ("mood", "u1"),
+        ("time_of_day", "u1"),
+        ("action", "u1"),
+        ("arm", "u1"),
+        ("source", "u1"),
+        ("traits", "<f4", 5),
+        ("activation", "<u4"),
+    ]
+)
+"""What a token says, as `Decision`; `_RECORD` packs the same bytes."""
+_RECORD = struct.Struct("<QQIfBBBBBB5fI")
+_PURPOSE = b"recparams token\0"
+_TAG_BYTES = 16
+TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
+SEALED_BYTES = delegated_tokens.OVERHEAD_BYTES + _RECORD.size
+
+
+class InvalidTokenError(ValueError):
+    """A token that this deployment did not issue for this person. The message says why."""
+
+
+class Decision(NamedTuple):
+    """What a token says. Numbers are the contract's enum numbers where it has one.
+
+    Attributes:
+        decision_id: random, 63 bits.
+        decided_at: milliseconds since 1970 UTC.
+        model_version: 0 for the rules.
+        propensity: above 0 and up to 1, float32.
+        content_type, mood, time_of_day: the context.
+        action: 0 to 26.
+        arm: the policy arm.
+        source: how the choice was made.
+        traits: five scores as float32; NaN where there was no profile.
+        activation: the activation in force, 0 before any.
+    """
+
+    decision_id: int
+    decided_at: int
+    model_version: int
+    propensity: float
+    content_type: int
+    mood: int
+    time_of_day: int
+    action: int
+    arm: int
+    source: int
+    traits: Traits
+    activation: int
+
+
+class TokenCodec:
+    """Issues and reads tokens with one secret key.
+
+    Args:
+        key: the secret.
+        others: keys whose tokens are read too.
+    """
+
+    def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
+        self._key = key
+        # A key of 64 bytes makes it AES-256-SIV.
+        self._cipher = AESSIV(hashlib.sha512(_PURPOSE + key).digest())
+        self._others = [TokenCodec(other) for other in others]
+
+    def issue(
+        self,
+        user: bytes,
+        decided_at: int,
+        model_version: int,
+        propensity: float,
+        content_type: int,
+        mood: int,
+        time_of_day: int,
+        action: int,
+        arm: int,
+        source: int,
+        traits: Traits,
+        activation: int,
+    ) -> bytes:
+        """A token of `TOKEN_BYTES` bytes for a user id in UTF-8. Arguments as in `Decision`."""
+        record = _RECORD.pack(
+            random.getrandbits(63),
+            decided_at,
+            model_version,
+            propensity,
+            content_type,
+            mood,
+            time_of_day,
+            action,
+            arm,
+            source,
+            *traits,
+            activation,
+        )
+        return FORMAT + self._cipher.encrypt(record, [FORMAT + user])
+
+    def issue_all(
+        self, users: list[bytes], records: NDArray[np.void], generator: np.random.Generator
+    ) -> list[bytes]:
+        """Tokens of n people.
+
+        Args:
+            users: their ids in UTF-8.
+            records: of kind `RECORD`, shape (n,); decision_id is filled in.
+            generator: draws the decision ids.
+        """
+        records["decision_id"] = generator.integers(1 << 63, size=len(records), dtype=np.uint64)
+        data, size, encrypt = records.tobytes(), RECORD.itemsize, self._cipher.encrypt
+        return [
+            FORMAT + encrypt(data[i * size : (i + 1) * size], [FORMAT + user])
+            for i, user in enumerate(users)
+        ]
+
+    def delegate(self, now: int) -> delegated_tokens.DelegatedKey:
+        """A key for a caller that decides by itself, from `now`, seconds since 1970."""
+        return delegated_tokens.delegate(self._key, now)
+
+    def read(self, token: bytes, user_id: str) -> Decision:
+        """What a token says. Raises InvalidTokenError unless it was issued for this person."""
+        user = user_id.encode()
+        if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
+            for codec in (self, *self._others):
+                with contextlib.suppress(InvalidTag):
+                    return _decision(codec._cipher.decrypt(token[1:], [FORMAT + user]))
+        elif len(token) == SEALED_BYTES and token[:1] == delegated_tokens.FORMAT:
+            for codec in (self, *self._others):
+                sealed = delegated_tokens.open_sealed(codec._key, token, user)
+                if sealed is not None:
+                    return _checked(_decision(sealed.record), sealed)
+        else:
+            raise InvalidTokenError("is not a decision token of this service")
+        raise InvalidTokenError("was not issued by this service for this user_id")
+
+
+def _decision(record: bytes) -> Decision:
+    fields = _RECORD.unpack(record)
+    return Decision._make((*fields[:10], fields[10:15], fields[15]))
+
+
+def _checked(decision: Decision, sealed: delegated_tokens.Sealed) -> Decision:
+    """A decision that a caller made, if it is one that can be. Raises InvalidTokenError."""
+    apart = delegated_tokens.CLOCKS_APART_MS
+    if not sealed.issued - apart <= decision.decided_at <= sealed.expires + apart:
+        raise InvalidTokenError("was made outside the lifetime of its key")
+    unknown = all(math.isnan(score) for score in decision.traits)
+    if not (
+        decision.decision_id < 1 << 63
+        and 0.0 < decision.propensity <= 1.0
+        and decision.content_type in CONTENT_TYPE_NAMES
+        and decision.mood in MOOD_NAMES
+        and decision.time_of_day in TIME_OF_DAY_NAMES
+        and decision.action < N_ACTIONS
+        and decision.arm in ARM_NAMES
+        and decision.source in SOURCE_NUMBERS
+        and (unknown or all(0.0 <= score <= 100.0 for score in decision.traits))
+    ):
+        raise InvalidTokenError("says what no decision can be")
+    return decision

@@ -1,5 +1,0 @@
-"""Work that must not stall serving, each piece in a process of its own: `python -m server.worker`.
-
-The parent passes its settings by environment, the job's arguments on the command line; results and
-files go through standard input and output, logs to standard error.
-"""

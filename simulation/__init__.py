@@ -1,0 +1,1 @@
+"""Simulated people, the demo, and the comparison of algorithms."""

@@ -1,0 +1,124 @@
+"""Logs of simulated people, as every system of a comparison is given them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from rl.learners.hyperparameters import Hyperparameters
+from rl.policy import propensity
+from rl.reward import RewardWeights, rewards
+from rl.rules import rule_table
+from rl.state import Context, StateSpace
+from rl.transitions import Interactions, Transitions, prepare
+from simulation.people.population import DAY, Population, Situations, draw_visits
+from simulation.people.simulator import next_situations, react
+
+SPACE = StateSpace()
+CONTEXTS = [SPACE.decode(context)[1] for context in range(SPACE.n_contexts)]
+"""By index."""
+
+BEHAVIOUR_EPSILON = 0.3
+"""Of the logs: the rules decide, but for so many decisions by chance."""
+
+START = 20_000 * DAY
+MICROSECONDS = 1_000_000
+
+Question = tuple[list[float], Context]
+"""Five scores, 0 to 100, and a context."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """n logged interactions by time; traits (n, 5), the other columns (n,).
+
+    Attributes:
+        at: the situations.
+        traits: scores, 0 to 100, float64.
+        context: index of the context, int64.
+        action: 0 to 26, int64.
+        reward: float32.
+        propensity: of the logged action under the behaviour policy, float64.
+    """
+
+    at: Situations
+    traits: NDArray[np.float64]
+    context: NDArray[np.int64]
+    action: NDArray[np.int64]
+    reward: NDArray[np.float32]
+    propensity: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Log":
+        return Log(**{name: column[rows] for name, column in vars(self).items()})
+
+    @property
+    def state(self) -> NDArray[np.int32]:
+        """State indices, (n,)."""
+        return states(self.traits, self.context)
+
+    def questions(self) -> list[Question]:
+        """What was known when each decision was made."""
+        contexts = [CONTEXTS[one] for one in self.context.tolist()]
+        return list(zip(self.traits.tolist(), contexts, strict=True))
+
+
+def states(
+    traits: NDArray[np.float64], context: NDArray[np.int64], space: StateSpace = SPACE
+) -> NDArray[np.int32]:
+    """State indices of n people, scores (n, 5) and contexts (n,)."""
+    found: NDArray[np.int32] = (space.cells(traits) * space.n_contexts + context).astype(np.int32)
+    return found
+
+
+def contexts(at: Situations) -> NDArray[np.int64]:
+    """Context indices of n situations, (n,)."""
+    places = (at.content_type, at.mood, at.time_of_day)
+    return np.ravel_multi_index(places, SPACE.context_shape)
+
+
+def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
+    """The first n interactions of a week in which the rules decide, with exploration."""
+    rules = rule_table(SPACE)
+    at = draw_visits(rng, population, np.arange(len(population)), START)
+    parts: list[tuple[NDArray[Any], ...]] = []
+    while len(at):
+        traits, context = population.traits[at.person], contexts(at)
+        rule = rules[states(traits, context)]
+        explores = rng.random(len(at)) < BEHAVIOUR_EPSILON
+        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), rule)
+        greedy, other = (propensity(BEHAVIOUR_EPSILON, greedy=one) for one in (True, False))
+        chance = np.where(action == rule, greedy, other)
+        out = react(rng, population, at, action)
+        reward = rewards(RewardWeights(), out.mask, out.completion_rate, out.mood_change)
+        moment = at.person, at.time, at.content_type, at.mood
+        parts.append((*moment, traits, context, action, reward, chance))
+        at = next_situations(rng, at, out)
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    first = np.argsort(columns[1], kind="stable")[:n]
+    kept = [column[first] for column in columns]
+    return Log(Situations(*kept[:4]), *kept[4:])
+
+
+def transitions(log: Log, space: StateSpace = SPACE) -> Transitions:
+    """The log encoded, chained into episodes and sorted by cell, as the trainer does."""
+    interactions = Interactions(
+        id=np.arange(len(log)) + 1,
+        user=log.at.person,
+        time=log.at.time * MICROSECONDS,
+        state=states(log.traits, log.context, space),
+        action=log.action.astype(np.uint8),
+        reward=log.reward,
+        traits=log.traits.astype(np.float32),
+    )
+    return prepare(
+        interactions,
+        n_contexts=space.n_contexts,
+        session_gap=int(Hyperparameters().session_gap_seconds * MICROSECONDS),
+        settled_before=np.iinfo(np.int64).max,
+        min_interactions=1,
+    ).transitions

@@ -1,0 +1,218 @@
+"""What each system does with each log, on people who are in none of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.evaluation.estimators import DoublyRobust, rounds
+from rl.evaluation.intervals import Estimate, estimate
+from rl.evaluation.reward_model import estimate_rewards
+from rl.policy import draw
+from rl.reward import RewardWeights
+from simulation.compare.logs import SPACE, START, Log, contexts, simulate
+from simulation.compare.systems import Contestant
+from simulation.people.population import Population, Situations, draw_population, draw_visits
+from simulation.people.simulator import expected_rewards, next_situations, react
+
+ESTIMATOR = DoublyRobust()
+"""The estimator that the service's gates go by."""
+
+INTERACTIONS_PER_PERSON = 8
+"""Of a log, which is the beginning of a week."""
+
+_TIMED_QUESTIONS, _TIMED_ROUNDS = 100, 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a comparison is.
+
+    Args:
+        sizes: interactions learned from, ascending; the first ones of one log.
+        seeds: populations, and logs of them.
+        held_out: interactions of other people, by which all are judged.
+        visits: whole visits of those people, by which what comes later is judged.
+
+    Raises:
+        ValueError: where a number is out of range.
+    """
+
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
+    seeds: int = 5
+    held_out: int = 20_000
+    visits: int = 2_000
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 100 or list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError("sizes must be 100 or more, each larger than the one before")
+        if min(self.seeds, self.held_out, self.visits) < 1:
+            raise ValueError("seeds, held_out and visits must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One system after one log.
+
+    Attributes:
+        system: its name.
+        size: interactions it learned from.
+        seed: which population.
+        value: mean expected reward of its decisions for people it has never seen.
+        regret: what the best decisions would have been worth more.
+        per_visit: mean sum of expected rewards over a visit, in which moods follow from decisions.
+        estimated: the value as the service would estimate it, from a log of the same people; None
+            where the log cannot bear it.
+        interval: of the estimate, 95 %; None likewise.
+        learning_seconds: from prepared input to what is served.
+        decision_seconds: median, from five scores and a context, in process, one at a time.
+        size_bytes: what is stored to serve it.
+    """
+
+    system: str
+    size: int
+    seed: int
+    value: float
+    regret: float
+    per_visit: float
+    estimated: float | None
+    interval: tuple[float, float] | None
+    learning_seconds: float
+    decision_seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """People whom nothing was learned from, and what they like.
+
+    Attributes:
+        population: the people.
+        log: their interactions under the behaviour policy.
+        mean: exact mean reward of all actions in each of these, (n, 27).
+        modelled: the reward model's estimate of it, from the log alone, (n, 27).
+        visits: first situations of some of their visits.
+    """
+
+    population: Population
+    log: Log
+    mean: NDArray[np.float64]
+    modelled: NDArray[np.float32]
+    visits: Situations
+
+    @property
+    def best(self) -> float:
+        """Mean expected reward of the best decisions."""
+        return float(self.mean.max(axis=1).mean())
+
+    def value(self, dist: NDArray[np.float64]) -> float:
+        """Mean expected reward under probabilities of all actions, (n, 27)."""
+        return float((dist * self.mean).sum(axis=1).mean())
+
+    def estimate(self, dist: NDArray[np.float64]) -> Estimate:
+        """The value as the service would estimate it, knowing only the log."""
+        log = self.log
+        seen = rounds(
+            log.reward, log.action, log.propensity, dist, self.modelled, cluster=log.at.person
+        )
+        return estimate(ESTIMATOR, seen)
+
+    def per_visit(self, system: Contestant, rng: np.random.Generator) -> float:
+        """Mean sum of expected rewards over whole visits in which the system decides."""
+        at, earned = self.visits, 0.0
+        while len(at):
+            dist = system.action_dist(self.population.traits[at.person], contexts(at))
+            mean = expected_rewards(self.population, at, RewardWeights())
+            earned += float((dist * mean).sum())
+            at = next_situations(rng, at, react(rng, self.population, at, draw(rng, dist)))
+        return earned / len(self.visits)
+
+
+def judge(rng: np.random.Generator, plan: Plan) -> Judge:
+    """Draws people to judge by."""
+    population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON))
+    log = simulate(rng, population, plan.held_out)
+    return Judge(
+        population=population,
+        log=log,
+        mean=expected_rewards(population, log.at, RewardWeights()),
+        modelled=estimate_rewards(
+            SPACE, log.state, log.action.astype(np.uint8), log.reward, log.at.person
+        ),
+        visits=draw_visits(rng, population, np.arange(len(population)), START)[: plan.visits],
+    )
+
+
+def trials(
+    plan: Plan, systems: Sequence[Contestant], on_next: Callable[[str, int, int], None]
+) -> Iterator[Trial]:
+    """Every system on every log, seed by seed.
+
+    Args:
+        plan: how much of it.
+        systems: those installed.
+        on_next: called with what comes next: system, size and seed.
+    """
+    largest = plan.sizes[-1]
+    on_next("compiling", plan.sizes[0], 0)
+    for seed in range(plan.seeds):
+        rng = np.random.default_rng(seed)
+        people = draw_population(rng, max(100, largest // INTERACTIONS_PER_PERSON))
+        log = simulate(rng, people, largest)
+        by = judge(rng, plan)
+        if seed == 0:
+            _warm_up(systems, log[: plan.sizes[0]])
+        for size in plan.sizes:
+            for system in systems:
+                on_next(system.name, size, seed)
+                yield _trial(system, log[:size], by, seed)
+
+
+def _warm_up(systems: Sequence[Contestant], log: Log) -> None:
+    """Has everything compiled that is compiled at first use."""
+    for system in systems:
+        system.prepare(log)
+        system.reset()
+        system.learn()
+
+
+def _trial(system: Contestant, log: Log, by: Judge, seed: int) -> Trial:
+    system.prepare(log)
+    system.reset()
+    began = time.perf_counter()
+    system.learn()
+    spent = time.perf_counter() - began
+    dist = system.action_dist(by.log.traits, by.log.context)
+    value, estimated = by.value(dist), by.estimate(dist)
+    return Trial(
+        system=system.name,
+        size=len(log),
+        seed=seed,
+        value=value,
+        regret=by.best - value,
+        # Equal draws for all, as far as their visits go alike.
+        per_visit=by.per_visit(system, np.random.default_rng(seed)),
+        estimated=None if estimated.reason else estimated.value,
+        interval=None
+        if estimated.reason
+        else (estimated.intervals[0].low, estimated.intervals[0].high),
+        learning_seconds=spent,
+        decision_seconds=_deciding(system, by.log),
+        size_bytes=system.size(),
+    )
+
+
+def _deciding(system: Contestant, log: Log) -> float:
+    """Median seconds of a decision."""
+    questions = log[:_TIMED_QUESTIONS].questions()
+    decide, encode = system.decide, system.encode
+    spent = []
+    for _ in range(_TIMED_ROUNDS):
+        began = time.perf_counter()
+        for traits, context in questions:
+            decide(encode(traits, context))
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent) / len(questions)

@@ -1,0 +1,185 @@
+"""What is compared, behind one interface; ours, the rules and chance."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from rl.action import N_ACTIONS
+from rl.learners.base import Learner
+from rl.learners.deep import DeepHyperparameters
+from rl.learners.registry import LEARNERS, settings_of
+from rl.packing import pack
+from rl.policy import GreedyTable, Policy, rule_based_policy
+from rl.state import Context
+from simulation.compare.logs import SPACE, Log, states, transitions
+
+DICE = random.Random(1)  # noqa: S311 - not secrecy
+ACTIONS = list(range(N_ACTIONS))
+
+
+class System(ABC):
+    """Learns a log, then decides. `prepare` and `encode` bring their input into its own form.
+
+    Args:
+        name: for tables and charts.
+        needs: the module it needs besides what recparams does; empty where it needs none.
+    """
+
+    def __init__(self, name: str, needs: str = "") -> None:
+        self.name = name
+        self.needs = needs
+
+    @property
+    def installed(self) -> bool:
+        """Whether what it needs is there."""
+        return not self.needs or find_spec(self.needs) is not None
+
+    def prepare(self, log: Log) -> None:
+        """Brings the log into the form that `learn` takes."""
+        self.inputs = [self.encode(*question) for question in log.questions()]
+        self.actions = log.action.tolist()
+        self.rewards = log.reward.tolist()
+
+    @abstractmethod
+    def encode(self, traits: Sequence[float], context: Context) -> Any:
+        """Brings a question into the form that `decide` takes."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forgets what was learned."""
+
+    @abstractmethod
+    def learn(self) -> None:
+        """Learns the log once."""
+
+    @abstractmethod
+    def decide(self, ready: Any) -> int:
+        """An action."""
+
+
+class Contestant(System):
+    """A system whose whole policy can be looked at."""
+
+    @abstractmethod
+    def action_dist(
+        self, traits: NDArray[np.float64], context: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Probabilities of all actions for n people, without exploration: (n, 27).
+
+        Args:
+            traits: scores, 0 to 100, (n, 5).
+            context: context indices, (n,).
+        """
+
+    @abstractmethod
+    def size(self) -> int:
+        """What was learned, stored for serving, in bytes."""
+
+
+def one_hot(actions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Probability 1 for each of n actions, (n, 27)."""
+    return np.eye(N_ACTIONS)[np.asarray(actions, dtype=np.intp)]
+
+
+class Served(Contestant):
+    """A policy as the server serves it; `learn` makes it."""
+
+    policy: Policy
+
+    def encode(self, traits: Sequence[float], context: Context) -> Any:
+        state = SPACE.index(traits, context)
+        if isinstance(self.policy, GreedyTable):
+            return state
+        return np.array([state]), np.array([traits])
+
+    def decide(self, ready: Any) -> int:
+        if isinstance(self.policy, GreedyTable):
+            return int(self.policy.actions[ready])
+        return int(DICE.choices(ACTIONS, self.policy.action_dist(*ready)[0])[0])
+
+    def action_dist(
+        self, traits: NDArray[np.float64], context: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        return self.policy.action_dist(states(traits, context), traits)
+
+    def size(self) -> int:
+        return len(zstandard.compress(pack(self.policy.arrays())))
+
+
+class Learned(Served):
+    """One of our algorithms, with its default hyperparameters.
+
+    Args:
+        algorithm: its name.
+    """
+
+    learner: Learner
+
+    def __init__(self, algorithm: str) -> None:
+        deep = issubclass(LEARNERS[algorithm].Settings, DeepHyperparameters)
+        super().__init__(algorithm, "torch" if deep else "")
+
+    def prepare(self, log: Log) -> None:
+        self.transitions = transitions(log)
+
+    def reset(self) -> None:
+        self.learner = LEARNERS[self.name](SPACE, settings_of(self.name, {}))
+
+    def learn(self) -> None:
+        self.learner.learn(self.transitions)
+        self.policy = self.learner.publish()
+
+
+class Rules(Served):
+    """The hand-written rules."""
+
+    def __init__(self) -> None:
+        super().__init__("rules")
+        self.policy = rule_based_policy(SPACE, 0.0)
+
+    def prepare(self, log: Log) -> None:
+        """There is nothing to prepare."""
+
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+    def learn(self) -> None:
+        """They are known."""
+
+
+class Chance(Contestant):
+    """Every action as likely."""
+
+    def __init__(self) -> None:
+        super().__init__("random")
+
+    def prepare(self, log: Log) -> None:
+        """There is nothing to prepare."""
+
+    def encode(self, traits: Sequence[float], context: Context) -> None:  # noqa: ARG002
+        return None
+
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+    def learn(self) -> None:
+        """It never does."""
+
+    def decide(self, ready: None) -> int:  # noqa: ARG002
+        return int(DICE.random() * N_ACTIONS)
+
+    def action_dist(
+        self,
+        traits: NDArray[np.float64],
+        context: NDArray[np.int64],  # noqa: ARG002
+    ) -> NDArray[np.float64]:
+        return np.full((len(traits), N_ACTIONS), 1.0 / N_ACTIONS)
+
+    def size(self) -> int:
+        return 0
