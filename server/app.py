@@ -6,7 +6,7 @@ import gc
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -24,7 +24,10 @@ from recparams.v1 import (
     training_pb2,
 )
 from server.background import monitor
-from server.background.rollout_watch import count_shadow, flush_shadow, watch_rollouts
+from server.background.maintenance import maintain_partitions
+from server.background.reload import keep_up_to_date
+from server.background.rollout_watch import watch_rollouts
+from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
 from server.contract.vocabulary import unknown_names
 from server.jobs.processes import Workers
@@ -40,17 +43,16 @@ from server.services.runtime import Runtime
 from server.services.system import SystemService
 from server.services.training import TrainingService
 from server.serving.decider import Decider
-from server.serving.policies import PolicyHolder, keep_up_to_date
+from server.serving.policies import PolicyHolder
 from server.serving.tokens import TokenCodec
 from server.settings import Settings
-from server.store import interactions, shared_secrets
+from server.store import shared_secrets
 from server.store.database import Pool
 from server.store.errors import STORE_ERRORS
 from server.store.migration import connect_when_ready
 from server.store.profiles import ProfileCache
 
 log = structlog.get_logger()
-MAINTENANCE_SECONDS = 3600.0
 RESTART_SECONDS = 1.0
 ADMIN_KEY_FILE = "admin-key"
 
@@ -243,7 +245,7 @@ class App:
                 ready.set,
             )
         )
-        self._run_forever(lambda: self._maintain(pool))
+        self._run_forever(lambda: maintain_partitions(pool, settings.retention))
         self._run_forever(lambda: count_shadow(self._holder, pool))
         workers = runtime.workers
         self._run_forever(lambda: watch_rollouts(settings, pool, workers))
@@ -268,19 +270,6 @@ class App:
             except STORE_ERRORS as failure:
                 log.warning("waiting for the database", error=repr(failure))
             await asyncio.sleep(RESTART_SECONDS)
-
-    async def _maintain(self, pool: Pool) -> None:
-        """Keeps partitions ahead of time and drops those past retention."""
-        while True:
-            try:
-                dropped = await interactions.maintain(
-                    pool, datetime.now(UTC), self._settings.retention
-                )
-                if dropped:
-                    log.info("dropped interactions past retention", partitions=dropped)
-            except STORE_ERRORS as failure:
-                log.warning("maintenance put off", error=repr(failure))
-            await asyncio.sleep(MAINTENANCE_SECONDS)
 
     async def _set_health(self, status: Any) -> None:
         self._monitor.serving = status == health_pb2.HealthCheckResponse.SERVING

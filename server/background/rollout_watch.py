@@ -1,28 +1,25 @@
 """Watches a rollout: follows the reward of its arms, and takes back a version that is worse."""
 
 import asyncio
-import contextlib
 import json
 import time
 from typing import Any
 
 import structlog
 
-from rl.arms import RULE_BASED, RULES_VERSION, Activation
+from rl.arms import RULE_BASED, Activation
 from rl.state import StateSpace
 from server.contract.errors import ServiceError
 from server.contract.vocabulary import ARM_NAMES
 from server.jobs.processes import Workers, run_json
 from server.observability import metrics
-from server.serving.policies import PolicyHolder
 from server.settings import Settings
-from server.store import activations, models, shadows, tasks
+from server.store import activations, models, tasks
 from server.store.database import Connection, Pool
 from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()
 WATCH_LOCK = 7270005
-SHADOW_SECONDS = 5.0
 LEAST_REST = 4.0
 TASK = "rollout_watch"
 
@@ -95,8 +92,11 @@ async def _take_back(
             return
         while rolled := await activations.rollback(connection, reason, automatic=True):
             current, _ = rolled
-            if await _can_be_served(connection, current, space):
+            try:
+                await models.load_plan(connection, current, space)
                 break
+            except models.UnservableModelError as failure:
+                log.error("model refused", version=current.version, error=str(failure))
         await models.halt(connection, found["version"], reason)
         await tasks.note(
             connection,
@@ -107,33 +107,3 @@ async def _take_back(
     log.error(
         "rollout taken back", reason=reason, experiment_id=experiment_id, serving=current.version
     )
-
-
-async def _can_be_served(connection: Connection, plan: Activation, space: StateSpace) -> bool:
-    try:
-        for arm in plan.arms().values():
-            if arm.version != RULES_VERSION:
-                await models.load_policy(connection, arm.version, space)
-    except (models.CorruptModelError, models.IncompatibleModelError) as failure:
-        log.error("model refused", version=plan.version, error=str(failure))
-        return False
-    return True
-
-
-async def count_shadow(holder: PolicyHolder, pool: Pool) -> None:
-    """Adds what this replica has counted of the shadowed version, until cancelled."""
-    while True:
-        await asyncio.sleep(SHADOW_SECONDS)
-        with contextlib.suppress(*STORE_ERRORS):
-            await flush_shadow(holder, pool)
-
-
-async def flush_shadow(holder: PolicyHolder, pool: Pool) -> None:
-    """Writes the counts; those that could not be written are kept for the next time."""
-    shadow = holder.serving.shadow
-    if shadow is None or not shadow.decisions:
-        return
-    decisions, agreements = shadow.decisions, shadow.agreements
-    await shadows.count(pool, shadow.id, decisions, agreements)
-    shadow.decisions -= decisions
-    shadow.agreements -= agreements

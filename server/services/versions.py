@@ -1,11 +1,12 @@
 """What the services ask of a version before it is served."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import grpc
 
 from rl.arms import RULES_VERSION, Activation
-from server.contract.errors import ServiceError, error, invalid, not_found
+from server.contract.errors import ServiceError, error, invalid
 from server.jobs.evaluation_request import ACTIVE
 from server.services.runtime import Runtime
 from server.store import models
@@ -17,22 +18,26 @@ LONGEST_REASON = 500
 
 async def check_servable(runtime: Runtime, connection: Connection, version: int) -> None:
     """Raises NOT_FOUND or FAILED_PRECONDITION for a version that servers would refuse."""
-    if version == RULES_VERSION:
-        return
-    try:
-        await models.load_policy(connection, version, runtime.holder.space)
-    except LookupError:
-        raise not_found(f"model version {version}") from None
-    except models.CorruptModelError as failure:
-        raise refused("MODEL_CORRUPT", str(failure)) from None
-    except models.IncompatibleModelError as failure:
-        raise refused("MODEL_INCOMPATIBLE", str(failure)) from None
+    if version != RULES_VERSION:
+        with _refusals():
+            await models.load_policy(connection, version, runtime.holder.space)
 
 
 async def check_plan(runtime: Runtime, connection: Connection, plan: Activation) -> None:
     """Raises as `check_servable` for the versions of every arm."""
-    for arm in plan.arms().values():
-        await check_servable(runtime, connection, arm.version)
+    with _refusals():
+        await models.load_plan(connection, plan, runtime.holder.space)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns what loading a version raises into the errors that callers get."""
+    try:
+        yield
+    except LookupError as failure:
+        raise error(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", str(failure)) from None
+    except models.UnservableModelError as failure:
+        raise refused(failure.reason, str(failure)) from None
 
 
 async def check_evaluated(runtime: Runtime, policies: Iterable[int | str]) -> None:

@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.arms import RULES_VERSION
+from rl.arms import RULES_VERSION, Activation
 from rl.learners.registry import POLICIES
 from rl.packing import pack, unpack
 from rl.policy import GreedyTable, Policy
@@ -22,16 +22,30 @@ from server.store.database import Connection, Pool
 COMPRESSION_LEVEL = 3
 
 
-class CorruptModelError(Exception):
+class UnservableModelError(Exception):
+    """A stored version that no server here can serve; the message says why.
+
+    Attributes:
+        reason: the same for programs.
+    """
+
+    reason: ClassVar[str]
+
+
+class CorruptModelError(UnservableModelError):
     """A stored version that fails its checksum or shape. The message says which."""
+
+    reason = "MODEL_CORRUPT"
 
 
 class NoTableError(Exception):
     """A stored version that has no table. The message says which."""
 
 
-class IncompatibleModelError(Exception):
+class IncompatibleModelError(UnservableModelError):
     """A stored version built for another state space. The message says how it differs."""
+
+    reason = "MODEL_INCOMPATIBLE"
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,17 @@ async def load_policy(connection: Connection, version: int, space: StateSpace) -
         return kind.from_arrays(space, epsilon, unpack(decompress_any(version, row["policy"])))
     except (TypeError, ValueError, KeyError) as failure:
         raise CorruptModelError(f"model version {version}: {failure}") from None
+
+
+async def load_plan(
+    connection: Connection, plan: Activation, space: StateSpace
+) -> dict[int, Policy]:
+    """Loads the policies that an activation serves, by version; the rules need no loading.
+
+    Raises as `load_policy` if the plan cannot be served.
+    """
+    versions = {arm.version for arm in plan.arms().values()} - {RULES_VERSION}
+    return {version: await load_policy(connection, version, space) for version in sorted(versions)}
 
 
 def _policy_bytes(policy: Policy) -> bytes:

@@ -132,7 +132,7 @@ async def evaluate_holdout(
     if active != RULES_VERSION:
         try:
             policy = await models.load_policy(work, active, space)
-        except (models.CorruptModelError, models.IncompatibleModelError) as failure:
+        except models.UnservableModelError as failure:
             active_name, reason = "", str(failure)
         else:
             active_name = f"version {active} (active)"
