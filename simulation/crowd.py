@@ -14,9 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
+from rl.action import ACTIONS
 from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, TRAITS
-from server.contract.vocabulary import action_index
 from simulation.people.population import Ints, Population, Situations
 from simulation.people.simulator import Outcomes, next_situations, react
 
@@ -35,6 +35,14 @@ _CONTENT_TYPE = [types.ContentType.Value(f"CONTENT_TYPE_{name.upper()}") for nam
 _MOOD = [types.Mood.Value(f"MOOD_{name.upper()}") for name in MOODS]
 _TIME_OF_DAY = [types.TimeOfDay.Value(f"TIME_OF_DAY_{name.upper()}") for name in TIMES_OF_DAY]
 _REACTION = [types.Reaction.Value(f"REACTION_{name.upper()}") for name in REACTIONS]
+_ACTION_INDEX = {
+    (
+        types.Energy.Value(f"ENERGY_{action.energy.upper()}"),
+        types.Diversity.Value(f"DIVERSITY_{action.diversity.upper()}"),
+        types.Novelty.Value(f"NOVELTY_{action.novelty.upper()}"),
+    ): index
+    for index, action in enumerate(ACTIONS)
+}
 _REACTIONS_OF_MASK = [
     [number for bit, number in enumerate(_REACTION) if mask >> bit & 1]
     for mask in range(1 << len(REACTIONS))
@@ -215,7 +223,9 @@ async def _decide(
 
 
 def _actions(answers: Sequence[pb.GetRecommendationParamsResponse]) -> Ints:
-    return np.array([action_index(answer.action) for answer in answers], dtype=np.int64)
+    chosen = [answer.action for answer in answers]
+    levels = [(action.energy, action.diversity, action.novelty) for action in chosen]
+    return np.array([_ACTION_INDEX[level] for level in levels], dtype=np.int64)
 
 
 async def _record(

@@ -20,11 +20,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from recparams.v1 import models_pb2, recommendation_pb2_grpc, training_pb2
 from recparams.v1.models_pb2_grpc import ModelServiceStub
 from recparams.v1.training_pb2_grpc import TrainingServiceStub
+from recparams_client.channel import ADMIN_KEY_HEADER
 from rl.action import N_ACTIONS
 from rl.reward import RewardWeights, reaction_flags
 from rl.rules import rule_table
 from rl.state import StateSpace
-from server.settings.callers import ADMIN_KEY_HEADER
 from simulation.crowd import Crowd, Lived, greedy_actions, live_through, put_profiles
 from simulation.people.population import (
     WEEK,

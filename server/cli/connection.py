@@ -12,7 +12,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from recparams_client import tls_credentials
-from server.settings.callers import ADMIN_KEY_HEADER
+from recparams_client.channel import ADMIN_KEY_HEADER
 
 KEY_FILE = Path(".recparams") / "admin-key"
 SECONDS = 30.0

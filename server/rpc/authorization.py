@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 
+from recparams_client.channel import ADMIN_KEY_HEADER, API_KEY_HEADER
 from server.contract.errors import error
 from server.settings import Settings
-from server.settings.callers import ADMIN_KEY_HEADER, API_KEY_HEADER, Caller, Role, key_digest
+from server.settings.callers import Caller, Role, key_digest
 
 _OPEN = frozenset({"GetSystemHealth"})
 _ROLES = {

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-API_KEY_HEADER = "x-api-key"
-ADMIN_KEY_HEADER = "x-admin-key"
 PREFIX = "sha256:"
 _FORM = f"name:role+role:{PREFIX}HEX or name:role+role:cn=NAME"
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+API_KEY_HEADER = "x-api-key"
+ADMIN_KEY_HEADER = "x-admin-key"
 DECISION_TIMEOUT = 0.05
 WRITE_TIMEOUT = 5.0
 SERVICE = "recparams.v1.RecommendationService"
@@ -101,7 +103,7 @@ def connect(
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...] | None:
     """Metadata that says who calls."""
-    return None if api_key is None else (("x-api-key", api_key),)
+    return None if api_key is None else ((API_KEY_HEADER, api_key),)
 
 
 def target(address: str | Sequence[str]) -> str:
