@@ -16,7 +16,7 @@ RULES_VERSION = 0
 
 @dataclass(frozen=True)
 class Split:
-    """How people are divided.
+    """Division of the people into arms.
 
     Args:
         percent: share with the new version, 0 to 100.
@@ -39,7 +39,7 @@ class Split:
             raise ValueError("shares must be 0 or more, and 100 at most together")
 
     def shares(self) -> dict[str, float]:
-        """Share of each arm, 0 to 1; they sum to 1."""
+        """Returns the share of each arm, 0 to 1; they sum to 1."""
         # In percent, where sums of round numbers are exact: no arm of 1e-17 is left over.
         rest = 100.0 - (self.percent + self.rule_based_percent)
         return {
@@ -49,7 +49,7 @@ class Split:
         }
 
     def arm(self, user_id: str) -> str:
-        """The arm of a person: the version from the bottom of the range, the rules from the top."""
+        """Returns a person's arm: the version takes the bottom of the range, the rules the top."""
         position = 100.0 * position_of(self.salt, user_id)
         if position < self.percent:
             return RL
@@ -57,14 +57,14 @@ class Split:
 
 
 def position_of(salt: str, user_id: str) -> float:
-    """Where a person falls in [0, 1): the top 53 bits of SHA-256 of ``salt:user_id`` (UTF-8)."""
+    """Returns a person's position in [0, 1): the top 53 bits of SHA-256 of ``salt:user_id`` (UTF-8)."""
     digest = sha256(f"{salt}:{user_id}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
 
 
 @dataclass(frozen=True)
 class Activation:
-    """Who is served what.
+    """One row of the record of what is served to whom.
 
     Attributes:
         id: 0 before any activation.
@@ -84,11 +84,11 @@ class Activation:
 
     @property
     def is_ramp(self) -> bool:
-        """Whether some people are still served what was before."""
+        """True while some people are still served the version before."""
         return self.split.percent + self.split.rule_based_percent < 100
 
     def arms(self) -> dict[str, "ArmPlan"]:
-        """Every arm with people in it; whoever gets the rules is in their arm."""
+        """Returns every arm with people in it; all who get the rules are in one arm."""
         versions = {RL: self.version, PREVIOUS: self.baseline, RULE_BASED: RULES_VERSION}
         arms: dict[str, ArmPlan] = {}
         for wanted, share in self.split.shares().items():
@@ -102,7 +102,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """What an arm is served, and its share of the people, 0 to 1."""
+    """The version an arm is served, and its share of the people, 0 to 1."""
 
     version: int
     share: float

@@ -72,7 +72,7 @@ class StartError(Exception):
 
 
 def cannot_listen(settings: Settings) -> StartError:
-    """What to say where the address is taken or is not this machine's."""
+    """Returns the error for an address that is taken or is not this machine's."""
     return StartError(
         f"cannot listen on {settings.host}:{settings.port}: is another server there? "
         "(--port takes another)"
@@ -80,7 +80,7 @@ def cannot_listen(settings: Settings) -> StartError:
 
 
 def with_admin_key(settings: Settings) -> Settings:
-    """Settings with a new admin key, written where the CLI finds it, if they have none."""
+    """Returns settings with an admin key: a new one, written where the CLI finds it, if they have none."""
     if settings.admin_digests():
         return settings
     key = secrets.token_urlsafe(24)
@@ -118,7 +118,7 @@ class App:
 
     Args:
         settings: of this process alone; `workers` is for the supervisor.
-        share_port: whether other processes may listen on the port too.
+        share_port: True if other processes may listen on the port too.
     """
 
     def __init__(self, settings: Settings, *, share_port: bool = False) -> None:
@@ -177,7 +177,7 @@ class App:
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if settings.metrics_port is not None:
-            monitor.show(self._monitor)
+            monitor.expose(self._monitor)
             try:
                 metrics.serve(settings.metrics_port, settings.host)
             except OSError as failure:
@@ -203,7 +203,7 @@ class App:
             raise cannot_listen(settings) from None
 
     async def stop(self) -> None:
-        """Says that it stops, then refuses new calls, lets those under way finish, and ends."""
+        """Turns NOT_SERVING, refuses new calls, lets those under way finish, and ends."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._settings.lame_duck_seconds)
         self._watched.stop()
@@ -227,7 +227,7 @@ class App:
         self._tasks.append(asyncio.create_task(_restarting(work)))
 
     async def _connect(self, start_training: Start) -> None:
-        """Brings the database up, then whatever needs it."""
+        """Brings the database up, then all that needs it."""
         settings, runtime = self._settings, self._runtime
         url, pool = await connect_when_ready(settings)
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
@@ -278,7 +278,7 @@ class App:
 
 
 def _connection_age(settings: Settings) -> list[tuple[str, int]]:
-    """Has clients connect anew now and then, so that they find replicas that are new."""
+    """Returns channel options that make clients reconnect now and then, to find new replicas."""
     if not settings.max_connection_age_seconds:
         return []
     return [
@@ -288,7 +288,7 @@ def _connection_age(settings: Settings) -> list[tuple[str, int]]:
 
 
 async def _restarting(work: Callable[[], Awaitable[None]]) -> None:
-    """Begins work again that fails in a way nobody foresaw, so that it never ends in silence."""
+    """Restarts background work that raises, so that it never ends in silence."""
     while True:
         try:
             return await work()

@@ -1,1 +1,1 @@
-"""What a server does without being asked, a file each."""
+"""Background work of a server, one file a task."""

@@ -25,7 +25,7 @@ LOOK_TIMEOUT = 5.0
 
 
 class Monitor(Collector):
-    """What a scrape shows of one server.
+    """Collects the metrics of one server at each scrape.
 
     Args:
         runtime: the parts of the server.
@@ -33,7 +33,7 @@ class Monitor(Collector):
         certificate, key: its files for TLS, or None.
 
     Attributes:
-        serving: whether health says SERVING.
+        serving: True while health says SERVING.
     """
 
     def __init__(
@@ -150,13 +150,13 @@ _CURRENT = _Current()
 REGISTRY.register(_CURRENT)
 
 
-def show(monitor: Monitor) -> None:
-    """Has scrapes show it."""
+def expose(monitor: Monitor) -> None:
+    """Makes scrapes of this process show a server's metrics."""
     _CURRENT.monitor = monitor
 
 
 def _of_figures(figures: Figures | None) -> Iterable[Metric]:
-    """What the database knows: the same on all replicas. No samples before the first look."""
+    """Yields the metrics of the database, the same on all replicas; no samples before the first look."""
     runs = CounterMetricFamily("recparams_training_runs", "Runs by status", labels=["status"])
     stages = GaugeMetricFamily(
         "recparams_training_stage_seconds", "Time of the last run's stages", labels=["stage"]

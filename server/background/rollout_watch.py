@@ -40,7 +40,7 @@ async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> No
 
 
 async def _lead(connection: Connection, settings: Settings, workers: Workers) -> None:
-    """What the one replica does that holds the lock, for as long as it can."""
+    """Compares the arms for as long as this replica holds the lock."""
     while True:
         started = time.monotonic()
         current = await _follow(connection)
@@ -54,7 +54,7 @@ async def _lead(connection: Connection, settings: Settings, workers: Workers) ->
 
 
 async def _follow(connection: Connection) -> Activation:
-    """What every replica shows; returns what is to be served."""
+    """Updates the metrics that every replica shows; returns the newest activation."""
     metrics.training_gated(await tasks.last_was_gated(connection))
     metrics.taken_back(await activations.automatic_count(connection))
     current = await activations.current_activation(connection)

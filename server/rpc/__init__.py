@@ -1,1 +1,1 @@
-"""What surrounds every call: who calls, how often, how long, and how it ends."""
+"""The surroundings of every call: authorization, rate limits, time limits, failures, TLS."""

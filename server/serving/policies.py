@@ -86,7 +86,7 @@ class PolicyHolder:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the database has said what to serve."""
+        """True once the database has said what to serve."""
         return self.serving.activation >= 0
 
     def serve(self, serving: Serving) -> None:

@@ -1,1 +1,1 @@
-"""Who is simulated, and how they react."""
+"""Simulated people: who they are, what they like, how they react."""
