@@ -57,7 +57,7 @@ class Split:
 
 
 def position_of(salt: str, user_id: str) -> float:
-    """Returns a person's position in [0, 1): the top 53 bits of SHA-256 of ``salt:user_id`` (UTF-8)."""
+    """Returns a person's position in [0, 1): 53 bits of SHA-256 of ``salt:user_id`` (UTF-8)."""
     digest = sha256(f"{salt}:{user_id}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
 

@@ -80,7 +80,7 @@ def cannot_listen(settings: Settings) -> StartError:
 
 
 def with_admin_key(settings: Settings) -> Settings:
-    """Returns settings with an admin key: a new one, written where the CLI finds it, if they have none."""
+    """Returns settings with an admin key: if they have none, a new one, written for the CLI."""
     if settings.admin_digests():
         return settings
     key = secrets.token_urlsafe(24)

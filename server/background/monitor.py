@@ -156,7 +156,7 @@ def expose(monitor: Monitor) -> None:
 
 
 def _of_figures(figures: Figures | None) -> Iterable[Metric]:
-    """Yields the metrics of the database, the same on all replicas; no samples before the first look."""
+    """Yields the metrics of the database, the same on all replicas; none before the first look."""
     runs = CounterMetricFamily("recparams_training_runs", "Runs by status", labels=["status"])
     stages = GaugeMetricFamily(
         "recparams_training_stage_seconds", "Time of the last run's stages", labels=["stage"]
