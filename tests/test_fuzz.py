@@ -34,7 +34,7 @@ from server.jobs.requests import RunRequest
 from server.rpc.methods import Kind, method_policy
 from server.settings.callers import Role
 from server.store import tasks, training
-from server.store.tasks import TRAINER_LOCK
+from server.store.locks import TRAINER_LOCK
 from tests import fuzzing
 from tests.conftest import TEMPLATE
 from tests.fuzzing import LIBRARY, METHODS, Answer, Known, kind_of
