@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from hypothesis import strategies as st
 
 from server.app import SERVICES
+from server.rpc.methods import Kind, method_policy
 
 Draw = Callable[[Any], Any]
 
@@ -29,7 +30,14 @@ METHODS = [
     method for name in (*SERVICES, *LIBRARY) for method in Default().FindServiceByName(name).methods
 ]
 """Every RPC of a server, by its descriptor."""
-ENDLESS = {"WatchTrainingRun", "WatchPolicy", "Watch"}
+
+
+def kind_of(method: MethodDescriptor) -> Kind:
+    """Returns how long a method may last; of gRPC's own, one lasts without end."""
+    if method.containing_service.full_name in LIBRARY:
+        return Kind.ENDLESS if method.name == "Watch" else Kind.NORMAL
+    return method_policy(method).kind
+
 
 VARINT, FIXED64, BYTES, GROUP, GROUP_END, FIXED32 = 0, 1, 2, 3, 4, 5
 _FIXED = {

@@ -16,11 +16,12 @@ from prometheus_client import REGISTRY
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
+from recparams_client.channel import SERVICE_CONFIG
 from server.app import _DESCRIPTORS, App
-from server.rpc.calls import ENDLESS, LONG, QUICK
+from server.rpc import methods
 from server.rpc.rate_limit import RateLimit
 from server.settings import Settings
-from server.settings.callers import key_hash
+from server.settings.callers import Role, key_hash
 from tests.support import ADMIN, Client, connect, failure_of, logged, request, wait_serving
 
 KEYS = {"web": "the key of the web backend", "jobs": "the key of the jobs"}
@@ -47,8 +48,29 @@ def counted(method: str, code: str) -> float:
     return REGISTRY.get_sample_value("recparams_rpcs_total", labels) or 0.0
 
 
-def test_methods_that_are_treated_apart_are_methods() -> None:
-    assert {method.name for method in METHODS} >= QUICK | LONG | ENDLESS
+def test_every_rpc_has_a_policy() -> None:
+    assert sorted(method.name for method in METHODS) == sorted(methods.METHODS)
+
+
+def test_what_is_quick_is_unary_and_what_is_endless_a_stream() -> None:
+    streams = {method.name: method.server_streaming for method in METHODS}
+    for name, policy in methods.METHODS.items():
+        assert policy.kind is not methods.Kind.ENDLESS or streams[name]
+        assert policy.kind is not methods.Kind.QUICK or not streams[name]
+
+
+def test_the_client_treats_methods_as_the_server_does() -> None:
+    """Retries are for the calls of applications: other ones are not all idempotent."""
+    retried = [
+        {name["method"] for name in config["name"]} for config in SERVICE_CONFIG["methodConfig"]
+    ]
+    calls = {
+        name: policy
+        for name, policy in methods.METHODS.items()
+        if policy.role in (Role.RECOMMEND, Role.RECORD) and policy.kind is not methods.Kind.ENDLESS
+    }
+    quick = {name for name, policy in calls.items() if policy.kind is methods.Kind.QUICK}
+    assert retried == [quick, set(calls) - quick]
 
 
 async def test_bytes_that_are_no_message_are_an_invalid_argument(client: Client) -> None:

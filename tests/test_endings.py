@@ -11,8 +11,7 @@ import asyncpg
 import pytest
 
 from recparams.v1 import training_pb2 as tpb
-from server.background.rollout_watch import WATCH_LOCK
-from server.store.tasks import TRAINER_LOCK
+from server.store.locks import TRAINER_LOCK, WATCH_LOCK
 from tests.faults import (
     SMALL,
     OwnPostgres,

@@ -31,14 +31,13 @@ from recparams.v1 import types_pb2 as types
 from rl.learners.hyperparameters import Hyperparameters
 from rl.state import StateSpace
 from server.jobs.requests import RunRequest
-from server.rpc.authorization import needed_role
-from server.rpc.calls import LONG
+from server.rpc.methods import Kind, method_policy
 from server.settings.callers import Role
 from server.store import tasks, training
-from server.store.tasks import TRAINER_LOCK
+from server.store.locks import TRAINER_LOCK
 from tests import fuzzing
 from tests.conftest import TEMPLATE
-from tests.fuzzing import ENDLESS, LIBRARY, METHODS, Answer, Known
+from tests.fuzzing import LIBRARY, METHODS, Answer, Known, kind_of
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -222,7 +221,7 @@ def wrong(answer: Answer, method: MethodDescriptor, attack: Attack) -> str:
     if attack.is_too_much() and answer.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return "" if TOO_MUCH.match(told) else "refused for another reason than its size"
     of_library = method.containing_service.full_name in LIBRARY
-    needs_key = not of_library and needed_role(method) in (Role.TRAIN, Role.ADMINISTER)
+    needs_key = not of_library and method_policy(method).role in (Role.TRAIN, Role.ADMINISTER)
     if needs_key and not attack.has_key and answer.code not in DENIED:
         return "let in without the key"
     if of_library:
@@ -249,7 +248,7 @@ def attacks(draw: fuzzing.Draw, method: MethodDescriptor, known: Known) -> Attac
 
 def fire(target: Target, method: MethodDescriptor, attack: Attack) -> None:
     """Makes a call, and says what must hold of it."""
-    endless = method.name in ENDLESS
+    endless = kind_of(method) is Kind.ENDLESS
     # What a refused call left is what the next one finds.
     before = target.stored or target.digest()
     answer = fuzzing.call(
@@ -264,7 +263,7 @@ def fire(target: Target, method: MethodDescriptor, attack: Attack) -> None:
     cut_off |= endless and answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
     problem = "" if cut_off else wrong(answer, method, attack)
     assert not problem, f"{problem}: {answer.code} {answer.said[:600]}"
-    assert answer.seconds < (20.0 if method.name in LONG else 5.0)
+    assert answer.seconds < (20.0 if kind_of(method) is Kind.LONG else 5.0)
     if answer.code == grpc.StatusCode.OK or cut_off:
         target.answered += 1
         target.stored = ""
@@ -277,7 +276,7 @@ def fire(target: Target, method: MethodDescriptor, attack: Attack) -> None:
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.name))
 @pytest.mark.timeout(0 if MINUTES else 60)
 def test_no_call_harms_the_server(target: Target, method: MethodDescriptor) -> None:
-    examples = 4 if method.name in LONG | ENDLESS else 30
+    examples = 4 if kind_of(method) in (Kind.LONG, Kind.ENDLESS) else 30
     until = time.monotonic() + SECONDS
     for round_number in range(ROUNDS):
 

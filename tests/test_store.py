@@ -28,6 +28,7 @@ from server.settings import Settings
 from server.store import activations, interactions, models, profiles, training
 from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
 from server.store.database import Pool, create_pool
+from server.store.locks import MAINTENANCE_LOCK
 from server.store.migration import migrate
 from tests.faults import (
     SMALL,
@@ -276,7 +277,7 @@ class TestPartitions:
 
     async def test_one_replica_at_a_time(self, db: asyncpg.Connection, pool: Pool) -> None:
         await interactions.record(pool, [new("old", "ada", NOW - timedelta(weeks=9))])
-        lock = f"SELECT pg_advisory_lock({interactions.MAINTENANCE_LOCK})"
+        lock = f"SELECT pg_advisory_lock({MAINTENANCE_LOCK})"
         await db.execute(lock)
         assert await interactions.maintain(pool, NOW, timedelta(weeks=4)) == []
         await db.execute(lock.replace("lock(", "unlock("))

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.rpc.certificate import expires_at
+from server.rpc.tls import CertificateError, expires_at
 from server.services.runtime import Runtime
 from server.store.errors import STORE_ERRORS
 from server.store.monitoring import Figures, look
@@ -53,7 +53,7 @@ class Monitor(Collector):
         while True:
             if self._certificate is not None and self._key is not None:
                 # Of files that cannot be used none is: what was read before is still served.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(CertificateError):
                     self._expires_at = await asyncio.to_thread(
                         expires_at, self._certificate, self._key
                     )

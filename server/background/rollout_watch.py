@@ -17,9 +17,9 @@ from server.settings import Settings
 from server.store import activations, models, tasks
 from server.store.database import Connection, Pool
 from server.store.errors import STORE_ERRORS
+from server.store.locks import WATCH_LOCK, try_lock
 
 log = structlog.get_logger()
-WATCH_LOCK = 7270005
 LEAST_REST = 4.0
 TASK = "rollout_watch"
 
@@ -28,10 +28,9 @@ async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> No
     """Compares the arms again and again, on one replica at a time. Runs until cancelled."""
     while True:
         try:
-            # The pool releases the lock when the connection is given back.
             async with pool.acquire() as connection:
                 await _follow(connection)
-                if await connection.fetchval("SELECT pg_try_advisory_lock($1)", WATCH_LOCK):
+                if await try_lock(connection, WATCH_LOCK):
                     await _lead(connection, settings, workers)
         except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))

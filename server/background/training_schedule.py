@@ -12,9 +12,9 @@ from server.settings.schedule import Schedule
 from server.store import tasks
 from server.store.database import Connection, Pool
 from server.store.errors import STORE_ERRORS
+from server.store.locks import SCHEDULE_LOCK, try_lock
 
 log = structlog.get_logger()
-SCHEDULE_LOCK = 7270006
 RETRY_SECONDS = 30.0
 LONGEST_SLEEP = 60.0
 """The clock may be set, and machines may be suspended."""
@@ -50,9 +50,8 @@ async def _run_is_there(instant: datetime, pool: Pool, start: Start) -> bool:
     """Starts the run of an instant unless it was started; False where it must be tried again."""
     request_id = f"schedule-{instant:%Y-%m-%dT%H:%M:%SZ}"
     try:
-        # The pool releases the lock when the connection is given back.
         async with pool.acquire() as connection:
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", SCHEDULE_LOCK):
+            if not await try_lock(connection, SCHEDULE_LOCK):
                 return False
             if await tasks.fetch_by_request(connection, request_id) is not None:
                 return True

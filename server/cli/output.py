@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recparams.v1.evaluation_pb2 import Estimate, PolicyDifference, PolicyEvaluation
+from server.contract import vocabulary
 
 
 def to_dict(message: Message) -> dict[str, Any]:
@@ -55,9 +56,7 @@ def enum_name(message: Message, field: str) -> str:
     """The value of an enum field without its prefix, in lower case."""
     descriptor = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert descriptor is not None  # noqa: S101 - the caller names an enum field
-    zero = descriptor.values_by_number[0].name
-    name = descriptor.values_by_number[getattr(message, field)].name
-    return name.removeprefix(zero.removesuffix("UNSPECIFIED")).lower()
+    return vocabulary.enum_name(descriptor, getattr(message, field))
 
 
 def when(stamp: Timestamp) -> str:

@@ -16,6 +16,7 @@ from server.cli.connection import (
     server_options,
 )
 from server.cli.output import enum_name, print_facts, print_json
+from server.contract.vocabulary import enum_number
 
 DIMENSIONS = ("energy", "diversity", "novelty")
 
@@ -57,15 +58,15 @@ def recommend(
     """
     request = pb.GetRecommendationParamsRequest(
         user_id=user_id,
-        content_type=types.ContentType.Value(f"CONTENT_TYPE_{content_type.upper()}"),
-        mood=types.Mood.Value(f"MOOD_{mood.upper()}"),
+        content_type=enum_number(types.ContentType, content_type),
+        mood=enum_number(types.Mood, mood),
     )
     if any(score is not None for score in traits.values()):
         request.personality.CopyFrom(types.PersonalityProfile(**traits))
     if time_of_day is None:
         request.timestamp.FromDatetime(datetime.now(UTC))
     else:
-        request.time_of_day = types.TimeOfDay.Value(f"TIME_OF_DAY_{time_of_day.upper()}")
+        request.time_of_day = enum_number(types.TimeOfDay, time_of_day)
     with channel(address) as opened:
         answer = grpc_pb.RecommendationServiceStub(opened).GetRecommendationParams(
             request, metadata=admin_metadata(admin_key), timeout=SECONDS

@@ -35,6 +35,7 @@ from server.cli.output import (
     to_dict,
     when,
 )
+from server.contract.vocabulary import enum_number
 
 Metadata = tuple[tuple[str, str], ...]
 PATIENCE_SECONDS = 60.0
@@ -170,14 +171,14 @@ def train(
         request_id=request_id,
         days_back=days,
         min_interactions_per_user=min_interactions,
-        mode=pb.TrainingMode.Value(f"TRAINING_MODE_{mode.upper()}"),
+        mode=enum_number(pb.TrainingMode, mode),
         hyperparameters=pb.Hyperparameters(
             **hyperparameters,
             exploration_schedule=exploration_schedule,
             algorithm_parameters=dict(parameters),
         ),
         algorithm=algorithm,
-        engine=pb.TrainingEngine.Value(f"TRAINING_ENGINE_{(engine or 'unspecified').upper()}"),
+        engine=enum_number(pb.TrainingEngine, engine or "unspecified"),
         export_folder=export_folder,
         as_of=timestamp(as_of),
         activate=not no_activate,

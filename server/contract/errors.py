@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import grpc
-import structlog
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 DOMAIN = "recparams"
 MOST_DETAIL_BYTES = 4000
 LONGEST_DESCRIPTION = 500
-log = structlog.get_logger()
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""Between the contract's enum numbers, which are stored, and the learning core's names."""
+"""The contract's enum numbers, which are stored, and the learning core's names for them."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +14,54 @@ from rl.policy import SOURCES
 from rl.reward import REACTIONS
 from rl.state import Context, StateSpace
 
+if TYPE_CHECKING:
+    from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper as EnumTypeWrapper
+
+V = TypeVar("V", bound=int)
 Traits = tuple[float, float, float, float, float]
 UNKNOWN_TRAITS: Traits = (math.nan, math.nan, math.nan, math.nan, math.nan)
 ContextNumbers = tuple[int, int, int]
 Contexts = dict[ContextNumbers, int]
 
 
-def _names(enum: Any, prefix: str) -> dict[int, str]:
-    """Number -> name of an enum's values, as in {2: "happy"}; UNSPECIFIED is left out."""
-    return {
-        number: name.removeprefix(prefix).lower() for name, number in enum.items() if number != 0
-    }
+def _prefix(enum: Any) -> str:
+    """Returns the prefix of an enum's values, as in MOOD_; the first is MOOD_UNSPECIFIED."""
+    return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
 
 
-CONTENT_TYPE_NAMES = _names(types.ContentType, "CONTENT_TYPE_")
-MOOD_NAMES = _names(types.Mood, "MOOD_")
-TIME_OF_DAY_NAMES = _names(types.TimeOfDay, "TIME_OF_DAY_")
-ARM_NAMES = _names(PolicyArm, "POLICY_ARM_")
-ARM_NUMBERS = {name: PolicyArm.Value(f"POLICY_ARM_{name.upper()}") for name in ARM_NAMES.values()}
-SOURCE_NUMBERS = tuple(DecisionSource.Value(f"DECISION_SOURCE_{name.upper()}") for name in SOURCES)
+def enum_name(enum: Any, number: int) -> str:
+    """Returns the name of an enum's value without its prefix, as in "happy".
+
+    Args:
+        enum: the descriptor of the enum.
+        number: of one of its values.
+
+    Raises KeyError if the enum has no such number.
+    """
+    return str(enum.values_by_number[number].name).removeprefix(_prefix(enum)).lower()
+
+
+def enum_number(enum: "EnumTypeWrapper[V]", name: str) -> V:
+    """Returns the number of an enum's value, such as `enum_number(types.Mood, "happy")`.
+
+    Raises ValueError if the enum has no such name.
+    """
+    return enum.Value(_prefix(enum.DESCRIPTOR) + name.upper())
+
+
+def _names(enum: Any) -> dict[int, str]:
+    """Returns number -> name of an enum's values, as in {2: "happy"}, without UNSPECIFIED."""
+    return {number: enum_name(enum.DESCRIPTOR, number) for number in enum.values() if number != 0}
+
+
+CONTENT_TYPE_NAMES = _names(types.ContentType)
+MOOD_NAMES = _names(types.Mood)
+TIME_OF_DAY_NAMES = _names(types.TimeOfDay)
+ARM_NAMES = _names(PolicyArm)
+ARM_NUMBERS = {name: enum_number(PolicyArm, name) for name in ARM_NAMES.values()}
+SOURCE_NUMBERS = tuple(enum_number(DecisionSource, name) for name in SOURCES)
 """By source, as the learning core numbers them."""
-REACTION_NAMES = _names(types.Reaction, "REACTION_")
+REACTION_NAMES = _names(types.Reaction)
 TIME_OF_DAY_NUMBERS = {name: number for number, name in TIME_OF_DAY_NAMES.items()}
 
 if tuple(REACTION_NAMES.values()) != REACTIONS or tuple(REACTION_NAMES) != tuple(range(1, 7)):
@@ -45,9 +72,9 @@ if set(ARM_NUMBERS) != set(ARMS):
 
 ACTION_MESSAGES = tuple(
     types.Action(
-        energy=types.Energy.Value(f"ENERGY_{action.energy.upper()}"),
-        diversity=types.Diversity.Value(f"DIVERSITY_{action.diversity.upper()}"),
-        novelty=types.Novelty.Value(f"NOVELTY_{action.novelty.upper()}"),
+        energy=enum_number(types.Energy, action.energy),
+        diversity=enum_number(types.Diversity, action.diversity),
+        novelty=enum_number(types.Novelty, action.novelty),
     )
     for action in ACTIONS
 )
@@ -57,7 +84,7 @@ PARAMS_MESSAGES = tuple(
 
 
 def action_index(action: types.Action) -> int | None:
-    """Index of an action message; None where a dimension is missing or unknown."""
+    """Returns the index of an action, or None if a dimension is missing or unknown."""
     levels = (action.energy, action.diversity, action.novelty)
     if not all(1 <= level <= 3 for level in levels):
         return None
@@ -66,7 +93,7 @@ def action_index(action: types.Action) -> int | None:
 
 
 def unknown_names(space: StateSpace) -> list[str]:
-    """Names of the space's vocabularies that the contract does not have."""
+    """Returns the names of a space's vocabularies that the contract does not have."""
     known = (
         (space.content_types, CONTENT_TYPE_NAMES),
         (space.moods, MOOD_NAMES),
@@ -75,8 +102,8 @@ def unknown_names(space: StateSpace) -> list[str]:
     return [name for names, of in known for name in names if name not in of.values()]
 
 
-def context_table(space: StateSpace) -> dict[tuple[int, int, int], int]:
-    """(content type, mood, time of day) as enum numbers -> context index of the space."""
+def context_table(space: StateSpace) -> Contexts:
+    """Returns (content type, mood, time of day) as enum numbers -> context index of a space."""
     return {
         (content, mood, time): space.context(Context(content_name, mood_name, time_name))
         for content, content_name in CONTENT_TYPE_NAMES.items()
@@ -89,7 +116,15 @@ def context_table(space: StateSpace) -> dict[tuple[int, int, int], int]:
 
 
 def positions(names: dict[int, str], vocabulary: tuple[str, ...]) -> NDArray[np.int32]:
-    """Enum number -> position in a vocabulary, as an array to index; -1 where it has none."""
+    """Returns the position in a vocabulary of each enum number, -1 for those not in it.
+
+    Args:
+        names: number -> name of an enum.
+        vocabulary: names of a state space.
+
+    Returns:
+        Shape (highest number + 1,).
+    """
     table = np.full(max(names) + 1, -1, dtype=np.int32)
     for number, name in names.items():
         if name in vocabulary:

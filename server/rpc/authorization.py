@@ -9,20 +9,9 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from recparams_client.channel import ADMIN_KEY_HEADER, API_KEY_HEADER
 from server.contract.errors import error
+from server.rpc.methods import method_policy
 from server.settings import Settings
 from server.settings.callers import Caller, Role, key_digest
-
-_OPEN = frozenset({"GetSystemHealth"})
-_ROLES = {
-    "GetRecommendationParams": Role.RECOMMEND,
-    "BatchGetRecommendationParams": Role.RECOMMEND,
-    "RecordInteractions": Role.RECORD,
-    "PutPersonalityProfiles": Role.RECORD,
-    "WatchPolicy": Role.RECORD,
-}
-"""By method; what is not here needs the role of its service."""
-_SERVICE_ROLES = {"TrainingService": Role.TRAIN}
-"""By service; what is not here needs the role administer."""
 
 
 class Check(Protocol):
@@ -116,27 +105,19 @@ class RoleCheck:
         return caller.name
 
 
-def needed_role(method: MethodDescriptor) -> Role | None:
-    """The role that a method asks for, or None where it is open to everybody."""
-    if method.name in _OPEN:
-        return None
-    of_service = _SERVICE_ROLES.get(method.containing_service.name, Role.ADMINISTER)
-    return _ROLES.get(method.name, of_service)
-
-
 def admission(settings: Settings) -> Admission:
     """The checks that the settings ask for."""
     hashes = settings.admin_digests()
     if settings.authorization == "admin_only":
         admin = AdminKey(hashes)
         open_roles = (None, Role.RECOMMEND, Role.RECORD)
-        return lambda method: None if needed_role(method) in open_roles else admin
+        return lambda method: None if method_policy(method).role in open_roles else admin
     administer = frozenset({Role.ADMINISTER})
     administrators = [Caller("admin", administer, key=digest) for digest in hashes]
     callers = Callers([*settings.known_callers(), *administrators])
 
     def check(method: MethodDescriptor) -> Check | None:
-        role = needed_role(method)
+        role = method_policy(method).role
         return None if role is None else RoleCheck(callers, role)
 
     return check

@@ -18,6 +18,7 @@ from server.contract.errors import error, invalid
 from server.observability.rpc_metrics import MethodStats, RpcStats
 from server.rpc.authorization import Admission
 from server.rpc.failures import abort, as_service_error, too_many_calls
+from server.rpc.methods import Kind, method_policy
 from server.rpc.rate_limit import RateLimit
 from server.settings import Settings
 
@@ -25,13 +26,6 @@ REQUEST_ID_HEADER = "x-request-id"
 LONGEST_REQUEST_ID = 128
 LONGEST_GOODBYE = 5.0
 """Seconds for sending a status."""
-
-QUICK = frozenset({"GetRecommendationParams", "BatchGetRecommendationParams"})
-"""Read and write encoded messages, and wait for nothing that has no limit of its own."""
-LONG = frozenset({"Evaluate", "GetExperiment", "GetShadow", "ImportModel", "ExportModel"})
-"""Work through whole periods or files."""
-ENDLESS = frozenset({"WatchTrainingRun", "WatchPolicy"})
-"""Last as long as what they tell of."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
@@ -61,8 +55,8 @@ def peer(context: Any) -> str:
 class Calls:
     """Has a server answer the calls of services.
 
-    Handlers are plain methods that raise ServiceError. Of unary calls, those of `QUICK` methods
-    get and give encoded messages.
+    Handlers are plain methods that raise ServiceError. Those of `Kind.QUICK` methods get and give
+    encoded messages.
 
     Args:
         admission: which callers each method lets in.
@@ -102,25 +96,26 @@ class Calls:
 
     def _around(self, service: Any, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
         handler = getattr(service, method.name)
+        kind = method_policy(method).kind
         admit = self._admit(method)
         stats = self.stats.of(method.name)
         decode = _decoder(method)
         serializer = GetMessageClass(method.output_type).SerializeToString
         if method.server_streaming:
-            stream = self._limited_stream(method.name, handler)
-            if method.name in ENDLESS:
+            stream = self._limited_stream(method.name, kind, handler)
+            if kind is Kind.ENDLESS:
                 stream = _pushed(stream, self.stall)
             return grpc.unary_stream_rpc_method_handler(
                 _streaming(stream, admit, stats, decode), response_serializer=serializer
             )
-        if method.name in QUICK:
+        if kind is Kind.QUICK:
             return grpc.unary_unary_rpc_method_handler(_unary(handler, admit, stats, None))
         make = (
             grpc.stream_unary_rpc_method_handler
             if method.client_streaming
             else grpc.unary_unary_rpc_method_handler
         )
-        around = _unary(self._limited(method.name, handler), admit, stats, decode)
+        around = _unary(self._limited(method.name, kind, handler), admit, stats, decode)
         return make(around, response_serializer=serializer)
 
     def _admit(self, method: MethodDescriptor) -> Callable[[Any], object] | None:
@@ -136,28 +131,28 @@ class Calls:
 
         return admit
 
-    def _limited(self, name: str, handler: Handler) -> Handler:
+    def _limited(self, name: str, kind: Kind, handler: Handler) -> Handler:
         async def limited(request: Any, context: Any) -> Any:
-            async with self._limits(name, context):
+            async with self._limits(name, kind, context):
                 return await handler(request, context)
 
         return limited
 
     def _limited_stream(
-        self, name: str, handler: Callable[[Any, Any], AsyncIterator[Any]]
+        self, name: str, kind: Kind, handler: Callable[[Any, Any], AsyncIterator[Any]]
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def limited(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._limits(name, context):
+            async with self._limits(name, kind, context):
                 async for response in handler(request, context):
                     yield response
 
         return limited
 
     @asynccontextmanager
-    async def _limits(self, name: str, context: Any) -> AsyncIterator[None]:
+    async def _limits(self, name: str, kind: Kind, context: Any) -> AsyncIterator[None]:
         """Names the request in the log, and ends it when it takes too long."""
-        seconds = self.long_timeout if name in LONG else self.timeout
-        limit = asyncio.timeout(None if name in ENDLESS else seconds)
+        seconds = self.long_timeout if kind is Kind.LONG else self.timeout
+        limit = asyncio.timeout(None if kind is Kind.ENDLESS else seconds)
         with bound_contextvars(request_id=request_id(context)):
             try:
                 async with limit:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import structlog
+from cryptography import x509
 
 log = structlog.get_logger()
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -30,6 +31,19 @@ def server_credentials(
         files.changed,  # type: ignore[arg-type]  # None is for no change
         client_ca is not None,
     )
+
+
+def expires_at(certificate: Path, key: Path) -> float:
+    """Returns the end of a server's certificate, in seconds since 1970.
+
+    Raises CertificateError if the files cannot be used, as for `server_credentials`.
+    """
+    _load(certificate, key)
+    try:
+        found = x509.load_pem_x509_certificate(_content("tls_certificate", certificate))
+    except ValueError as failure:
+        raise CertificateError(f"tls_certificate {certificate}: {failure}") from None
+    return found.not_valid_after_utc.timestamp()
 
 
 class CertificateFiles:
@@ -59,15 +73,7 @@ class CertificateFiles:
         self._seen = self._stamp()
         chain = _content("tls_certificate", self._certificate)
         key = _content("tls_key", self._key)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            # A password keeps OpenSSL from asking for one on the terminal.
-            context.load_cert_chain(self._certificate, self._key, password="")
-        except OSError as failure:
-            raise CertificateError(
-                f"tls_certificate {self._certificate} and tls_key {self._key} are not a PEM "
-                f"certificate and its own unencrypted key ({_reason(failure)})"
-            ) from None
+        context = _load(self._certificate, self._key)
         if self._client_ca is None:
             return grpc.ssl_server_certificate_configuration([(key, chain)])
         roots = _content("tls_client_ca", self._client_ca)
@@ -91,6 +97,20 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _load(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Returns a context with both. Raises CertificateError if they do not belong together."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password keeps OpenSSL from asking for one on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as failure:
+        raise CertificateError(
+            f"tls_certificate {certificate} and tls_key {key} are not a PEM "
+            f"certificate and its own unencrypted key ({_reason(failure)})"
+        ) from None
+    return context
 
 
 def _content(setting: str, file: Path) -> bytes:

@@ -12,6 +12,7 @@ from recparams.v1 import evaluation_pb2, models_pb2, training_pb2
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.registry import DEFAULT_ALGORITHM
 from server.contract.errors import invalid
+from server.contract.vocabulary import enum_number
 
 _PAGE_DEFAULT = 20
 _PAGE_MOST = 100
@@ -38,7 +39,7 @@ def hyperparameters_message(values: dict[str, Any]) -> training_pb2.Hyperparamet
 
 def run_status(name: str) -> training_pb2.TrainingRunStatus.ValueType:
     """The status of a system_tasks row."""
-    return training_pb2.TrainingRunStatus.Value(f"TRAINING_RUN_STATUS_{name.upper()}")
+    return enum_number(training_pb2.TrainingRunStatus, name)
 
 
 def run_message(row: Any) -> training_pb2.TrainingRun:
@@ -89,7 +90,7 @@ def model_message(row: Any, active_version: int) -> models_pb2.Model:
         version=row["version"],
         active=row["version"] == active_version,
         created_at=stamp(row["created_at"]),
-        origin=models_pb2.ModelOrigin.Value(f"MODEL_ORIGIN_{row['origin'].upper()}"),
+        origin=enum_number(models_pb2.ModelOrigin, row["origin"]),
         run_id=row["run_id"] or 0,
         parent_version=row["parent_version"] or 0,
         algorithm=row["algorithm"],

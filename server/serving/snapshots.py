@@ -13,7 +13,7 @@ from recparams.v1.types_pb2 import ContentType, Mood, TimeOfDay
 from rl.arms import RULES_VERSION
 from rl.policy import GreedyTable
 from rl.state import StateSpace
-from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
+from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS, enum_number
 from server.serving.policies import Arm, PolicyHolder, Serving
 
 
@@ -64,13 +64,9 @@ def _message(space: StateSpace, serving: Serving, exploration: float | None) -> 
     return pb.PolicySnapshot(
         activation=plan.id,
         bins=space.bins,
-        content_types=[
-            ContentType.Value(f"CONTENT_TYPE_{name.upper()}") for name in space.content_types
-        ],
-        moods=[Mood.Value(f"MOOD_{name.upper()}") for name in space.moods],
-        times_of_day=[
-            TimeOfDay.Value(f"TIME_OF_DAY_{name.upper()}") for name in space.times_of_day
-        ],
+        content_types=[enum_number(ContentType, name) for name in space.content_types],
+        moods=[enum_number(Mood, name) for name in space.moods],
+        times_of_day=[enum_number(TimeOfDay, name) for name in space.times_of_day],
         salt=plan.split.salt,
         percent=plan.split.percent,
         rule_based_percent=plan.split.rule_based_percent,

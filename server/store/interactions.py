@@ -8,8 +8,8 @@ import asyncpg
 
 from server.contract.interaction import NewInteraction
 from server.store.database import Connection, Pool
+from server.store.locks import MAINTENANCE_LOCK, try_lock
 
-MAINTENANCE_LOCK = 7270004
 PARTITIONS_AHEAD = 4
 
 
@@ -128,9 +128,8 @@ async def maintain(pool: Pool, now: datetime, retention: timedelta) -> list[str]
     Returns:
         Names of the partitions dropped.
     """
-    # The pool releases the lock when the connection is given back.
     async with pool.acquire() as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", MAINTENANCE_LOCK):
+        if not await try_lock(connection, MAINTENANCE_LOCK):
             return []
         for week in range(PARTITIONS_AHEAD + 1):
             await ensure_partition(connection, now + timedelta(weeks=week))

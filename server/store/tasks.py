@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from server.store.database import Connection, Pool
+from server.store.locks import TRAINER_LOCK
 
 TASK = "rl_training"
-TRAINER_LOCK = 7270002
 
 _SELECT = """
 SELECT id, request_id, status, executed_at, started_at, finished_at, stage, progress,

@@ -31,6 +31,7 @@ from server.observability import tracing
 from server.settings import Settings
 from server.store import activations, models, tasks, training
 from server.store.database import Connection, database_url
+from server.store.locks import TRAINER_LOCK
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
@@ -48,7 +49,7 @@ async def train(settings: Settings, run_id: int) -> int:
     work = await asyncpg.connect(url, server_settings=options)
     try:
         await control.execute("SET lock_timeout = '30s'")
-        await control.execute("SELECT pg_advisory_lock($1)", tasks.TRAINER_LOCK)
+        await control.execute("SELECT pg_advisory_lock($1)", TRAINER_LOCK)
         request = await training.begin(control, run_id)
         if request is None:
             log.warning("run is not pending", run_id=run_id)

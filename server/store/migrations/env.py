@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import text
 
-MIGRATION_LOCK = 7270000
+from server.store.locks import MIGRATION_LOCK
 
 connection = context.config.attributes["connection"]
 connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))

@@ -1,0 +1,73 @@
+"""The one table of the RPCs: which role each asks for, and what kind of call it is."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from google.protobuf.descriptor import MethodDescriptor
+
+from server.settings.callers import Role
+
+
+class Kind(Enum):
+    """How a server treats a call.
+
+    Attributes:
+        QUICK: the handler gets and gives encoded messages, and has no time limit of its own: it
+            waits for nothing that could last.
+        NORMAL: ends after `call_timeout_seconds`.
+        LONG: works through whole periods or files; ends after `long_call_timeout_seconds`.
+        ENDLESS: a stream that lasts as long as what it tells of, or until its caller takes
+            nothing of it for `watch_stall_seconds`.
+    """
+
+    QUICK = auto()
+    NORMAL = auto()
+    LONG = auto()
+    ENDLESS = auto()
+
+
+@dataclass(frozen=True)
+class MethodPolicy:
+    """The policy of one RPC.
+
+    Attributes:
+        role: the role a caller needs; None lets everybody in.
+        kind: how the call is treated.
+    """
+
+    role: Role | None
+    kind: Kind = Kind.NORMAL
+
+
+METHODS = {
+    "GetRecommendationParams": MethodPolicy(Role.RECOMMEND, Kind.QUICK),
+    "BatchGetRecommendationParams": MethodPolicy(Role.RECOMMEND, Kind.QUICK),
+    "RecordInteractions": MethodPolicy(Role.RECORD),
+    "PutPersonalityProfiles": MethodPolicy(Role.RECORD),
+    "WatchPolicy": MethodPolicy(Role.RECORD, Kind.ENDLESS),
+    "TriggerTraining": MethodPolicy(Role.TRAIN),
+    "GetTrainingRun": MethodPolicy(Role.TRAIN),
+    "ListTrainingRuns": MethodPolicy(Role.TRAIN),
+    "WatchTrainingRun": MethodPolicy(Role.TRAIN, Kind.ENDLESS),
+    "CancelTrainingRun": MethodPolicy(Role.TRAIN),
+    "Evaluate": MethodPolicy(Role.TRAIN, Kind.LONG),
+    "ListModels": MethodPolicy(Role.ADMINISTER),
+    "GetModel": MethodPolicy(Role.ADMINISTER),
+    "ActivateModel": MethodPolicy(Role.ADMINISTER),
+    "RollbackModel": MethodPolicy(Role.ADMINISTER),
+    "ExportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG),
+    "ImportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG),
+    "SetRollout": MethodPolicy(Role.ADMINISTER),
+    "GetRollout": MethodPolicy(Role.ADMINISTER),
+    "GetExperiment": MethodPolicy(Role.ADMINISTER, Kind.LONG),
+    "SetShadow": MethodPolicy(Role.ADMINISTER),
+    "GetShadow": MethodPolicy(Role.ADMINISTER, Kind.LONG),
+    "GetSystemHealth": MethodPolicy(None),
+    "DeleteUserData": MethodPolicy(Role.ADMINISTER),
+}
+"""By method name; every RPC of the contract has a row."""
+
+
+def method_policy(method: MethodDescriptor) -> MethodPolicy:
+    """Returns the policy of an RPC. Raises KeyError if the table has no row for it."""
+    return METHODS[method.name]
