@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
+from rl.action import ACTION_LEVELS
 from rl.learners.q_learning import train
 from rl.policy import LEAST_EVIDENCE
 from rl.reward import RewardWeights
 from rl.rules import rule_table
-from rl.smoothing import ACTION_LEVELS, Smoothing, smooth
+from rl.smoothing import Smoothing, smooth
 from rl.state import StateSpace
 from simulation.compare.logs import START, Log, contexts, simulate, states, transitions
 from simulation.compare.report import Mean

@@ -3,10 +3,30 @@
 from dataclasses import dataclass, fields
 from math import isfinite
 
+import numpy as np
+from numpy.typing import NDArray
+
 ENERGIES = ("low", "medium", "high")
 DIVERSITIES = ("focused", "balanced", "diverse")
 NOVELTIES = ("familiar", "mixed", "exploratory")
+DIMENSIONS = {"energy": ENERGIES, "diversity": DIVERSITIES, "novelty": NOVELTIES}
+"""Levels of each dimension, from the lowest, in the order in which they make up an index."""
+
+N_LEVELS = len(ENERGIES), len(DIVERSITIES), len(NOVELTIES)
 N_ACTIONS = len(ENERGIES) * len(DIVERSITIES) * len(NOVELTIES)
+
+ACTION_LEVELS: NDArray[np.int64] = np.array(np.unravel_index(np.arange(N_ACTIONS), N_LEVELS))
+"""Level of each action in each dimension, 0 to 2, int64 (3, 27)."""
+
+ACTION_INTENSITIES: NDArray[np.float64] = np.stack(
+    [levels / (n - 1) for levels, n in zip(ACTION_LEVELS, N_LEVELS, strict=True)], axis=1
+)
+"""Level of each action in each dimension as 0 (lowest) to 1 (highest), float64 (27, 3)."""
+
+LEVEL_ONE_HOTS: NDArray[np.float64] = np.hstack(
+    [np.eye(n)[levels] for levels, n in zip(ACTION_LEVELS, N_LEVELS, strict=True)]
+)
+"""One-hot encoding of each action's levels, dimension by dimension, float64 (27, 9)."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,7 @@ class Action:
     novelty: str
 
     def __post_init__(self) -> None:
-        for name, levels in (
-            ("energy", ENERGIES),
-            ("diversity", DIVERSITIES),
-            ("novelty", NOVELTIES),
-        ):
+        for name, levels in DIMENSIONS.items():
             if getattr(self, name) not in levels:
                 raise ValueError(f"{name} must be one of {levels}, not {getattr(self, name)!r}")
 

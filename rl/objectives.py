@@ -10,16 +10,12 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.action import ACTIONS, DIVERSITIES, NOVELTIES
+from rl.action import ACTION_INTENSITIES, DIMENSIONS
 
 OBJECTIVES = ("engagement", "diversity", "novelty")
 
-LEVELS = np.array(
-    [
-        (DIVERSITIES.index(action.diversity) / 2, NOVELTIES.index(action.novelty) / 2)
-        for action in ACTIONS
-    ],
-    dtype=np.float32,
+LEVELS = ACTION_INTENSITIES[:, [list(DIMENSIONS).index(name) for name in OBJECTIVES[1:]]].astype(
+    np.float32, order="C"
 )
 """Diversity and novelty of each action, 0 to 1, float32 (27, 2)."""
 

@@ -1,7 +1,7 @@
 """The reward: a weighted sum of what a person did with a recommended item."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any
 
@@ -11,28 +11,37 @@ from numpy.typing import ArrayLike, NDArray
 REACTIONS = ("like", "dislike", "complete", "skip", "share", "impression")
 """Reaction k is bit ``1 << k`` of a reaction mask."""
 
+EXCLUSIVE_REACTIONS = (("like", "dislike"), ("complete", "skip"))
+"""Pairs of reactions of which an interaction has at most one."""
+
+
+def _weight(default: float, description: str) -> Any:
+    return field(default=default, metadata={"description": description})
+
 
 @dataclass(frozen=True)
 class RewardWeights:
     """Reward of each reaction, and the factors on completion rate and mood change.
 
+    Each field becomes a setting of the server, ``reward_`` and its name, described by its metadata.
+
     Raises:
         ValueError: where a weight is not a finite number.
     """
 
-    like: float = 1.0
-    dislike: float = -1.0
-    complete: float = 0.5
-    skip: float = -0.3
-    share: float = 0.8
-    impression: float = 0.0
-    completion_rate: float = 0.5
-    mood_change: float = 0.5
+    like: float = _weight(1.0, "Reward of a like.")
+    dislike: float = _weight(-1.0, "Reward of a dislike.")
+    complete: float = _weight(0.5, "Reward of a completion.")
+    skip: float = _weight(-0.3, "Reward of a skip.")
+    share: float = _weight(0.8, "Reward of a share.")
+    impression: float = _weight(0.0, "Reward of an impression.")
+    completion_rate: float = _weight(0.5, "Factor on the completion rate, 0 to 1.")
+    mood_change: float = _weight(0.5, "Factor on the mood change, -1 to 1.")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not isfinite(getattr(self, field.name)):
-                raise ValueError(f"the weight of {field.name} must be a finite number")
+        for one in fields(self):
+            if not isfinite(getattr(self, one.name)):
+                raise ValueError(f"the weight of {one.name} must be a finite number")
 
 
 def reaction_mask(reactions: Iterable[str]) -> int:

@@ -31,16 +31,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rl.action import DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
+from rl.action import ACTION_LEVELS
 from rl.state import TRAITS, StateSpace
 
 Floats = NDArray[np.float32]
 Levels = NDArray[np.int64]
-
-ACTION_LEVELS: Levels = np.array(
-    np.unravel_index(np.arange(N_ACTIONS), (len(ENERGIES), len(DIVERSITIES), len(NOVELTIES)))
-)
-"""Level of each action in each dimension, (3, 27)."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ everything one person can ever visit lies in one contiguous block of the table.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -215,6 +215,27 @@ class StateSpace:
                 raise ValueError(f"{name} must be a list of names, not {words!r}")
             vocabularies[name] = tuple(words)
         return cls(bins=data["bins"], **vocabularies)
+
+
+@lru_cache(maxsize=4)
+def context_one_hots(space: StateSpace) -> tuple[NDArray[np.float64], ...]:
+    """Returns one-hot encodings of every context of a space, as read-only float64 arrays.
+
+    Returns:
+        Content types (n_contexts, n_content_types), moods (n_contexts, n_moods), times of day
+        (n_contexts, n_times), and pairs of content type and mood, the content type slow.
+    """
+    contents, moods, times = space.context_shape
+    content, mood, time = np.unravel_index(np.arange(space.n_contexts), space.context_shape)
+    encoded = (
+        np.eye(contents)[content],
+        np.eye(moods)[mood],
+        np.eye(times)[time],
+        np.eye(contents * moods)[content * moods + mood],
+    )
+    for array in encoded:
+        array.setflags(write=False)
+    return encoded
 
 
 def time_of_day(hour: int) -> str:

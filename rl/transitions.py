@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rl.numbering import numbered
+from rl.numerics import unique_inverse
 from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
 
 TERMINAL = -1
@@ -190,7 +190,7 @@ def prepare(
         min_interactions: least number due for a person to be trained, at least 1.
     """
     order = _by_time(interactions)
-    people, person = numbered(interactions.user)
+    people, person = unique_inverse(interactions.user)
     ids, times, state = interactions.id, interactions.time, interactions.state
     if order is not None:
         ids, times, state, person = ids[order], times[order], state[order], person[order]

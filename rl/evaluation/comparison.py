@@ -11,7 +11,7 @@ from rl.action import N_ACTIONS
 from rl.evaluation.estimators import ESTIMATORS, DoublyRobust, Floats, Rounds, rounds
 from rl.evaluation.intervals import Estimate, difference, estimate
 from rl.evaluation.reward_model import estimate_rewards
-from rl.numbering import numbered
+from rl.numerics import unique_inverse
 from rl.objectives import LEVELS, OBJECTIVES, Objectives
 from rl.policy import Policy
 from rl.state import TRAITS, StateSpace
@@ -209,7 +209,7 @@ def _by_objective(
     Returns:
         Rounds by objective, and how often the policy takes each action, 27 shares.
     """
-    cluster = numbered(log.person)[1]
+    cluster = unique_inverse(log.person)[1]
     traits = np.zeros((len(log), len(TRAITS)), np.float32) if log.traits is None else log.traits
     pieces, levels, taken = [], [], np.zeros(N_ACTIONS)
     for first in range(0, max(len(log), 1), _CHUNK):

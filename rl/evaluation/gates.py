@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from rl.objectives import LEVELS, Objectives
-from rl.reward import RewardWeights
+from rl.reward import EXCLUSIVE_REACTIONS, REACTIONS, RewardWeights
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,15 @@ class Figures:
 
 
 def reward_bounds(weights: RewardWeights, objectives: Objectives) -> tuple[float, float]:
-    """Least and largest reward of one interaction.
+    """Returns the least and the largest reward of one interaction.
 
-    Like and dislike exclude each other, as complete and skip do; every other term is free.
+    Reactions are free but for `EXCLUSIVE_REACTIONS`, of which one at most is there.
     """
-    pairs = ((weights.like, weights.dislike), (weights.complete, weights.skip))
+    excluded = [name for pair in EXCLUSIVE_REACTIONS for name in pair]
+    free = [(name,) for name in REACTIONS if name not in excluded]
     low = high = 0.0
     for terms in (
-        *pairs,
-        (weights.share,),
-        (weights.impression,),
+        *([getattr(weights, name) for name in names] for names in (*EXCLUSIVE_REACTIONS, *free)),
         (weights.completion_rate,),
         (weights.mood_change, -weights.mood_change),
     ):

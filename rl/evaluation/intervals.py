@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rl.evaluation.estimators import Estimator, Floats, Rounds
 from rl.evaluation.overlap import OVERLAP, Overlap, effective_size, standard_error
-from rl.numbering import numbered
+from rl.numerics import unique_inverse
 
 RESAMPLES = 400
 """Bootstrap samples: the 2.5 % quantile is then the tenth smallest."""
@@ -115,7 +115,7 @@ def _estimate(
     """The value of the first policy, less that of the second if there is one."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
-    people, person = numbered(policies[0].cluster)
+    people, person = unique_inverse(policies[0].cluster)
     reason = _why_not(policies, person, overlap)
     value, intervals = nan, []
     if not reason:

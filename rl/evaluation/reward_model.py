@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.action import DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
-from rl.state import TRAITS, StateSpace
+from rl.action import LEVEL_ONE_HOTS, N_ACTIONS
+from rl.numerics import splitmix64
+from rl.state import TRAITS, StateSpace, context_one_hots
 
 Floats = NDArray[np.float64]
 
@@ -23,16 +24,6 @@ RIDGE = 30.0
 """Best held-out R^2 on simulated logs of 400 to 200 000 rounds, among 0.1, 1, 3, ... 1000."""
 
 _CHUNK = 1 << 14
-_SHAPE = len(ENERGIES), len(DIVERSITIES), len(NOVELTIES)
-_LEVELS = np.hstack(
-    [
-        np.eye(levels)[level]
-        for levels, level in zip(
-            _SHAPE, np.unravel_index(np.arange(N_ACTIONS), _SHAPE), strict=True
-        )
-    ]
-)
-"""Which levels an action has, (27, 9) of 0 and 1."""
 
 
 def estimate_rewards(
@@ -82,17 +73,8 @@ class _Features:
     """What is known of a state: its context one-hot, alone and in pairs, and its trait bins."""
 
     def __init__(self, space: StateSpace) -> None:
-        content, mood, time = np.unravel_index(np.arange(space.n_contexts), space.context_shape)
-        contents, moods, times = space.context_shape
-        self._contexts = np.hstack(
-            [
-                np.ones((space.n_contexts, 1)),
-                np.eye(contents)[content],
-                np.eye(moods)[mood],
-                np.eye(times)[time],
-                np.eye(contents * moods)[content * moods + mood],
-            ]
-        )
+        encoded = context_one_hots(space)
+        self._contexts = np.hstack([np.ones((space.n_contexts, 1)), *encoded])
         bins = np.unravel_index(np.arange(space.n_cells), (space.bins,) * len(TRAITS))
         self._cells = (2.0 * np.stack(bins, axis=1) + 1.0) / space.bins - 1.0
         self.size = self._contexts.shape[1] + len(TRAITS)
@@ -104,11 +86,9 @@ class _Features:
 
 
 def _fold(cluster: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
-    """Fold of each row by a fixed hash of its person (splitmix64: Steele, Lea & Flood 2014)."""
-    x = cluster.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) % np.uint64(folds)).astype(np.int64)
+    """Returns the fold of each row by a fixed hash of its person, int64 (n,)."""
+    hashes: NDArray[np.uint64] = splitmix64(cluster.astype(np.uint64))
+    return (hashes % np.uint64(folds)).astype(np.int64)
 
 
 def _chunks(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
@@ -140,11 +120,11 @@ def _moments(
 
 def _fit(squares: Floats, products: Floats, ridge: float) -> tuple[float, Floats]:
     """Mean reward, and each action's coefficients of what differs from it, (27, k)."""
-    k, levels = squares.shape[-1], _LEVELS.shape[1]
+    k, levels = squares.shape[-1], LEVEL_ONE_HOTS.shape[1]
     mean = float(products[:, 0].sum() / max(squares[:, 0, 0].sum(), 1.0))
-    gram = np.einsum("ap,aq,aij->piqj", _LEVELS, _LEVELS, squares, optimize=True)
+    gram = np.einsum("ap,aq,aij->piqj", LEVEL_ONE_HOTS, LEVEL_ONE_HOTS, squares, optimize=True)
     gram = gram.reshape(levels * k, levels * k)
-    moment = _LEVELS.T @ (products - mean * squares[:, 0])
+    moment = LEVEL_ONE_HOTS.T @ (products - mean * squares[:, 0])
     solved = np.linalg.solve(gram + ridge * np.eye(levels * k), moment.ravel())
-    coefficients: Floats = _LEVELS @ solved.reshape(levels, k)
+    coefficients: Floats = LEVEL_ONE_HOTS @ solved.reshape(levels, k)
     return mean, coefficients

@@ -25,6 +25,12 @@ from numpy.typing import NDArray
 
 Verdict = Literal["better", "worse", "undecided"]
 
+ALPHA = 0.05
+"""Probability, by default, that a confidence sequence ever misses the true difference."""
+
+BURN_IN = 100
+"""People in each arm, by default, before a confidence sequence begins."""
+
 
 @dataclass(frozen=True)
 class ArmTotals:
@@ -145,9 +151,9 @@ def difference(
     treatment: ArmTotals,
     control: ArmTotals,
     *,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     tightest_at: float = 1000,
-    burn_in: int = 100,
+    burn_in: int = BURN_IN,
 ) -> Difference:
     """Compares two arms of different people. Settings may not depend on the data.
 

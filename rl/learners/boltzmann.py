@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rl.action import N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters, check_range
 from rl.learners.q_learning import QLearning
+from rl.numerics import softmax
 from rl.policy import (
     EXPLORATION,
     Arrays,
@@ -113,10 +114,3 @@ class Boltzmann(QLearning):
         probabilities[unknown] = 0.0
         probabilities[unknown, table.rules[unknown]] = 1.0
         return ProbabilityTable(self.space, probabilities, table.sources.tobytes(), self.epsilon)
-
-
-def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of shape (..., n_actions) that are proportional to the exponentials."""
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return probabilities

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rl.action import N_ACTIONS
 from rl.learners.base import checked
 from rl.learners.tabular import TabularLearner
+from rl.numerics import splitmix64
 from rl.transitions import Transitions
 
 
@@ -96,12 +97,9 @@ def _learned(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDArray[
 
 @njit(nogil=True, cache=True)
 def _coin(pair: np.int64, updates: np.int64) -> np.int64:
-    """0 or 1: the top bit of splitmix64 (Steele, Lea & Flood 2014) of both numbers."""
+    """Returns 0 or 1: the top bit of a hash of both numbers."""
     x = np.uint64(pair) * np.uint64(0xD1B54A32D192ED03) + np.uint64(updates)
-    x += np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(63))
+    return np.int64(splitmix64(x) >> np.uint64(63))
 
 
 @njit(nogil=True, cache=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.policy import Traits
-from rl.state import TRAITS, StateSpace
+from rl.state import TRAITS, StateSpace, context_one_hots
 
 Floats = NDArray[np.float64]
 
@@ -37,14 +37,7 @@ def expansion(space: StateSpace) -> Floats:
     The features are the terms; 1 for the content type, the mood, the time of day, and the content
     type with the mood, one place for each; and the scores once for each content type and mood.
     """
-    shape = space.context_shape
-    content, mood, time = (
-        np.eye(size)[word]
-        for size, word in zip(
-            shape, np.unravel_index(np.arange(space.n_contexts), shape), strict=True
-        )
-    )
-    pairs = (content[:, :, None] * mood[:, None, :]).reshape(space.n_contexts, -1)
+    content, mood, time, pairs = context_one_hots(space)
     words = np.hstack([content, mood, time, pairs])
     by_score = np.hstack([content, mood])
     n_words, n_by_score = words.shape[1], by_score.shape[1]

@@ -20,26 +20,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rl.action import DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
+from rl.action import LEVEL_ONE_HOTS, N_ACTIONS
 from rl.learners.base import Learner, OnProgress, Statistics, checked
 from rl.learners.features import N_TERMS, Floats, expansion, n_features
 from rl.learners.hyperparameters import Hyperparameters, check_range
 from rl.state import StateSpace
 from rl.transitions import Transitions
 
-_SHAPE = len(ENERGIES), len(DIVERSITIES), len(NOVELTIES)
-BLOCKS: Floats = np.hstack(
-    [
-        np.ones((N_ACTIONS, 1)),
-        *(
-            np.eye(levels)[level]
-            for levels, level in zip(
-                _SHAPE, np.unravel_index(np.arange(N_ACTIONS), _SHAPE), strict=True
-            )
-        ),
-    ]
-)
-"""Which coefficient vectors an action adds up, (27, 10) of 0 and 1."""
+BLOCKS: Floats = np.hstack([np.ones((N_ACTIONS, 1)), LEVEL_ONE_HOTS])
+"""Coefficient vectors that each action adds up, float64 (27, 10) of 0 and 1."""
 
 _CHUNK = 1 << 18
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.numerics import softmax
 from rl.policy import LEARNED, Arrays, Policy, States, Traits, check_epsilon
-from rl.state import TRAITS, StateSpace
+from rl.state import TRAITS, StateSpace, context_one_hots
 
 Floats = NDArray[np.float32]
 
@@ -26,10 +27,8 @@ LAYERS = len(HIDDEN) + 1
 @lru_cache(maxsize=4)
 def context_inputs(space: StateSpace) -> Floats:
     """The part of the input that a context decides, (n_contexts, n_words), not writable."""
-    words = np.unravel_index(np.arange(space.n_contexts), space.context_shape)
-    found = np.hstack(
-        [np.eye(size)[word] for size, word in zip(space.context_shape, words, strict=True)]
-    ).astype(np.float32)
+    content, mood, time, _ = context_one_hots(space)
+    found = np.hstack([content, mood, time]).astype(np.float32)
     found.setflags(write=False)
     return found
 
@@ -152,7 +151,4 @@ class SoftmaxNetwork(NetworkPolicy):
     kind: ClassVar[str] = "softmax_network"
 
     def action_dist(self, state: States, traits: Traits) -> NDArray[np.float64]:
-        scores = self.outputs(state, traits).astype(np.float64)
-        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return shares
+        return softmax(self.outputs(state, traits).astype(np.float64))

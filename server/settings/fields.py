@@ -1,10 +1,38 @@
-"""Types of settings that need more than pydantic knows."""
+"""Types of settings that need more than pydantic knows, and settings made of dataclasses."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
+
+Instance = TypeVar("Instance")
+
+
+def settings_from(dataclass: Any, prefix: str) -> dict[str, Any]:
+    """Returns pydantic fields for those of a dataclass, as `pydantic.create_model` takes them.
+
+    Args:
+        dataclass: has defaults and, in the metadata of each field, a ``description``.
+        prefix: put before the fields' names.
+    """
+    return {
+        prefix + field.name: (
+            field.type,
+            Field(field.default, description=field.metadata["description"]),
+        )
+        for field in fields(dataclass)
+    }
+
+
+def configured(dataclass: type[Instance], settings: BaseModel, prefix: str = "") -> Instance:
+    """Returns a dataclass filled from the settings that have its fields' names after a prefix."""
+    values = {
+        field.name: getattr(settings, prefix + field.name)
+        for field in fields(dataclass)  # type: ignore[arg-type]
+    }
+    return dataclass(**values)
 
 
 def _split(value: Any) -> Any:

@@ -1,44 +1,55 @@
-"""What is learned, from what, and when."""
+"""Settings of the state space, the reward, the learner and its schedule."""
 
 import os
 from dataclasses import fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
-from rl.learners.hyperparameters import EXPONENTIAL, SCHEDULES, Hyperparameters
+from rl.learners.hyperparameters import SCHEDULES, Hyperparameters
 from rl.learners.registry import DEFAULT_ALGORITHM, LEARNERS, settings_of
 from rl.objectives import Objectives
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
-from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
-from server.settings.fields import Names, OptionalText
+from rl.state import StateSpace
+from server.settings.fields import Names, OptionalText, configured, settings_from
 from server.settings.schedule import Schedule, parse
 
 
-class LearningSettings(BaseModel):
-    """Of states, rewards, the learner and its schedule."""
+class SpaceSettings(BaseModel):
+    """Personality bins and vocabularies of the state space."""
 
-    bins: int = Field(5, ge=1, le=10, description="Bins per personality trait.")
-    content_types: Names = Field(CONTENT_TYPES, description="Content types, comma separated.")
-    moods: Names = Field(MOODS, description="Moods, comma separated.")
-    times_of_day: Names = Field(TIMES_OF_DAY, description="Times of day, comma separated.")
-    reward_like: float = Field(1.0, description="Reward of a like.")
-    reward_dislike: float = Field(-1.0, description="Reward of a dislike.")
-    reward_complete: float = Field(0.5, description="Reward of a completion.")
-    reward_skip: float = Field(-0.3, description="Reward of a skip.")
-    reward_share: float = Field(0.8, description="Reward of a share.")
-    reward_impression: float = Field(0.0, description="Reward of an impression.")
-    reward_completion_rate: float = Field(0.5, description="Factor on the completion rate, 0 to 1.")
-    reward_mood_change: float = Field(0.5, description="Factor on the mood change, -1 to 1.")
+    bins: int = Field(StateSpace.bins, ge=1, le=10, description="Bins per personality trait.")
+    content_types: Names = Field(
+        StateSpace.content_types, description="Content types, comma separated."
+    )
+    moods: Names = Field(StateSpace.moods, description="Moods, comma separated.")
+    times_of_day: Names = Field(
+        StateSpace.times_of_day, description="Times of day, comma separated."
+    )
+
+
+if TYPE_CHECKING:
+    RewardSettings = SpaceSettings
+else:
+    RewardSettings = create_model(
+        "RewardSettings", __base__=SpaceSettings, **settings_from(RewardWeights, "reward_")
+    )
+
+
+class LearningSettings(RewardSettings):
+    """The state space, the reward, the learner and its schedule."""
+
     objective_engagement: float = Field(
-        1.0, description="Weight of the reactions' reward among the objectives."
+        Objectives.engagement, description="Weight of the reactions' reward among the objectives."
     )
     objective_diversity: float = Field(
-        0.0, description="Reward of the most diverse recommendation over the most focused."
+        Objectives.diversity,
+        description="Reward of the most diverse recommendation over the most focused.",
     )
     objective_novelty: float = Field(
-        0.0, description="Reward of the most exploratory recommendation over the most familiar."
+        Objectives.novelty,
+        description="Reward of the most exploratory recommendation over the most familiar.",
     )
     algorithm: str = Field(
         DEFAULT_ALGORITHM,
@@ -66,23 +77,32 @@ class LearningSettings(BaseModel):
         le=3125,
         description="Parts that the work is dealt into. 0: one for each processor.",
     )
-    learning_rate: float = Field(0.1, description="Step size of an update, above 0 and up to 1.")
+    learning_rate: float = Field(
+        Hyperparameters.learning_rate, description="Step size of an update, above 0 and up to 1."
+    )
     discount_factor: float = Field(
-        0.95, description="Value of the next step's reward, from 0 up to but not 1."
+        Hyperparameters.discount_factor,
+        description="Value of the next step's reward, from 0 up to but not 1.",
     )
     exploration_rate: float = Field(
-        0.3, description="Exploration of the schedule before any training, 0 to 1."
+        Hyperparameters.exploration_rate,
+        description="Exploration of the schedule before any training, 0 to 1.",
     )
     exploration_decay: float = Field(
-        0.995, description="Factor on it for each thousand interactions trained."
+        Hyperparameters.exploration_decay,
+        description="Factor on it for each thousand interactions trained.",
     )
-    min_exploration_rate: float = Field(0.05, description="Its floor, 0 to 1.")
+    min_exploration_rate: float = Field(
+        Hyperparameters.min_exploration_rate, description="Its floor, 0 to 1."
+    )
     exploration_schedule: str = Field(
-        EXPONENTIAL, description=f"How it falls: {', '.join(SCHEDULES)}."
+        Hyperparameters.exploration_schedule, description=f"How it falls: {', '.join(SCHEDULES)}."
     )
-    session_gap_seconds: float = Field(1800.0, description="Longest pause within one session.")
+    session_gap_seconds: float = Field(
+        Hyperparameters.session_gap_seconds, description="Longest pause within one session."
+    )
     settling_seconds: float | None = Field(
-        None,
+        Hyperparameters.settling_seconds,
         description="Rest of an interaction before it is trained. Absent: the session gap.",
     )
     days_back: int = Field(7, ge=1, le=3650, description="Default window of a training run, days.")
@@ -107,13 +127,19 @@ class LearningSettings(BaseModel):
         max(1, (os.cpu_count() or 1) - 1), ge=1, le=256, description="Threads of a training run."
     )
     kernel_width: float = Field(
-        20.0, gt=0, description="How far a state borrows from similar people, in trait points."
+        Smoothing.kernel_width,
+        gt=0,
+        description="How far a state borrows from similar people, in trait points.",
     )
     shrinkage: float = Field(
-        8.0, gt=0, description="Visits that what is borrowed is worth against a state's own."
+        Smoothing.shrinkage,
+        gt=0,
+        description="Visits that what is borrowed is worth against a state's own.",
     )
     rule_bonus: float = Field(
-        0.6, ge=0, description="Advantage of the rules' action where there is no data, in reward."
+        Smoothing.rule_bonus,
+        ge=0,
+        description="Advantage of the rules' action where there is no data, in reward.",
     )
 
     @model_validator(mode="after")
@@ -126,11 +152,11 @@ class LearningSettings(BaseModel):
         return self
 
     def space(self) -> StateSpace:
-        """The configured state space."""
-        return StateSpace(self.bins, self.content_types, self.moods, self.times_of_day)
+        """Returns the configured state space."""
+        return configured(StateSpace, self)
 
     def hyperparameters(self) -> Hyperparameters:
-        """The configured settings of the learner."""
+        """Returns the configured hyperparameters of the configured algorithm."""
         try:
             pairs = (part.split("=") for part in self.algorithm_parameters)
             parameters = {name.strip(): float(value) for name, value in pairs}
@@ -139,32 +165,21 @@ class LearningSettings(BaseModel):
         return settings_of(self.algorithm, {**self.common_hyperparameters(), **parameters})
 
     def common_hyperparameters(self) -> dict[str, Any]:
-        """The configured settings that every algorithm has, by name."""
+        """Returns the configured hyperparameters that every algorithm has, by name."""
         return {field.name: getattr(self, field.name) for field in fields(Hyperparameters)}
 
     def reward_weights(self) -> RewardWeights:
-        """The configured reward."""
-        return RewardWeights(
-            like=self.reward_like,
-            dislike=self.reward_dislike,
-            complete=self.reward_complete,
-            skip=self.reward_skip,
-            share=self.reward_share,
-            impression=self.reward_impression,
-            completion_rate=self.reward_completion_rate,
-            mood_change=self.reward_mood_change,
-        )
+        """Returns the configured weights of the reward."""
+        return configured(RewardWeights, self, "reward_")
 
     def objectives(self) -> Objectives:
-        """The configured weights of the objectives."""
-        return Objectives(
-            self.objective_engagement, self.objective_diversity, self.objective_novelty
-        )
+        """Returns the configured weights of the objectives."""
+        return configured(Objectives, self, "objective_")
 
     def training_schedule(self) -> Schedule | None:
-        """When training runs by itself, or None."""
+        """Returns the configured schedule of training, or None without one."""
         return None if self.schedule is None else parse(self.schedule, self.schedule_time_zone)
 
     def smoothing(self) -> Smoothing:
-        """The configured smoothing."""
-        return Smoothing(self.kernel_width, self.shrinkage, self.rule_bonus)
+        """Returns the configured smoothing."""
+        return configured(Smoothing, self)

@@ -1,27 +1,32 @@
-"""What a version must show before it is served, and how it reaches people."""
+"""Settings of the gates of a version and of its rollout."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from rl.evaluation.gates import Thresholds
+from rl.evaluation.sequential import ALPHA, BURN_IN
+from server.settings.fields import configured
 
 
 class RolloutSettings(BaseModel):
-    """Of gates, the ramp and the comparison of arms."""
+    """Gates, the steps of the ramp and the comparison of arms."""
 
     gates: Literal["enforce", "report"] = Field(
         "enforce",
         description="Whether a version that does not pass the gates is held back, or only noted.",
     )
     gate_interactions: int = Field(
-        1000, ge=0, description="Least number of interactions behind a version that is served."
+        Thresholds.interactions,
+        ge=0,
+        description="Least number of interactions behind a version that is served.",
     )
     gate_average_reward: float = Field(
-        0.3, description="What the average reward of the interactions just trained must exceed."
+        Thresholds.average_reward,
+        description="What the average reward of the interactions just trained must exceed.",
     )
     gate_improvement_tolerance: float = Field(
-        0.1,
+        Thresholds.improvement_tolerance,
         ge=0,
         description="How much worse than the active policy, in reward, a version may be at the "
         "lower confidence bound of the difference on interactions it had not seen.",
@@ -30,10 +35,15 @@ class RolloutSettings(BaseModel):
         0.95, gt=0.5, lt=1, description="Confidence of that lower bound (one-sided)."
     )
     gate_q_bound_factor: float = Field(
-        1.0, gt=0, description="Largest |Q| as a multiple of its theoretical bound."
+        Thresholds.q_bound_factor,
+        gt=0,
+        description="Largest |Q| as a multiple of its theoretical bound.",
     )
     gate_coverage_share: float = Field(
-        0.5, ge=0, le=1, description="Least share of the active version's visited states."
+        Thresholds.coverage_share,
+        ge=0,
+        le=1,
+        description="Least share of the active version's visited states.",
     )
     holdout_share: float = Field(
         0.5,
@@ -58,13 +68,13 @@ class RolloutSettings(BaseModel):
         "taken back.",
     )
     experiment_alpha: float = Field(
-        0.05,
+        ALPHA,
         gt=0,
         lt=1,
         description="Most probability that a comparison of arms ever errs.",
     )
     experiment_burn_in: int = Field(
-        100, ge=2, description="People in each arm before a comparison says anything."
+        BURN_IN, ge=2, description="People in each arm before a comparison says anything."
     )
 
     @model_validator(mode="after")
@@ -73,17 +83,11 @@ class RolloutSettings(BaseModel):
         return self
 
     def thresholds(self) -> Thresholds:
-        """What the gates hold a version to."""
-        return Thresholds(
-            interactions=self.gate_interactions,
-            average_reward=self.gate_average_reward,
-            improvement_tolerance=self.gate_improvement_tolerance,
-            q_bound_factor=self.gate_q_bound_factor,
-            coverage_share=self.gate_coverage_share,
-        )
+        """Returns the configured thresholds of the gates."""
+        return configured(Thresholds, self, "gate_")
 
     def steps(self) -> dict[str, float]:
-        """Steps of the ramp, by name, rising."""
+        """Returns the steps of the ramp: percentages by name, rising to 100."""
         try:
             pairs = (part.split("=") for part in self.rollout_steps.split(","))
             steps = {name.strip(): float(percent) for name, percent in pairs}

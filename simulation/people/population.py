@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.numerics import softmax
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, time_of_day
 
 Floats = NDArray[np.float64]
@@ -131,7 +132,7 @@ def draw_population(rng: np.random.Generator, n: int) -> Population:
         tastes=everywhere + by_content,
         visits_per_week=rng.gamma(4.0, 5.0 / 4.0, size=n),
         peak_hour=peak_hour,
-        content_shares=_softmax(content_logits),
+        content_shares=softmax(content_logits),
         mood_logits=mood_logits,
     )
 
@@ -172,9 +173,3 @@ def choose(rng: np.random.Generator, logits: Floats) -> Ints:
     """One column a row, drawn with probabilities softmax(logits), shape (m, k) -> (m,)."""
     chosen: Ints = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     return chosen
-
-
-def _softmax(logits: Floats) -> Floats:
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    softmax: Floats = weights / weights.sum(axis=1, keepdims=True)
-    return softmax

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl.action import ACTIONS, DIVERSITIES, ENERGIES, NOVELTIES
+from rl.action import ACTION_INTENSITIES, DIMENSIONS
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, TRAITS
 from simulation.people.population import Floats, Population, Situations
 
-DIMENSIONS = ("energy", "diversity", "novelty")
 TOLERANCE = 0.4
 """Distance from the ideal at which utility is down to 61 %; the levels lie at 0, 0.5 and 1."""
 
@@ -101,12 +100,6 @@ LEANINGS = (
     Leaning("novelty", -1.0, "agreeableness", content_types=("music", "video")),
 )
 
-_LEVELS = np.array(
-    [
-        (ENERGIES.index(a.energy), DIVERSITIES.index(a.diversity), NOVELTIES.index(a.novelty))
-        for a in ACTIONS
-    ]
-) / (len(ENERGIES) - 1)
 _WEIGHTS = np.array([IMPORTANCE[name] for name in CONTENT_TYPES])
 
 
@@ -119,7 +112,7 @@ def _coefficients() -> Floats:
             [CONTENT_TYPES.index(name) for name in one.content_types],
             [MOODS.index(name) for name in one.moods],
             [TIMES_OF_DAY.index(name) for name in one.times_of_day],
-            [DIMENSIONS.index(one.dimension)],
+            [list(DIMENSIONS).index(one.dimension)],
             [0 if one.trait is None else 1 + TRAITS.index(one.trait)],
         )
         sums[where] += one.weight
@@ -144,7 +137,7 @@ def utilities(population: Population, at: Situations) -> Floats:
 
     ``exp(-0.5 * sum over dimensions of importance * ((level - ideal) / TOLERANCE) ** 2)``
     """
-    distance = (_LEVELS[None] - ideals(population, at)[:, None, :]) / TOLERANCE
+    distance = (ACTION_INTENSITIES[None] - ideals(population, at)[:, None, :]) / TOLERANCE
     cost = np.einsum("mad,md->ma", distance**2, _WEIGHTS[at.content_type])
     suits: Floats = np.exp(-0.5 * cost)
     return suits

@@ -154,8 +154,9 @@ def react(
         "share": share,
         "impression": ~attentive,
     }
+    never = np.zeros(m, dtype=np.bool_)
     return Outcomes(
-        mask=np.stack([flags[name] for name in REACTIONS], axis=1) @ _BITS,
+        mask=np.stack([flags.get(name, never) for name in REACTIONS], axis=1) @ _BITS,
         completion_rate=np.where(attentive, completion_rate, np.nan),
         mood_change=np.where(reports, mood_change, np.nan),
         mood=_next_mood(rng, population, at, utility),

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from rl.action import N_ACTIONS
 from rl.learners import double_q_learning, expected_sarsa
-from rl.learners.boltzmann import Boltzmann, BoltzmannHyperparameters, ProbabilityTable, softmax
+from rl.learners.boltzmann import Boltzmann, BoltzmannHyperparameters, ProbabilityTable
 from rl.learners.expected_sarsa import ExpectedSarsaHyperparameters
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.ucb import Ucb, UcbHyperparameters, choose
+from rl.numerics import softmax
 from rl.policy import RULE_BASED
 from rl.rules import rule_table
 from rl.state import StateSpace
