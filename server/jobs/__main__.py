@@ -7,9 +7,9 @@ import sys
 import structlog
 
 from server.jobs.evaluation import evaluate
-from server.jobs.evaluation_request import EvaluationRequest
 from server.jobs.experiment import compare_arms
 from server.jobs.processes import STORE_AWAY
+from server.jobs.requests import EvaluationRequest
 from server.jobs.tables import export_table, import_table
 from server.jobs.training.run import train
 from server.observability import logs, tracing

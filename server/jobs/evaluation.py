@@ -19,8 +19,8 @@ from rl.reward import reaction_flags, rewards
 from rl.state import TRAITS, StateSpace
 from rl.transitions import TrainedThrough
 from server.contract.vocabulary import ARM_NAMES
-from server.jobs.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.jobs.reports import comparison_json
+from server.jobs.requests import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.settings import Settings
 from server.store import models
 from server.store.activations import current_activation

@@ -10,8 +10,8 @@ from recparams.v1 import rollout_pb2_grpc as grpc_pb
 from rl.arms import NEVER_ACTIVATED, RULES_VERSION, Activation
 from server.contract.errors import Violations, not_found
 from server.contract.vocabulary import ARM_NUMBERS
-from server.jobs.evaluation_request import ACTIVE, EvaluationRequest
 from server.jobs.processes import run_json
+from server.jobs.requests import ACTIVE, EvaluationRequest
 from server.services.conversion import stamp
 from server.services.runtime import Runtime
 from server.services.versions import (

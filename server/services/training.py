@@ -16,9 +16,8 @@ from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from rl.state import StateSpace
 from server.contract.errors import ServiceError, Violations, error, not_found
-from server.jobs.evaluation_request import EvaluationRequest
 from server.jobs.processes import run_json
-from server.jobs.requests import RAY
+from server.jobs.requests import RAY, EvaluationRequest
 from server.observability import tracing
 from server.services.conversion import page_bounds, run_message
 from server.services.runtime import Runtime

@@ -14,8 +14,7 @@ from rl.learners.registry import LEARNERS, settings_of
 from rl.learners.tabular import TabularLearner
 from rl.objectives import Objectives
 from server.contract.errors import Violations
-from server.jobs.evaluation_request import ACTIVE, RANDOM, RULES
-from server.jobs.requests import PROCESS, RAY, RunRequest
+from server.jobs.requests import ACTIVE, PROCESS, RANDOM, RAY, RULES, RunRequest
 from server.services.checks import FUTURE_ALLOWED, check_timestamp, to_datetime
 from server.settings import Settings
 

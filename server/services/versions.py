@@ -6,7 +6,7 @@ import grpc
 
 from rl.arms import RULES_VERSION, Activation
 from server.contract.errors import ServiceError, error, invalid, not_found
-from server.jobs.evaluation_request import ACTIVE
+from server.jobs.requests import ACTIVE
 from server.services.runtime import Runtime
 from server.store import models
 from server.store.activations import current_activation

@@ -6,14 +6,14 @@ run can then be told to read the files. It is refused where the database has mov
 would make it wrong: another version trained, people forgotten.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import asyncpg
+from pydantic import TypeAdapter, ValidationError
 
 from rl.learners.hyperparameters import Hyperparameters
 from rl.state import StateSpace
@@ -26,7 +26,7 @@ from server.store.columns import INTERACTIONS, Rows, copy_rows
 from server.store.database import Connection, database_url
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT: Final = 1
 ROW_GROUP = 1 << 18
 
 
@@ -36,14 +36,15 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export holds.
+    """Contents of an export, stored beside its files as JSON.
 
     Attributes:
         through, window_start, rebuild: what was read, as a run reads it.
-        space: cells are of this one.
-        base_version: what an incremental run would have gone on from.
+        space: the state space that cells are of.
+        base_version: the version that an incremental run would have gone on from.
         interactions: how many, each counted once.
         shards: one for each file, in order.
+        format: of the files and of this.
     """
 
     through: int
@@ -53,40 +54,22 @@ class Manifest:
     base_version: int | None
     interactions: int
     shards: tuple[Shard, ...]
+    format: Literal[1]
 
-    def to_json(self) -> str:
-        """The inverse of `load`."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "through": self.through,
-                "window_start": self.window_start.isoformat(),
-                "rebuild": self.rebuild,
-                "space": self.space.to_dict(),
-                "base_version": self.base_version,
-                "interactions": self.interactions,
-                "shards": [[shard.low, shard.high] for shard in self.shards],
-            },
-            indent=1,
-        )
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def load(folder: Path) -> Manifest:
-    """The manifest of a whole export. Raises ExportError."""
+    """Returns the manifest of a whole export. Raises ExportError."""
     try:
-        found = json.loads((folder / MANIFEST).read_text())
-        if found["format"] != FORMAT:
-            raise ExportError(f"{folder} has format {found['format']}, not {FORMAT}")
-        return Manifest(
-            through=int(found["through"]),
-            window_start=datetime.fromisoformat(found["window_start"]),
-            rebuild=bool(found["rebuild"]),
-            space=StateSpace.from_dict(found["space"]),
-            base_version=found["base_version"],
-            interactions=int(found["interactions"]),
-            shards=tuple(Shard(int(low), int(high)) for low, high in found["shards"]),
+        return _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
+    except ValidationError as failure:
+        wrong = "; ".join(
+            ": ".join((*map(str, one["loc"]), one["msg"])) for one in failure.errors()
         )
-    except (OSError, ValueError, KeyError, TypeError) as failure:
+        raise ExportError(f"{folder} holds no whole export: {wrong}") from None
+    except OSError as failure:
         raise ExportError(f"{folder} holds no whole export: {failure}") from None
 
 
@@ -162,12 +145,13 @@ async def export(
             base_version=await training.base_version(work),
             interactions=await _count(work, rebuild, through, window_start),
             shards=tuple(dealt),
+            format=FORMAT,
         )
     finally:
         work.terminate()
     # Last, and at once: a folder with a manifest is whole.
     partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(manifest.to_json())
+    partial.write_bytes(_MANIFEST.dump_json(manifest, indent=1))
     partial.rename(folder / MANIFEST)
     return manifest
 
