@@ -37,13 +37,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _work(settings: Settings, arguments: list[str]) -> int:
+    output = sys.stdout.buffer
     match arguments:
         case ["train", run_id]:
             return asyncio.run(train(settings, int(run_id)))
         case ["evaluate", request]:
-            return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request)))
+            return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request), output))
         case ["experiment", experiment_id]:
-            return asyncio.run(compare_arms(settings, int(experiment_id)))
+            return asyncio.run(compare_arms(settings, int(experiment_id), output))
         case ["export", version]:
             return asyncio.run(export_table(settings, int(version), sys.stdout))
         case ["import"]:

@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from server.contract.errors import store_unavailable
 from server.observability import tracing
@@ -138,12 +138,18 @@ class Workers:
                 watcher.cancel()
 
 
-async def run_json(workers: Workers, *arguments: str) -> Any:
-    """What a job prints as JSON. Raises RuntimeError where it fails, and as `_ended`."""
+_M = TypeVar("_M", bound=Message)
+
+
+async def run_for(workers: Workers, answer: type[_M], *arguments: str) -> _M:
+    """Runs a job that writes a message, of the type given, and returns it.
+
+    Raises RuntimeError if it fails, and as `_ended`.
+    """
     code, output = await workers.run(*arguments)
     if code != 0:
         raise RuntimeError(f"worker {arguments[0]} exited with code {code}")
-    return json.loads(output)
+    return answer.FromString(output)
 
 
 async def _ended(process: Process) -> int:

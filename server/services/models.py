@@ -1,6 +1,5 @@
 """ModelService: which version is served, and tables in and out."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -94,7 +93,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
             raise invalid("chunk", output.decode()[:LONGEST_DESCRIPTION])
         if code != 0:
             raise RuntimeError(f"the import exited with code {code}")
-        version = json.loads(output)["version"]
+        version = int(output)
         async with pool.acquire() as connection, connection.transaction():
             if upload.activate:
                 await check_servable(self._runtime, connection, version)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recparams.v1 import evaluation_pb2 as pb
 from rl.arms import RULES_VERSION, Activation
 from rl.evaluation.comparison import Comparison, Log, Target, compare
 from rl.evaluation.gates import Figures, Gate, check, q_bound
 from rl.objectives import Objectives
 from rl.policy import Policy, rule_based_policy
-from server.jobs.reports import comparison_json
+from server.jobs.reports import pair_message, policy_messages
 from server.jobs.requests import RunRequest
 from server.jobs.training.reading import Columns
 from server.settings import Settings
@@ -92,16 +93,18 @@ class Holdout:
                 return pair.difference.intervals[0].low, ""
         return None, self.reason
 
-    def to_json(self) -> dict[str, Any]:
-        """A HoldoutEvaluation message."""
-        return {
-            "interactions": self.interactions,
-            "unknown_propensity": self.unknown_propensity,
-            "trained_interactions": self.trained,
-            **comparison_json(
-                self.comparison, {report.target.name: 0 for report in self.comparison.policies}
+    def to_message(self) -> pb.HoldoutEvaluation:
+        """Returns the evaluation as the contract has it."""
+        comparison = self.comparison
+        return pb.HoldoutEvaluation(
+            interactions=self.interactions,
+            unknown_propensity=self.unknown_propensity,
+            trained_interactions=self.trained,
+            policies=policy_messages(
+                comparison, {report.target.name: 0 for report in comparison.policies}
             ),
-        }
+            differences=map(pair_message, comparison.pairs),
+        )
 
 
 async def evaluate_holdout(

@@ -17,9 +17,10 @@ import asyncpg
 import structlog
 
 from rl.arms import Activation
+from rl.evaluation.gates import Gate
 from rl.learners.base import Learner
 from rl.transitions import TrainedThrough
-from server.jobs.reports import gate_json
+from server.jobs.reports import gate_message, message_json
 from server.jobs.requests import RAY, RunRequest
 from server.jobs.training import exports
 from server.jobs.training.engine import Engine, OneProcess, Work
@@ -119,6 +120,7 @@ async def _run(
     metrics = {**asdict(learner.statistics()), "exploration_rate": learner.epsilon}
     result = _result(request, todo, metrics, window_start, through, parent, progress)
     model = None
+    gates: tuple[Gate, ...] = ()
     if todo.transitions:
         with progress.during("smoothing"):
             arrays = learner.arrays()
@@ -140,12 +142,12 @@ async def _run(
             model = await asyncio.to_thread(models.encode, new)
         gates = await check_gates(work, settings, current, request, holdout, result, new)
         result |= {
-            "gates": [gate_json(gate) for gate in gates],
-            "holdout": None if holdout is None else holdout.to_json(),
+            "gates": [message_json(gate_message(gate)) for gate in gates],
+            "holdout": None if holdout is None else message_json(holdout.to_message()),
         }
 
     with progress.during("writing"):
-        await _commit(work, settings, current, run_id, request, todo, model, result)
+        await _commit(work, settings, current, run_id, request, todo, model, gates, result)
 
 
 def engine_for(settings: Settings, request: RunRequest) -> Engine:
@@ -225,9 +227,10 @@ async def _commit(
     request: RunRequest,
     todo: Work,
     model: models.EncodedModel | None,
+    gates: tuple[Gate, ...],
     result: dict[str, Any],
 ) -> None:
-    failed = [gate["explanation"] for gate in result.get("gates", ()) if not gate["passed"]]
+    failed = [gate.explanation for gate in gates if not gate.passed]
     wanted = model is not None and request.activate and not request.apart
     held_back = ""
     async with work.transaction():
