@@ -1,4 +1,4 @@
-"""Entry of a worker: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
+"""Entry of a job: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
 
 import asyncio
 import os

@@ -65,7 +65,7 @@ async def _read(
 def _weights(
     plans: list[Activation], name: str, activation: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Inverse of the arm's share when each interaction was decided, shape (n,).
+    """Returns the inverse of the arm's share when each interaction was decided, float64 (n,).
 
     Where the ramp moved, every arm then has its people spread alike over time: a good week does not
     count for the arm that happened to be large in it.

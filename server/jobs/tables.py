@@ -1,4 +1,4 @@
-"""Q-tables out to, and in from, the seed's q_table.json."""
+"""Export and import of Q-tables as the seed's q_table.json."""
 
 from dataclasses import asdict, fields
 from typing import BinaryIO, TextIO

@@ -1,4 +1,4 @@
-"""RolloutService: who is served what, how the arms compare, and shadowing."""
+"""RolloutService: shares of the people, comparison of the arms, and shadowing."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,7 @@ NEXT = "next"
 
 
 class RolloutService(grpc_pb.RolloutServiceServicer):
-    """Rollouts are rows, and every replica hears of them from the database."""
+    """Serves RolloutService. Rollouts are rows: the database tells every replica of them."""
 
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings
@@ -57,7 +57,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
     def _shares(
         self, request: pb.SetRolloutRequest, current: Activation, version: int
     ) -> tuple[float, float]:
-        """The version's and the rules' share of the people. Raises INVALID_ARGUMENT."""
+        """Returns the version's and the rules' share of the people. Raises INVALID_ARGUMENT."""
         violations = Violations()
         steps = self._settings.steps()
         before = current.split.percent if version == current.version else 0.0
@@ -85,7 +85,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         return percent, rules
 
     async def _newest(self, connection: Connection, size: int) -> list[pb.Rollout]:
-        """What is served, and up to size - 1 earlier states, newest first."""
+        """Returns the current rollout, and up to size - 1 earlier ones, newest first."""
         rollouts = []
         for activation, row in await activations.history(connection, size):
             message = self._message(activation)

@@ -36,7 +36,7 @@ WATCH_SECONDS = 0.25
 
 
 class TrainingService(grpc_pb.TrainingServiceServicer):
-    """Runs are rows of system_tasks, so any replica answers for any run."""
+    """Serves TrainingService. Runs are rows of system_tasks: any replica answers for any run."""
 
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""What the services ask of a version before it is served."""
+"""Checks that the services make before a version is served."""
 
 from collections.abc import Iterable
 
@@ -52,5 +52,5 @@ def check_reason(reason: str) -> None:
 
 
 def refused(reason: str, message: str) -> ServiceError:
-    """FAILED_PRECONDITION with a machine-readable reason."""
+    """Returns FAILED_PRECONDITION with a machine-readable reason."""
     return error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)

@@ -1,4 +1,4 @@
-"""Interactions as Parquet files, for workers that should not all lean on one database.
+"""Exports: interactions as Parquet files, which spare the database where Ray has many workers.
 
 `recparams interactions export` writes what the next run would read: a file for each range of
 personality cells, with everything of everybody who has an interaction in it, and last a manifest. A
@@ -74,7 +74,7 @@ def load(folder: Path) -> Manifest:
 
 
 def file_of(folder: Path, position: int) -> Path:
-    """The file of a shard."""
+    """Returns the file of a shard."""
     return folder / f"part-{position:05d}.parquet"
 
 
@@ -114,10 +114,10 @@ async def export(
 
     Args:
         settings: where the database is, and the state space.
-        folder: is made if need be.
-        days_back: of the window, as of a run.
-        rebuild: whether what was trained before is exported too.
-        shards: most files.
+        folder: made if it is missing.
+        days_back: length of the window in days, as of a run.
+        rebuild: export what was trained before as well.
+        shards: largest number of files.
         on_file: called after each with its number, from 1, and how many there will be.
 
     Raises:
@@ -159,7 +159,7 @@ async def export(
 def read_file(
     settings: Settings, reading: Reading, shard: Shard, file: Path
 ) -> tuple[Part, Counts]:
-    """What a shard has to learn, and what it says of its people, out of a file."""
+    """Reads a shard from a file; returns what is due in it, and counts of its people."""
     import pyarrow.parquet as pq
 
     assembler = Assembler(settings, replace(reading, traits=True), lambda _: None)
@@ -170,7 +170,7 @@ def read_file(
 
 
 class _Batch:
-    """Columns of a piece of a file, by name, as rows of COPY have them."""
+    """Columns of a piece of a file, by name, with the fields of rows of COPY."""
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
@@ -212,7 +212,7 @@ async def _count(work: Connection, rebuild: bool, through: int, window_start: da
 
 
 def _any_run(rebuild: bool, days_back: int | None) -> RunRequest:
-    """A run as far as reading goes."""
+    """Returns a request that is complete as far as reading goes."""
     return RunRequest(
         rebuild=rebuild,
         days_back=days_back,

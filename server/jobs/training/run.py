@@ -1,4 +1,4 @@
-"""One training run: read what is due, learn it, and commit it with everything that says so.
+"""A training run: reads what is due, learns it, and commits the new version.
 
 The new version, everybody's watermark, the run's row and the activation are written in one
 transaction that also checks that the run is still wanted. A trainer that dies anywhere before has
@@ -151,7 +151,7 @@ async def _run(
 
 
 def engine_for(settings: Settings, request: RunRequest) -> Engine:
-    """Who does the work of a run."""
+    """Returns the engine that a run asks for."""
     if request.engine == RAY:
         from server.jobs.training.ray_engine import RayEngine
 
@@ -169,7 +169,7 @@ async def _learn(
     current: Activation,
     progress: Progress,
 ) -> Holdout | None:
-    """Learns all there is; what was held out last, after evaluating on it."""
+    """Trains on everything, last on what was held out, after evaluating on it."""
     with progress.during("updating"):
         await engine.learn(learner, tail=False, on_progress=progress.advance)
     if not len(todo.log):
@@ -185,7 +185,7 @@ async def _learn(
 
 
 async def _trained(work: Connection, parent: int | None, todo: Work) -> TrainedThrough | None:
-    """What the new version is trained on; None where nobody knows that of its parent."""
+    """Returns what the new version is trained on; None if that of its parent is not known."""
     new = TrainedThrough(todo.users, todo.trained_through)
     if parent is None:
         return new
@@ -202,7 +202,7 @@ def _result(
     parent: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The `training` part of the run's metadata; the seed's monitoring queries read it."""
+    """Returns the `training` part of the run's metadata; the seed's monitoring queries read it."""
     return {
         "average_reward": todo.average_reward,
         "users_trained": len(todo.users),
