@@ -3,15 +3,16 @@
 import asyncio
 import json
 import time
-from typing import Any
 
 import structlog
 
+from recparams.v1 import rollout_pb2 as pb
 from rl.arms import RULE_BASED, Activation
 from rl.state import StateSpace
 from server.contract.errors import ServiceError
 from server.contract.vocabulary import ARM_NAMES
-from server.jobs.processes import Workers, run_json
+from server.jobs.processes import Workers, run_for
+from server.jobs.reports import message_json
 from server.observability import metrics
 from server.settings import Settings
 from server.store import activations, models, tasks
@@ -64,9 +65,9 @@ async def _follow(connection: Connection) -> Activation:
 async def _compare(
     connection: Connection, settings: Settings, workers: Workers, experiment_id: int
 ) -> None:
-    found = await run_json(workers, "experiment", str(experiment_id))
+    found = await run_for(workers, pb.GetExperimentResponse, "experiment", str(experiment_id))
     metrics.arms(found)
-    worse = [d for d in found["differences"] if d["verdict"] == "VERDICT_WORSE"]
+    worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
     if worse:
         await _take_back(connection, settings.space(), experiment_id, found, worse[0])
 
@@ -75,15 +76,15 @@ async def _take_back(
     connection: Connection,
     space: StateSpace,
     experiment_id: int,
-    found: dict[str, Any],
-    worse: dict[str, Any],
+    found: pb.GetExperimentResponse,
+    worse: pb.ArmDifference,
 ) -> None:
     """Rolls back, if it is still this experiment that is under way."""
-    arm = ARM_NAMES[worse["other"]]
+    arm = ARM_NAMES[worse.other]
     other = "the rules" if arm == RULE_BASED else "the previous version"
     reason = (
-        f"version {found['version']} is worse than {other}: {worse['difference']:+.4f} reward an "
-        f"interaction, at most {worse['high']:+.4f} with {1 - found['alpha']:.0%} confidence"
+        f"version {found.version} is worse than {other}: {worse.difference:+.4f} reward an "
+        f"interaction, at most {worse.high:+.4f} with {1 - found.alpha:.0%} confidence"
     )
     async with connection.transaction():
         current = await activations.lock(connection)
@@ -96,12 +97,12 @@ async def _take_back(
                 break
             except models.UnservableModelError as failure:
                 log.error("model refused", version=current.version, error=str(failure))
-        await models.halt(connection, found["version"], reason)
+        await models.halt(connection, found.version, reason)
         await tasks.note(
             connection,
             TASK,
             f"experiment-{experiment_id}",
-            json.dumps({"reason": reason, "experiment": found}),
+            json.dumps({"reason": reason, "experiment": message_json(found)}),
         )
     log.error(
         "rollout taken back", reason=reason, experiment_id=experiment_id, serving=current.version

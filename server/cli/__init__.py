@@ -26,14 +26,14 @@ _COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is asked for, so that each starts as fast as it can."""
+    """Group that imports a command when it is asked for, so that each starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Names in the order in which people need them."""
+        """Returns the names in the order in which people need them."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of a name, or None."""
+        """Returns the command of a name, or None."""
         where = _COMMANDS.get(cmd_name)
         if where is None:
             return None

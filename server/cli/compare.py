@@ -15,7 +15,7 @@ _NEEDS = "matplotlib", "scipy"
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    """Whole numbers by commas. Raises click.BadParameter on anything else."""
+    """Returns whole numbers given by commas. Raises click.BadParameter on anything else."""
     words = text.split(",")
     if not all(word.isascii() and word.isdigit() and len(word) < 9 for word in words):
         raise click.BadParameter(f"{text!r} is not whole numbers by commas, as in 1000,10000.")

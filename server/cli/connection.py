@@ -1,4 +1,4 @@
-"""Talking to a server from the command line: address, key, and errors as one clear line."""
+"""Calls to a server from the command line: address, key, TLS and errors."""
 
 import contextlib
 import os
@@ -83,7 +83,7 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Path | None
 
 
 def credentials() -> grpc.ChannelCredentials | None:
-    """For TLS as the options of the running command say; None is plain text."""
+    """Returns the credentials that the options of the running command give; None is plain text."""
     meta = click.get_current_context().meta
     ca, cert, key = (meta[f"{__name__}.{name}"] for name in _TLS_FILES)
     if ca is None and (cert or key):
@@ -99,9 +99,9 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def admin_metadata(admin_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Metadata that lets admin calls in, if there is a key anywhere.
+    """Returns the metadata of admin calls: the key of the option, else of the key file, if any.
 
-    A key that cannot be sent ends the program as a wrong one would.
+    Ends the program, as a wrong key would, if the key cannot be sent.
     """
     folder = os.environ.get("RECPARAMS_DATA_DIR")
     file = Path(folder) / KEY_FILE.name if folder else KEY_FILE
@@ -114,7 +114,7 @@ def admin_metadata(admin_key: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def open_channel(kind: Any, address: str) -> Any:
-    """A channel of grpc or grpc.aio, with TLS where the running command's options say so."""
+    """Returns a channel of grpc or grpc.aio, with TLS where the running command's options ask."""
     tls = credentials()
     if tls is None:
         return kind.insecure_channel(address, options=_CHANNEL)
@@ -123,7 +123,7 @@ def open_channel(kind: Any, address: str) -> Any:
 
 @contextlib.contextmanager
 def channel(address: str) -> Iterator[grpc.Channel]:
-    """A channel; what goes wrong with a call ends the program with one line and an exit code."""
+    """Opens a channel; a call that fails ends the program with one line and an exit code."""
     with open_channel(grpc, address) as opened:
         try:
             yield opened
@@ -139,14 +139,14 @@ def admin_call(
     admin_key: str | None,
     timeout: float = SECONDS,
 ) -> Any:
-    """The answer to one unary call of a service's stub; errors as `channel`."""
+    """Returns the answer to one unary call of a service's stub; errors as `channel`."""
     with channel(address) as opened:
         call = getattr(service(opened), method)
         return call(request, metadata=admin_metadata(admin_key), timeout=timeout)
 
 
 def reason_of(raised: Any) -> str:
-    """The machine-readable reason of an error, or an empty text."""
+    """Returns the machine-readable reason of an error, or an empty text."""
     info = error_details_pb2.ErrorInfo()
     for detail in _status(raised).details:
         detail.Unpack(info)
@@ -154,7 +154,7 @@ def reason_of(raised: Any) -> str:
 
 
 def fail(raised: Any, address: str) -> NoReturn:
-    """Says what a failed call said and ends the program."""
+    """Prints the message of a failed call and ends the program."""
     code = raised.code()
     lines = []
     bad = error_details_pb2.BadRequest()

@@ -144,7 +144,7 @@ async def _show(console: Console, address: str, key: str, plan: Plan) -> list[We
 
 
 def _row(cells: list[str], widths: list[int], justify: JustifyMethod = "right") -> Table:
-    """One line of a table whose columns stay put while it grows."""
+    """Returns one line of a table whose columns keep their width while it grows."""
     row = Table.grid(padding=(0, 1))
     for width in widths:
         row.add_column(width=width, justify=justify, no_wrap=True)
@@ -167,7 +167,7 @@ def _cells(week: Week) -> list[str]:
 
 
 def _conclude(console: Console, weeks: list[Week]) -> bool:
-    """Says what came of it; whether the learned policy is better than the rules beyond chance."""
+    """Prints the outcome. Returns True if the learned policy beats the rules beyond chance."""
     last = weeks[-1]
     low, high = last.gain - last.gain_error, last.gain + last.gain_error
     better = low > 0
@@ -195,7 +195,7 @@ def _draw(console: Console, weeks: list[Week], png: Path) -> None:
 
 
 def _leave_up(server: "subprocess.Popen[bytes]", address: str, key: str) -> None:
-    """Says how to try the server and waits until it is stopped."""
+    """Prints how to try the server and waits until it is stopped."""
     beside = Path(sys.executable).parent / "grpcurl"
     grpcurl = "grpcurl"
     if shutil.which("grpcurl") is None and beside.exists():

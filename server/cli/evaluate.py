@@ -1,4 +1,4 @@
-"""`recparams evaluate`: how people reacted lately, and what other policies would be worth."""
+"""`recparams evaluate`: logged reactions, and the value of other policies on them."""
 
 import os
 from datetime import datetime
@@ -62,7 +62,7 @@ def evaluate(
     admin_key: str | None,
     as_json: bool,
 ) -> None:
-    """How people reacted in the last days, and what other policies would have been worth.
+    """Sum up the reactions of the last days, and estimate the value of other policies on them.
 
     Estimates by segment are in --json and --html.
 
@@ -111,7 +111,7 @@ def _write(answer: pb.EvaluateResponse, confidence: float, file: Path) -> None:
 
 
 def print_evaluation(answer: pb.EvaluateResponse) -> None:
-    """An evaluation for people."""
+    """Prints an evaluation for people."""
     unknown = answer.unknown_propensity / max(1, answer.interactions)
     reactions = ", ".join(f"{name} {n}" for name, n in sorted(answer.reaction_counts.items()))
     print_facts(

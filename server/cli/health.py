@@ -1,4 +1,4 @@
-"""`recparams health`: what the image's HEALTHCHECK runs."""
+"""`recparams health`: the health check, which the image's HEALTHCHECK runs."""
 
 import click
 import grpc

@@ -1,4 +1,4 @@
-"""`recparams interactions`: what was recorded, as files."""
+"""`recparams interactions`: recorded interactions as files."""
 
 import asyncio
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from server.store.errors import STORE_ERRORS
 
 @click.group()
 def interactions() -> None:
-    """What was recorded, as files."""
+    """Write recorded interactions to files."""
 
 
 @interactions.command()

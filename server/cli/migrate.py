@@ -1,4 +1,4 @@
-"""`recparams migrate`: what the migrations Job runs."""
+"""`recparams migrate`: the schema brought up to date, as the migrations Job does."""
 
 import asyncio
 

@@ -34,7 +34,7 @@ def models() -> None:
 @server_options
 @json_option
 def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """The newest versions; * marks the one to serve.
+    """List the newest versions; * marks the one to serve.
 
     \b
     recparams models list --limit 5
@@ -81,7 +81,7 @@ def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) 
 @server_options
 @json_option
 def show(version: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """One version with its statistics; by default the active one.
+    """Show one version with its statistics; by default the active one.
 
     \b
     recparams models show 12 --json

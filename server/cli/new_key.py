@@ -1,4 +1,4 @@
-"""`recparams new-key`: a key for an administrator or a caller, and what the server keeps of it."""
+"""`recparams new-key`: a key for an administrator or a caller, and its hash for the server."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""Types of options that need more than click knows."""
+"""Types of options that click does not have."""
 
 from datetime import UTC, datetime
 
@@ -15,17 +15,17 @@ OBJECTIVES = [field.name for field in Objectives.DESCRIPTOR.fields]
 
 
 def int32(text: str | int) -> int:
-    """A whole number that fits the contract's field. Raises click.BadParameter otherwise."""
+    """Returns a whole number that fits the contract's field. Raises click.BadParameter."""
     return _whole(text, 32)
 
 
 def int64(text: str | int) -> int:
-    """A whole number that fits the contract's field. Raises click.BadParameter otherwise."""
+    """Returns a whole number that fits the contract's field. Raises click.BadParameter."""
     return _whole(text, 64)
 
 
 def _whole(text: str | int, bits: int) -> int:
-    """Only what a message cannot hold is refused here: which numbers make sense the server says."""
+    """Returns a number that fits so many bits; whether it makes sense, the server decides."""
     try:
         number = int(text)
     except ValueError:
@@ -36,7 +36,7 @@ def _whole(text: str | int, bits: int) -> int:
 
 
 def moment(text: str) -> datetime:
-    """An ISO 8601 date or time, in UTC unless it says otherwise. Raises click.BadParameter."""
+    """Returns an ISO 8601 date or time, in UTC by default. Raises click.BadParameter."""
     try:
         given = datetime.fromisoformat(text)
         return given.replace(tzinfo=given.tzinfo or UTC).astimezone(UTC)
@@ -45,7 +45,7 @@ def moment(text: str) -> datetime:
 
 
 def percent(text: str) -> float:
-    """A number, with or without a percent sign. Raises click.BadParameter otherwise."""
+    """Returns a number given with or without a percent sign. Raises click.BadParameter."""
     try:
         return float(text.rstrip(" %"))
     except ValueError:
@@ -53,7 +53,7 @@ def percent(text: str) -> float:
 
 
 def objective(text: str) -> tuple[str, float]:
-    """Name and weight of an objective, as in novelty=0.3. Raises click.BadParameter otherwise."""
+    """Returns name and weight of an objective, as in novelty=0.3. Raises click.BadParameter."""
     name, equals, weight = text.partition("=")
     try:
         if not equals or name not in OBJECTIVES:
@@ -66,7 +66,7 @@ def objective(text: str) -> tuple[str, float]:
 
 
 def parameter(text: str) -> tuple[str, float]:
-    """Name and value, as in temperature=0.1. Raises click.BadParameter otherwise."""
+    """Returns name and value, as in temperature=0.1. Raises click.BadParameter otherwise."""
     name, equals, value = text.partition("=")
     try:
         if not equals:
@@ -77,7 +77,7 @@ def parameter(text: str) -> tuple[str, float]:
 
 
 def policy(text: str) -> Policy:
-    """A version's number or a name, as a message. Raises click.BadParameter otherwise."""
+    """Returns the message of a version's number or a name. Raises click.BadParameter otherwise."""
     if text in _BUILTIN:
         return Policy(builtin=_BUILTIN[text])
     if text.isascii() and text.isdigit():

@@ -17,19 +17,19 @@ from server.contract import vocabulary
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """A message as JSON types, with the contract's field names and every plain field."""
+    """Returns a message as JSON types, with the contract's field names and every plain field."""
     return MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
 
 
 def print_json(message: Message) -> None:
-    """A message as one indented JSON document."""
+    """Prints a message as one indented JSON document."""
     click.echo(json.dumps(to_dict(message), indent=2))
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Rows under headings; numbers to the right."""
+    """Prints rows under headings, numbers to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     cells = [[_text(value) for value in row] for row in rows]
     for position, column in enumerate(columns):
@@ -45,7 +45,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Non
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Name and value, a line each."""
+    """Prints name and value, a line each."""
     pairs = [(name, _text(value)) for name, value in facts]
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
@@ -53,24 +53,24 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 
 def enum_name(message: Message, field: str) -> str:
-    """The value of an enum field without its prefix, in lower case."""
+    """Returns the value of an enum field without its prefix, in lower case."""
     descriptor = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert descriptor is not None  # noqa: S101 - the caller names an enum field
     return vocabulary.enum_name(descriptor, getattr(message, field))
 
 
 def when(stamp: Timestamp) -> str:
-    """An instant in UTC to the second; a dash where there is none."""
+    """Returns an instant in UTC to the second; a dash where there is none."""
     return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ") if stamp.seconds else "-"
 
 
 def version_name(version: int) -> str:
-    """A version for people."""
+    """Returns the name of a version for people."""
     return f"version {version}" if version else "the hand-written rules"
 
 
 def print_estimates(policies: Sequence[PolicyEvaluation]) -> None:
-    """Every policy by every estimator, and why there is no estimate where there is none."""
+    """Prints every policy by every estimator, and the reasons of missing estimates."""
     # A line each: all estimators side by side would be cut off on a terminal.
     print_table(
         ("policy", "estimator", "value", "interval", "effective"),
@@ -91,7 +91,7 @@ def print_estimates(policies: Sequence[PolicyEvaluation]) -> None:
 
 
 def print_differences(differences: Iterable[PolicyDifference]) -> None:
-    """Every pair of policies in a sentence."""
+    """Prints every pair of policies in a sentence."""
     for pair in differences:
         one = pair.difference
         said = f"no estimate, {one.reason}" if one.reason else f"{one.value:+.4f} {_interval(one)}"
@@ -99,13 +99,13 @@ def print_differences(differences: Iterable[PolicyDifference]) -> None:
 
 
 def give_up(failure: Exception, code: int) -> NoReturn:
-    """Says what failed and exits with a code."""
+    """Prints what failed and exits with a code."""
     click.echo(f"recparams: {failure or type(failure).__name__}", err=True)
     raise SystemExit(code) from None
 
 
 def refuse_settings(failure: ValidationError) -> NoReturn:
-    """Says what is wrong with settings, without their values, and exits with 2."""
+    """Prints what is wrong with settings, without their values, and exits with 2."""
     for problem in failure.errors(include_url=False, include_input=False):
         where = ".".join(map(str, problem["loc"])) or "settings"
         click.echo(f"recparams: {where}: {problem['msg']}", err=True)

@@ -38,7 +38,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def render(answer: pb.EvaluateResponse, confidence: float) -> str:
-    """The page; confidence is that of the intervals."""
+    """Returns the HTML page; confidence is that of the intervals."""
     template = files("server.cli").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {"when": when, "number": _number, "interval": _interval}
@@ -69,7 +69,7 @@ def _interval(one: epb.Estimate) -> str:
 
 
 def _segments(answer: pb.EvaluateResponse) -> list[tuple[str, str, list[epb.Estimate]]]:
-    """Dimension, part, and the doubly robust estimate of every policy."""
+    """Returns dimension, part, and the doubly robust estimate of every policy."""
     columns = [
         {
             (segment.dimension, segment.value): next(
@@ -126,7 +126,7 @@ def _differences(figure: Figure, answer: pb.EvaluateResponse) -> None:
 
 
 def _forest(axes: Axes, rows: Sequence[tuple[str, epb.Estimate, str]]) -> None:
-    """Estimates with their first interval, top to bottom, and the numbers beside them."""
+    """Draws estimates with their first interval, top to bottom, and the numbers beside them."""
     for position, (_, one, colour) in enumerate(rows):
         known = one.HasField("value")
         if known:
@@ -171,7 +171,7 @@ def _daily(figure: Figure, answer: pb.EvaluateResponse) -> None:
 
 
 def _ordinal(day: str) -> int:
-    """A day as a number, so that days without interactions leave a gap."""
+    """Returns a day as a number, so that days without interactions leave a gap."""
     return date.fromisoformat(day).toordinal()
 
 
@@ -204,7 +204,7 @@ def _in_order(names: Iterable[str], known: Sequence[str]) -> list[str]:
 
 
 def _actions(figure: Figure, answer: pb.EvaluateResponse) -> None:
-    """Share of each action: logged, and under each policy; a panel for each energy."""
+    """Draws the share of each action, logged and under each policy; a panel for each energy."""
     if not answer.interactions:
         _nothing(figure.add_subplot())
         return

@@ -1,4 +1,4 @@
-"""`recparams rollout`: who is served what, and how the arms compare."""
+"""`recparams rollout`: shares of the people, and the comparison of the arms."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +23,7 @@ _WORDS = {
 def call(
     method: str, request: Message, address: str, admin_key: str | None, timeout: float = 30.0
 ) -> Any:
-    """The answer of RolloutService; errors end the program with one line."""
+    """Returns the answer of RolloutService; errors end the program with one line."""
     stub = grpc_pb.RolloutServiceStub
     return admin_call(stub, method, request, address, admin_key, timeout)
 
@@ -45,7 +45,7 @@ def rollout() -> None:
 @server_options
 @json_option
 def show(history: bool, address: str, admin_key: str | None, as_json: bool) -> None:
-    """Who is served what.
+    """Show which versions are served, and to which shares of the people.
 
     \b
     recparams rollout show --history
@@ -121,7 +121,7 @@ def next_step(reason: str, address: str, admin_key: str | None, as_json: bool) -
 @server_options
 @json_option
 def experiment(experiment_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """How the arms of a rollout compare; by default of the newest.
+    """Compare the arms of a rollout; by default of the newest.
 
     The interval holds at all times together: looking every day is safe.
 

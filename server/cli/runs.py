@@ -20,7 +20,7 @@ def runs() -> None:
 @server_options
 @json_option
 def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """The newest runs.
+    """List the newest runs.
 
     \b
     recparams runs list --limit 5
@@ -69,7 +69,7 @@ def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) ->
 @server_options
 @json_option
 def show(run_id: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """One run.
+    """Show one run.
 
     \b
     recparams runs show 12

@@ -44,7 +44,7 @@ def start(version: int, address: str, admin_key: str | None, as_json: bool) -> N
 @server_options
 @json_option
 def stop(address: str, admin_key: str | None, as_json: bool) -> None:
-    """Shadow nothing.
+    """Stop shadowing.
 
     \b
     recparams shadow stop
@@ -66,7 +66,7 @@ def _set(version: int, address: str, admin_key: str | None, as_json: bool) -> No
 @server_options
 @json_option
 def show(address: str, admin_key: str | None, as_json: bool) -> None:
-    """How often the shadowed version agrees, and what it would be worth.
+    """Show how often the shadowed version agrees, and its estimated value.
 
     \b
     recparams shadow show

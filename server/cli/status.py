@@ -1,4 +1,4 @@
-"""`recparams status`: how the service does."""
+"""`recparams status`: the state of the service."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ def status(
     admin_key: str | None,  # noqa: ARG001 - health needs no key
     as_json: bool,
 ) -> None:
-    """How the service does: server, database, what is served, training.
+    """Show the state of the service: server, database, served version, training.
 
     \b
     recparams status
@@ -83,7 +83,7 @@ def _ago(moment: Timestamp) -> str:
 
 
 def _span(seconds: float) -> str:
-    """Seconds in the largest unit of which there are two at least."""
+    """Returns seconds in the largest unit of which there are two at least."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""`recparams train`: what the weekly CronJob runs."""
+"""`recparams train`: a training run, as the weekly CronJob starts it."""
 
 import json
 import sys
@@ -66,7 +66,7 @@ def hyperparameter_options(command: Any) -> Any:
 
 
 def timestamp(instant: datetime | None) -> Timestamp | None:
-    """A timestamp of an option's value, if it was given."""
+    """Returns the timestamp of an option's value; None if it was not given."""
     if instant is None:
         return None
     stamp = Timestamp()
@@ -218,7 +218,7 @@ def follow(
 
 
 def _updates(stub: Any, run_id: int, metadata: Metadata, address: str) -> Iterator[pb.TrainingRun]:
-    """The run whenever it changes, across restarts of the server."""
+    """Yields the run whenever it changes, across restarts of the server."""
     lost_at = None
     while True:
         try:
@@ -263,7 +263,7 @@ def _with_lines(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
 
 
 def print_run(run: pb.TrainingRun) -> None:
-    """A run for people."""
+    """Prints a run for people."""
     facts: list[tuple[str, object]] = [
         ("run", run.run_id),
         ("status", enum_name(run, "status")),

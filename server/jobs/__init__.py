@@ -1,4 +1,4 @@
-"""Work that must not stall serving, each piece in a process of its own: `python -m server.jobs`.
+"""Jobs: work that must not stall serving, in processes of its own (`python -m server.jobs`).
 
 The parent passes its settings by environment, the job's arguments on the command line; results and
 files go through standard input and output, logs to standard error.

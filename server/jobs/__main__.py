@@ -1,4 +1,4 @@
-"""Entry of a worker: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
+"""Entry of a job: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
 
 import asyncio
 import os
@@ -7,9 +7,9 @@ import sys
 import structlog
 
 from server.jobs.evaluation import evaluate
-from server.jobs.evaluation_request import EvaluationRequest
 from server.jobs.experiment import compare_arms
 from server.jobs.processes import STORE_AWAY
+from server.jobs.requests import EvaluationRequest
 from server.jobs.tables import export_table, import_table
 from server.jobs.training.run import train
 from server.observability import logs, tracing
@@ -37,13 +37,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _work(settings: Settings, arguments: list[str]) -> int:
+    output = sys.stdout.buffer
     match arguments:
         case ["train", run_id]:
             return asyncio.run(train(settings, int(run_id)))
         case ["evaluate", request]:
-            return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request)))
+            return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request), output))
         case ["experiment", experiment_id]:
-            return asyncio.run(compare_arms(settings, int(experiment_id)))
+            return asyncio.run(compare_arms(settings, int(experiment_id), output))
         case ["export", version]:
             return asyncio.run(export_table(settings, int(version), sys.stdout))
         case ["import"]:

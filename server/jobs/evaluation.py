@@ -1,15 +1,16 @@
-"""How people reacted in a period, and what other policies would have been worth, as JSON."""
+"""The evaluation of logged interactions, and of other policies on them, as a message."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, BinaryIO
 
 import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
+from recparams.v1 import evaluation_pb2
+from recparams.v1 import training_pb2 as pb
 from rl.arms import RULES_VERSION
 from rl.evaluation.comparison import Log, Target, action_shares, compare
 from rl.evaluation.performance import logged_performance
@@ -19,8 +20,8 @@ from rl.reward import reaction_flags, rewards
 from rl.state import TRAITS, StateSpace
 from rl.transitions import TrainedThrough
 from server.contract.vocabulary import ARM_NAMES
-from server.jobs.evaluation_request import ACTIVE, RANDOM, RULES, EvaluationRequest
-from server.jobs.reports import comparison_json
+from server.jobs.reports import pair_message, policy_messages
+from server.jobs.requests import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.settings import Settings
 from server.store import models
 from server.store.activations import current_activation
@@ -50,15 +51,15 @@ _SEED = 1
 Columns = dict[str, NDArray[Any]]
 
 
-async def evaluate(settings: Settings, request: EvaluationRequest) -> int:
-    """Prints an EvaluateResponse without its period; returns the exit code."""
+async def evaluate(settings: Settings, request: EvaluationRequest, output: BinaryIO) -> int:
+    """Writes a serialized EvaluateResponse; returns the exit code."""
     connection = await asyncpg.connect(database_url(settings))
     try:
         columns = await _read(connection, settings, request)
         targets = [target async for target in _targets(connection, settings.space(), request)]
     finally:
         await connection.close()
-    print(json.dumps(_report(settings, request, columns, targets)))
+    output.write(_response(settings, request, columns, targets).SerializeToString())
     return 0
 
 
@@ -83,13 +84,15 @@ async def _read(connection: Connection, settings: Settings, request: EvaluationR
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """A policy and what it was trained on; None where nobody knows."""
+    """A policy, and the interactions it was trained on; None where they are not known."""
 
     target: Target
     trained: TrainedThrough | None
 
 
-async def _targets(connection: Connection, space: StateSpace, request: EvaluationRequest) -> Any:
+async def _targets(
+    connection: Connection, space: StateSpace, request: EvaluationRequest
+) -> AsyncIterator[_Evaluated]:
     active = (await current_activation(connection)).version
     seen = set()
     for wanted in request.policies:
@@ -109,9 +112,9 @@ async def _targets(connection: Connection, space: StateSpace, request: Evaluatio
             yield _Evaluated(Target(name, number, policy), trained)
 
 
-def _report(
+def _response(
     settings: Settings, request: EvaluationRequest, columns: Columns, evaluated: list[_Evaluated]
-) -> dict[str, Any]:
+) -> pb.EvaluateResponse:
     space, objectives = settings.space(), settings.objectives()
     reward = weighed(objectives, columns["engagement"], columns["action"])
     performance = logged_performance(columns["user"], columns["mask"], reward, columns["pscore"])
@@ -138,26 +141,30 @@ def _report(
         by_segment=request.by_segment,
     )
     logged = components(columns["engagement"], columns["action"])
-    return {
+    response = pb.EvaluateResponse(
         **asdict(performance),
-        "evaluated": len(log),
-        "trained_excluded": int(np.count_nonzero(usable & trained)),
-        "unknown_state": int(np.count_nonzero(~known_state)),
-        **comparison_json(
+        evaluated=len(log),
+        trained_excluded=int(np.count_nonzero(usable & trained)),
+        unknown_state=int(np.count_nonzero(~known_state)),
+        policies=policy_messages(
             comparison,
             {
                 name: None if rows is None else int(np.count_nonzero(rows))
                 for name, rows in covered.items()
             },
         ),
-        "daily": list(_daily(columns, reward)),
-        "coverage": list(_coverage(space, columns["state"][known_state])),
-        "logged_action_shares": list(action_shares(columns["action"])),
-        "logged_objectives": {
+        differences=map(pair_message, comparison.pairs),
+        daily=_daily(columns, reward),
+        coverage=_coverage(space, columns["state"][known_state]),
+        logged_action_shares=action_shares(columns["action"]),
+        logged_objectives={
             name: float(column.mean(dtype=np.float64)) if len(column) else 0.0
             for name, column in zip(OBJECTIVES, logged.T, strict=True)
         },
-    }
+    )
+    response.period_start.FromDatetime(request.start)
+    response.period_end.FromDatetime(request.end)
+    return response
 
 
 def _log(columns: Columns) -> Log:
@@ -171,8 +178,8 @@ def _log(columns: Columns) -> Log:
     )
 
 
-def _daily(columns: Columns, reward: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
-    """DailyReward messages, by day and arm."""
+def _daily(columns: Columns, reward: NDArray[np.float32]) -> Iterator[evaluation_pb2.DailyReward]:
+    """Yields the rewards of each day and arm."""
     keys = np.stack((columns["time"] // _DAY, columns["arm"].astype(np.int64)), axis=1)
     groups, group = np.unique(keys, axis=0, return_inverse=True)
     group = group.ravel()
@@ -181,23 +188,25 @@ def _daily(columns: Columns, reward: NDArray[np.float32]) -> Iterator[dict[str, 
     liked = reaction_flags(columns["mask"], "like")
     likes = np.bincount(group, weights=liked, minlength=len(groups))
     for (day, arm), n, reward_sum, like_sum in zip(groups, counts, total, likes, strict=True):
-        yield {
-            "day": (POSTGRES_EPOCH + timedelta(days=int(day))).date().isoformat(),
-            "arm": ARM_NAMES.get(int(arm), "unknown"),
-            "interactions": int(n),
-            "average_reward": float(reward_sum / n),
-            "like_rate": float(like_sum / n),
-        }
+        yield evaluation_pb2.DailyReward(
+            day=(POSTGRES_EPOCH + timedelta(days=int(day))).date().isoformat(),
+            arm=ARM_NAMES.get(int(arm), "unknown"),
+            interactions=int(n),
+            average_reward=float(reward_sum / n),
+            like_rate=float(like_sum / n),
+        )
 
 
-def _coverage(space: StateSpace, state: NDArray[np.int32]) -> Iterator[dict[str, Any]]:
-    """ContextCoverage messages of the contexts that occur."""
+def _coverage(
+    space: StateSpace, state: NDArray[np.int32]
+) -> Iterator[evaluation_pb2.ContextCoverage]:
+    """Yields the coverage of each context that occurs."""
     interactions = np.bincount(state % space.n_contexts, minlength=space.n_contexts)
     states = np.bincount(np.unique(state) % space.n_contexts, minlength=space.n_contexts)
     for context in np.flatnonzero(interactions):
         _, names = space.decode(int(context))
-        yield {
+        yield evaluation_pb2.ContextCoverage(
             **asdict(names),
-            "interactions": int(interactions[context]),
-            "states": int(states[context]),
-        }
+            interactions=int(interactions[context]),
+            states=int(states[context]),
+        )

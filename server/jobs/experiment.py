@@ -1,12 +1,12 @@
-"""The arms of an experiment so far, as JSON on standard output."""
+"""The comparison of the arms of an experiment so far, as a message."""
 
-import json
-from typing import Any
+from typing import Any, BinaryIO
 
 import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
+from recparams.v1 import rollout_pb2 as pb
 from rl.arms import RL, Activation
 from rl.evaluation.sequential import ArmTotals, difference
 from rl.objectives import weighed
@@ -29,15 +29,17 @@ _COLUMNS = {
 }
 
 
-async def compare_arms(settings: Settings, experiment_id: int) -> int:
-    """Prints what is known of the arms; returns the exit code."""
+async def compare_arms(settings: Settings, experiment_id: int, output: BinaryIO) -> int:
+    """Writes a serialized GetExperimentResponse without its times; returns the exit code."""
     connection = await asyncpg.connect(database_url(settings))
     try:
         plans = await experiment(connection, experiment_id)
         columns = await _read(connection, settings, [plan.id for plan in plans])
     finally:
         await connection.close()
-    print(json.dumps(_report(settings, plans, columns)))
+    response = _response(settings, plans, columns)
+    response.experiment_id = experiment_id
+    output.write(response.SerializeToString())
     return 0
 
 
@@ -63,7 +65,7 @@ async def _read(
 def _weights(
     plans: list[Activation], name: str, activation: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Inverse of the arm's share when each interaction was decided, shape (n,).
+    """Returns the inverse of the arm's share when each interaction was decided, float64 (n,).
 
     Where the ramp moved, every arm then has its people spread alike over time: a good week does not
     count for the arm that happened to be large in it.
@@ -73,7 +75,9 @@ def _weights(
     return np.array(inverse)[np.searchsorted(ids, activation)]
 
 
-def _report(settings: Settings, plans: list[Activation], columns: dict[str, Any]) -> dict[str, Any]:
+def _response(
+    settings: Settings, plans: list[Activation], columns: dict[str, Any]
+) -> pb.GetExperimentResponse:
     last = plans[-1]
     # All plans of an experiment have the same arms.
     versions = {name: arm.version for name, arm in last.arms().items()}
@@ -98,29 +102,30 @@ def _report(settings: Settings, plans: list[Activation], columns: dict[str, Any]
         )
         for name in others
     ]
-    return {
-        "version": last.version,
-        "baseline_version": last.baseline,
-        "arms": [
-            {
-                "arm": ARM_NUMBERS[name],
-                "version": versions[name],
-                "users": arm.persons,
-                "interactions": arm.interactions,
-                "average_reward": arm.mean_reward,
-                "like_rate": arm.like_rate,
-            }
+    return pb.GetExperimentResponse(
+        version=last.version,
+        baseline_version=last.baseline,
+        arms=[
+            pb.ArmResult(
+                arm=ARM_NUMBERS[name],
+                version=versions[name],
+                users=arm.persons,
+                interactions=arm.interactions,
+                average_reward=arm.mean_reward,
+                like_rate=arm.like_rate,
+            )
             for name, arm in totals.items()
         ],
-        "differences": [
-            {
-                "other": ARM_NUMBERS[name],
-                "difference": one.value,
-                "verdict": f"VERDICT_{one.verdict.upper()}",
-                **({"low": one.low, "high": one.high} if one.started else {}),
-            }
+        differences=[
+            pb.ArmDifference(
+                other=ARM_NUMBERS[name],
+                difference=one.value,
+                low=one.low if one.started else None,
+                high=one.high if one.started else None,
+                verdict=pb.Verdict.Value(f"VERDICT_{one.verdict.upper()}"),
+            )
             for name, one in zip(others, differences, strict=True)
         ],
-        "alpha": alpha,
-        "burn_in_users": settings.experiment_burn_in,
-    }
+        alpha=alpha,
+        burn_in_users=settings.experiment_burn_in,
+    )

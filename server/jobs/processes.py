@@ -1,16 +1,16 @@
-"""Starting worker processes and waiting for them."""
+"""Processes of jobs: starting them and waiting for them."""
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from server.contract.errors import store_unavailable
 from server.observability import tracing
@@ -26,11 +26,11 @@ MARK_SECONDS = 2.0
 INVALID_FILE = 3
 """Exit code of an import whose input is not a q_table.json; the reason is its output."""
 STORE_AWAY = 4
-"""Exit code of a worker that cannot reach the database."""
+"""Exit code of a job that cannot reach the database."""
 
 
 class Workers:
-    """Worker processes of this server, which end with it.
+    """The jobs of this server, each a process that ends with it.
 
     Args:
         settings: passed on to them by environment.
@@ -45,7 +45,7 @@ class Workers:
         self._jobs: tuple[tuple[str, Process], ...] = ()
 
     def running(self) -> Counter[str]:
-        """How many processes do which job."""
+        """Returns the number of processes by the name of their job."""
         return Counter(job for job, process in self._jobs if process.returncode is None)
 
     async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:
@@ -87,7 +87,7 @@ class Workers:
             await asyncio.sleep(MARK_PAUSE)
 
     async def run(self, *arguments: str) -> tuple[int, bytes]:
-        """Exit code and output of a job without input. Raises as `_ended`."""
+        """Returns exit code and output of a job without input. Raises as `_ended`."""
         process = await self._spawn(*arguments)
         try:
             output, _ = await process.communicate()
@@ -96,26 +96,26 @@ class Workers:
             _kill(process)
 
     async def stream(self, *arguments: str) -> AsyncIterator[bytes]:
-        """Output of a job, piece by piece. Raises RuntimeError where it fails, and as `_ended`."""
+        """Yields the output of a job. Raises RuntimeError if it fails, and as `_ended`."""
         process = await self._spawn(*arguments)
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         try:
             while piece := await process.stdout.read(CHUNK_BYTES):
                 yield piece
             if await _ended(process) != 0:
-                raise RuntimeError(f"worker {arguments[0]} failed")
+                raise RuntimeError(f"job {arguments[0]} failed")
         finally:
             _kill(process)
 
     async def feed(self, pieces: AsyncIterator[bytes], *arguments: str) -> tuple[int, bytes]:
-        """Exit code and output of a job that reads these pieces from its standard input.
+        """Returns exit code and output of a job that reads these pieces from its standard input.
 
         Raises as `_ended`.
         """
         process = await self._spawn(*arguments, stdin=PIPE)
         assert process.stdin is not None and process.stdout is not None  # noqa: S101 - pipes
         try:
-            # A worker that gives up early closes its input; its exit code says why.
+            # A job that gives up early closes its input; its exit code says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 async for piece in pieces:
                     process.stdin.write(piece)
@@ -127,7 +127,7 @@ class Workers:
             _kill(process)
 
     async def stop(self) -> None:
-        """Ends the trainers; what they were doing is left undone and their runs are marked."""
+        """Kills the trainers and marks their runs as failed."""
         watchers = list(self._trainers)
         for process in list(self._trainers.values()):
             _kill(process)
@@ -138,16 +138,22 @@ class Workers:
                 watcher.cancel()
 
 
-async def run_json(workers: Workers, *arguments: str) -> Any:
-    """What a job prints as JSON. Raises RuntimeError where it fails, and as `_ended`."""
+_M = TypeVar("_M", bound=Message)
+
+
+async def run_for(workers: Workers, answer: type[_M], *arguments: str) -> _M:
+    """Runs a job that writes a message of the type `answer`, and returns it.
+
+    Raises RuntimeError if it fails, and as `_ended`.
+    """
     code, output = await workers.run(*arguments)
     if code != 0:
-        raise RuntimeError(f"worker {arguments[0]} exited with code {code}")
-    return json.loads(output)
+        raise RuntimeError(f"job {arguments[0]} exited with code {code}")
+    return answer.FromString(output)
 
 
 async def _ended(process: Process) -> int:
-    """Exit code of a worker. Raises UNAVAILABLE where it could not reach the database."""
+    """Returns the exit code of a job. Raises UNAVAILABLE if it could not reach the database."""
     code = await process.wait()
     if code == STORE_AWAY:
         raise store_unavailable()

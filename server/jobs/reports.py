@@ -1,83 +1,91 @@
-"""What was estimated, as the JSON form of the contract's messages."""
+"""Estimates and gates of the learning core as messages of the contract."""
 
 from math import isnan
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from recparams.v1 import evaluation_pb2 as pb
 from rl.evaluation.comparison import Comparison, PairReport, PolicyReport
 from rl.evaluation.gates import Gate
 from rl.evaluation.intervals import Estimate
 
 
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """An Estimate message; the value is left out where there is none."""
-    value = {} if isnan(estimate.value) else {"value": estimate.value}
-    return value | {
-        "estimator": estimate.name,
-        "intervals": [
-            {"method": one.method, "low": one.low, "high": one.high} for one in estimate.intervals
+def estimate_message(estimate: Estimate) -> pb.Estimate:
+    """Returns an Estimate; the value is left out where there is none."""
+    return pb.Estimate(
+        estimator=estimate.name,
+        value=None if isnan(estimate.value) else estimate.value,
+        intervals=[
+            pb.Interval(method=one.method, low=one.low, high=one.high) for one in estimate.intervals
         ],
-        "interactions": estimate.n,
-        "users": estimate.clusters,
-        "effective_sample_size": estimate.effective_sample_size,
-        "largest_weight": estimate.largest_weight,
-        "mean_weight": estimate.mean_weight,
-        "reason": estimate.reason,
-    }
+        interactions=estimate.n,
+        users=estimate.clusters,
+        effective_sample_size=estimate.effective_sample_size,
+        largest_weight=estimate.largest_weight,
+        mean_weight=estimate.mean_weight,
+        reason=estimate.reason,
+    )
 
 
-def policy_json(report: PolicyReport, trained: int | None) -> dict[str, Any]:
-    """A PolicyEvaluation message.
+def policy_message(report: PolicyReport, trained: int | None) -> pb.PolicyEvaluation:
+    """Returns the estimates of a policy.
 
     Args:
         report: of the policy.
         trained: interactions of the period it was trained on; None where nobody knows.
     """
-    return {
-        "name": report.target.name,
-        "version": report.target.version,
-        "estimates": [estimate_json(one) for one in report.estimates],
-        "segments": [
-            {
-                "dimension": segment.dimension,
-                "value": segment.value,
-                "estimates": [estimate_json(one) for one in segment.estimates],
-            }
+    return pb.PolicyEvaluation(
+        name=report.target.name,
+        version=report.target.version,
+        estimates=map(estimate_message, report.estimates),
+        segments=[
+            pb.SegmentEvaluation(
+                dimension=segment.dimension,
+                value=segment.value,
+                estimates=map(estimate_message, segment.estimates),
+            )
             for segment in report.segments
         ],
-        "trained_interactions": trained or 0,
-        "training_known": trained is not None,
-        "action_shares": list(report.action_shares),
-        "objectives": [
-            {"objective": name, "estimate": estimate_json(one)}
+        trained_interactions=trained or 0,
+        training_known=trained is not None,
+        action_shares=report.action_shares,
+        objectives=[
+            pb.ObjectiveEstimate(objective=name, estimate=estimate_message(one))
             for name, one in report.objectives.items()
         ],
-        "pareto_optimal": report.pareto_optimal,
-    }
+        pareto_optimal=report.pareto_optimal,
+    )
 
 
-def pair_json(report: PairReport) -> dict[str, Any]:
-    """A PolicyDifference message."""
-    return {
-        "policy": report.policy,
-        "other": report.other,
-        "difference": estimate_json(report.difference),
-    }
+def policy_messages(
+    comparison: Comparison, trained: dict[str, int | None]
+) -> list[pb.PolicyEvaluation]:
+    """Returns the estimates of every policy; `trained` is by name, as in `policy_message`."""
+    return [policy_message(one, trained[one.target.name]) for one in comparison.policies]
 
 
-def gate_json(gate: Gate) -> dict[str, Any]:
-    """A Gate message."""
-    value = {} if gate.value is None else {"value": gate.value}
-    return value | {
-        "name": gate.name,
-        "passed": gate.passed,
-        "threshold": gate.threshold,
-        "explanation": gate.explanation,
-    }
+def pair_message(report: PairReport) -> pb.PolicyDifference:
+    """Returns the difference of two policies."""
+    return pb.PolicyDifference(
+        policy=report.policy, other=report.other, difference=estimate_message(report.difference)
+    )
 
 
-def comparison_json(comparison: Comparison, trained: dict[str, int | None]) -> dict[str, Any]:
-    """The policies and differences of a comparison; `trained` is by name, as in `policy_json`."""
-    return {
-        "policies": [policy_json(one, trained[one.target.name]) for one in comparison.policies],
-        "differences": [pair_json(one) for one in comparison.pairs],
-    }
+def gate_message(gate: Gate) -> pb.Gate:
+    """Returns a gate; the value is left out where there is none."""
+    return pb.Gate(
+        name=gate.name,
+        passed=gate.passed,
+        value=gate.value,
+        threshold=gate.threshold,
+        explanation=gate.explanation,
+    )
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """Returns the JSON form of a message, in which it is stored, with every plain field."""
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )

@@ -1,6 +1,5 @@
-"""Q-tables out to, and in from, the seed's q_table.json."""
+"""Export and import of Q-tables as the seed's q_table.json."""
 
-import json
 from dataclasses import asdict, fields
 from typing import BinaryIO, TextIO
 
@@ -74,5 +73,5 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         version = await models.insert(connection, models.encode(model))
     finally:
         await connection.close()
-    output.write(json.dumps({"version": version}))
+    output.write(str(version))
     return 0

@@ -1,13 +1,13 @@
 """Prometheus metrics of decisions, reactions and rollouts, served over HTTP where a port is set."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from recparams.v1.rollout_pb2 import GetExperimentResponse
 from rl.arms import Activation
 from rl.policy import SOURCES
 from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
@@ -107,18 +107,18 @@ def taken_back(count: int) -> None:
     _TAKEN_BACK.labels("watch").set(count)
 
 
-def arms(experiment: dict[str, Any]) -> None:
-    """What is known of the arms: the JSON form of GetExperimentResponse."""
+def arms(experiment: GetExperimentResponse) -> None:
+    """Shows the arms of an experiment and their differences, and nothing of an earlier one."""
     no_arms()
-    for arm in experiment["arms"]:
-        name = ARM_NAMES[arm["arm"]]
-        _REWARD.labels(name).set(arm["average_reward"])
-        _LIKES.labels(name).set(arm["like_rate"])
-        _USERS.labels(name).set(arm["users"])
-    for one in experiment["differences"]:
-        if "low" in one:
-            _LOW.labels(ARM_NAMES[one["other"]]).set(one["low"])
-            _HIGH.labels(ARM_NAMES[one["other"]]).set(one["high"])
+    for arm in experiment.arms:
+        name = ARM_NAMES[arm.arm]
+        _REWARD.labels(name).set(arm.average_reward)
+        _LIKES.labels(name).set(arm.like_rate)
+        _USERS.labels(name).set(arm.users)
+    for one in experiment.differences:
+        if one.HasField("low"):
+            _LOW.labels(ARM_NAMES[one.other]).set(one.low)
+            _HIGH.labels(ARM_NAMES[one.other]).set(one.high)
 
 
 def no_arms() -> None:

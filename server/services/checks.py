@@ -1,4 +1,4 @@
-"""Checks of fields that several services have, each noting what is wrong by its path."""
+"""Checks of fields that several services have; violations are noted by the path of the field."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +23,7 @@ def check_name(value: str, longest: int, path: str, violations: Violations) -> N
 def check_personality(
     profile: types.PersonalityProfile, path: str, violations: Violations
 ) -> Traits:
-    """The five scores of a profile; notes those that are missing or out of range."""
+    """Returns the five scores of a profile; notes those that are missing or out of range."""
     traits = (
         profile.openness,
         profile.conscientiousness,
@@ -40,7 +40,7 @@ def check_personality(
 
 
 def check_timestamp(stamp: Timestamp, path: str, violations: Violations) -> bool:
-    """Whether a timestamp lies in the years 1970 to 9999; notes it otherwise."""
+    """Returns True if a timestamp lies in the years 1970 to 9999; notes it otherwise."""
     valid = 0 <= stamp.seconds <= MOST_SECONDS and 0 <= stamp.nanos < 1_000_000_000
     if not valid:
         violations.add(path, "must lie in the years 1970 to 9999")
@@ -48,5 +48,5 @@ def check_timestamp(stamp: Timestamp, path: str, violations: Violations) -> bool
 
 
 def to_datetime(stamp: Timestamp) -> datetime:
-    """A checked timestamp as an aware datetime, to the microsecond."""
+    """Returns a checked timestamp as an aware datetime, to the microsecond."""
     return datetime.fromtimestamp(stamp.seconds, UTC) + timedelta(microseconds=stamp.nanos // 1000)

@@ -1,4 +1,4 @@
-"""Rows of the run log and of model versions as messages."""
+"""Conversion of rows of the run log and of model versions to messages."""
 
 import json
 from dataclasses import fields
@@ -19,7 +19,7 @@ _PAGE_MOST = 100
 
 
 def stamp(moment: datetime | str | None) -> Timestamp | None:
-    """A timestamp message of a datetime or an ISO 8601 text."""
+    """Returns a timestamp message of a datetime or an ISO 8601 text; None for None."""
     if moment is None:
         return None
     message = Timestamp()
@@ -28,7 +28,7 @@ def stamp(moment: datetime | str | None) -> Timestamp | None:
 
 
 def hyperparameters_message(values: dict[str, Any]) -> training_pb2.Hyperparameters:
-    """Every field set, settling included; what is not common to all algorithms is in the map."""
+    """Returns hyperparameters with every field set; those of one algorithm are in the map."""
     names = {f.name for f in fields(Hyperparameters)}
     known = Hyperparameters(**{name: value for name, value in values.items() if name in names})
     return training_pb2.Hyperparameters(
@@ -38,12 +38,12 @@ def hyperparameters_message(values: dict[str, Any]) -> training_pb2.Hyperparamet
 
 
 def run_status(name: str) -> training_pb2.TrainingRunStatus.ValueType:
-    """The status of a system_tasks row."""
+    """Returns the status of a system_tasks row as the contract has it."""
     return enum_number(training_pb2.TrainingRunStatus, name)
 
 
 def run_message(row: Any) -> training_pb2.TrainingRun:
-    """A training run of a system_tasks row."""
+    """Returns the training run of a system_tasks row."""
     metadata = json.loads(row["metadata"])
     request, result = metadata["request"], metadata.get("training", {})
     rebuild = request["rebuild"]
@@ -84,7 +84,7 @@ def run_message(row: Any) -> training_pb2.TrainingRun:
 
 
 def model_message(row: Any, active_version: int) -> models_pb2.Model:
-    """A model version of its row."""
+    """Returns the model version of a row."""
     space = json.loads(row["space"])
     return models_pb2.Model(
         version=row["version"],
@@ -115,7 +115,7 @@ def _statistics(metrics: dict[str, Any]) -> training_pb2.ModelStatistics:
 
 
 def page_bounds(page_size: int, page_token: str) -> tuple[int, int | None]:
-    """Size of a page, and the number it begins below. Raises INVALID_ARGUMENT."""
+    """Returns the size of a page, and the number it begins below. Raises INVALID_ARGUMENT."""
     if not 0 <= page_size <= _PAGE_MOST:
         raise invalid("page_size", f"must be from 1 to {_PAGE_MOST}, not {page_size}")
     if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) < 19):

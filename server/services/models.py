@@ -1,6 +1,5 @@
-"""ModelService: which version is served, and tables in and out."""
+"""ModelService: listing, activating, exporting and importing model versions."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +18,7 @@ LARGEST_FILE = 1024 * 1024 * 1024
 
 
 class ModelService(grpc_pb.ModelServiceServicer):
-    """Activations are rows, and every replica hears of them from the database."""
+    """Serves ModelService. Activations are rows: the database tells every replica of them."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -94,7 +93,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
             raise invalid("chunk", output.decode()[:LONGEST_DESCRIPTION])
         if code != 0:
             raise RuntimeError(f"the import exited with code {code}")
-        version = json.loads(output)["version"]
+        version = int(output)
         async with pool.acquire() as connection, connection.transaction():
             if upload.activate:
                 await check_servable(self._runtime, connection, version)
@@ -103,7 +102,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
 
 
 class _Upload:
-    """The pieces of a file that a caller sends."""
+    """A file that a caller sends in pieces."""
 
     def __init__(self, requests: AsyncIterator[pb.ImportModelRequest]) -> None:
         self._requests = requests

@@ -1,17 +1,16 @@
-"""RolloutService: who is served what, how the arms compare, and shadowing."""
+"""RolloutService: shares of the people, comparison of the arms, and shadowing."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.json_format import ParseDict
-
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
+from recparams.v1 import training_pb2
 from rl.arms import NEVER_ACTIVATED, RULES_VERSION, Activation
 from server.contract.errors import Violations, not_found
 from server.contract.vocabulary import ARM_NUMBERS
-from server.jobs.evaluation_request import ACTIVE, EvaluationRequest
-from server.jobs.processes import run_json
+from server.jobs.processes import run_for
+from server.jobs.requests import ACTIVE, EvaluationRequest
 from server.services.conversion import stamp
 from server.services.runtime import Runtime
 from server.services.versions import (
@@ -30,7 +29,7 @@ NEXT = "next"
 
 
 class RolloutService(grpc_pb.RolloutServiceServicer):
-    """Rollouts are rows, and every replica hears of them from the database."""
+    """Serves RolloutService. Rollouts are rows: the database tells every replica of them."""
 
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings
@@ -58,7 +57,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
     def _shares(
         self, request: pb.SetRolloutRequest, current: Activation, version: int
     ) -> tuple[float, float]:
-        """The version's and the rules' share of the people. Raises INVALID_ARGUMENT."""
+        """Returns the version's and the rules' share of the people. Raises INVALID_ARGUMENT."""
         violations = Violations()
         steps = self._settings.steps()
         before = current.split.percent if version == current.version else 0.0
@@ -86,7 +85,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         return percent, rules
 
     async def _newest(self, connection: Connection, size: int) -> list[pb.Rollout]:
-        """What is served, and up to size - 1 earlier states, newest first."""
+        """Returns the current rollout, and up to size - 1 earlier ones, newest first."""
         rollouts = []
         for activation, row in await activations.history(connection, size):
             message = self._message(activation)
@@ -134,15 +133,13 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             times = await activations.experiment_times(connection, number)
         if times["started_at"] is None:
             raise not_found(f"experiment {number}")
-        found = await run_json(self._runtime.require_workers(), "experiment", str(number))
-        return ParseDict(
-            found,
-            pb.GetExperimentResponse(
-                experiment_id=number,
-                started_at=stamp(times["started_at"]),
-                ended_at=stamp(times["ended_at"]),
-            ),
+        response = await run_for(
+            self._runtime.require_workers(), pb.GetExperimentResponse, "experiment", str(number)
         )
+        response.started_at.FromDatetime(times["started_at"])
+        if times["ended_at"] is not None:
+            response.ended_at.FromDatetime(times["ended_at"])
+        return response
 
     async def SetShadow(self, request: pb.SetShadowRequest, context: Any) -> pb.SetShadowResponse:
         violations = Violations()
@@ -163,15 +160,19 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         policies = (shadow.version, ACTIVE)
         await check_evaluated(self._runtime, policies)
         wanted = EvaluationRequest(shadow.since, datetime.now(UTC), policies, by_segment=False)
-        found = await run_json(self._runtime.require_workers(), "evaluate", wanted.to_json())
-        return ParseDict(
-            {name: found[name] for name in ("policies", "differences")},
-            pb.GetShadowResponse(
-                version=shadow.version,
-                since=stamp(shadow.since),
-                decisions=shadow.decisions,
-                agreements=shadow.agreements,
-            ),
+        found = await run_for(
+            self._runtime.require_workers(),
+            training_pb2.EvaluateResponse,
+            "evaluate",
+            wanted.to_json(),
+        )
+        return pb.GetShadowResponse(
+            version=shadow.version,
+            since=stamp(shadow.since),
+            decisions=shadow.decisions,
+            agreements=shadow.agreements,
+            policies=found.policies,
+            differences=found.differences,
         )
 
 

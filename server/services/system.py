@@ -1,4 +1,4 @@
-"""SystemService: how the service does, and forgetting a person."""
+"""SystemService: health, and the deletion of a person."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ DATABASE_SECONDS = 0.4
 
 
 class SystemService(grpc_pb.SystemServiceServicer):
-    """Of this server and its database; needs no other part to work."""
+    """Serves SystemService: the health of this server and its database, whatever else fails."""
 
     def __init__(self, settings: Settings, runtime: Runtime, cache: ProfileCache) -> None:
         self._settings = settings

@@ -10,15 +10,13 @@ from typing import Any
 
 import asyncpg
 import grpc
-from google.protobuf.json_format import ParseDict
 
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from rl.state import StateSpace
 from server.contract.errors import ServiceError, Violations, error, not_found
-from server.jobs.evaluation_request import EvaluationRequest
-from server.jobs.processes import run_json
-from server.jobs.requests import RAY
+from server.jobs.processes import run_for
+from server.jobs.requests import RAY, EvaluationRequest
 from server.observability import tracing
 from server.services.conversion import page_bounds, run_message
 from server.services.runtime import Runtime
@@ -38,7 +36,7 @@ WATCH_SECONDS = 0.25
 
 
 class TrainingService(grpc_pb.TrainingServiceServicer):
-    """Runs are rows of system_tasks, so any replica answers for any run."""
+    """Serves TrainingService. Runs are rows of system_tasks: any replica answers for any run."""
 
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings
@@ -188,8 +186,6 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             by_segment=not request.overall_only,
         )
         await check_evaluated(self._runtime, policies)
-        found = await run_json(self._runtime.require_workers(), "evaluate", wanted.to_json())
-        response = ParseDict(found, pb.EvaluateResponse())
-        response.period_start.FromDatetime(wanted.start)
-        response.period_end.FromDatetime(wanted.end)
-        return response
+        return await run_for(
+            self._runtime.require_workers(), pb.EvaluateResponse, "evaluate", wanted.to_json()
+        )

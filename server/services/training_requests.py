@@ -1,4 +1,4 @@
-"""What callers ask of the TrainingService, checked."""
+"""Checks of the requests to the TrainingService."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +14,7 @@ from rl.learners.registry import LEARNERS, settings_of
 from rl.learners.tabular import TabularLearner
 from rl.objectives import Objectives
 from server.contract.errors import Violations
-from server.jobs.evaluation_request import ACTIVE, RANDOM, RULES
-from server.jobs.requests import PROCESS, RAY, RunRequest
+from server.jobs.requests import ACTIVE, PROCESS, RANDOM, RAY, RULES, RunRequest
 from server.services.checks import FUTURE_ALLOWED, check_timestamp, to_datetime
 from server.settings import Settings
 
@@ -33,7 +32,7 @@ _ENGINES = {pb.TRAINING_ENGINE_PROCESS: PROCESS, pb.TRAINING_ENGINE_RAY: RAY}
 
 
 def run_request(settings: Settings, request: pb.TriggerTrainingRequest) -> RunRequest:
-    """What a run is asked to do. Raises INVALID_ARGUMENT with everything that is wrong."""
+    """Returns the checked request of a run. Raises INVALID_ARGUMENT with everything wrong."""
     violations = Violations()
     if len(request.request_id) > LONGEST_REQUEST_ID or "\x00" in request.request_id:
         violations.add("request_id", f"must have up to {LONGEST_REQUEST_ID} characters")
@@ -129,7 +128,7 @@ def _engine(
 def _overridden(
     configured: Objectives, message: Message, path: str, violations: Violations
 ) -> Objectives:
-    """Weights with what a message sets; notes a value that they refuse."""
+    """Returns weights with what a message sets; notes a value that they refuse."""
     try:
         return replace(configured, **{field.name: value for field, value in message.ListFields()})
     except ValueError as failure:
@@ -141,7 +140,7 @@ def _overridden(
 def policies_of(
     messages: Sequence[evaluation_pb2.Policy], violations: Violations
 ) -> tuple[int | str, ...]:
-    """The policies to evaluate; notes those that are none."""
+    """Returns the policies to evaluate; notes those that are invalid."""
     if len(messages) > MOST_POLICIES:
         violations.add("policies", f"must have up to {MOST_POLICIES} entries")
     wanted: list[int | str] = []
@@ -159,7 +158,7 @@ def policies_of(
 def bounded(
     request: Any, name: str, default: int | None, most: int, violations: Violations
 ) -> int | None:
-    """An optional whole number from 1 to `most`."""
+    """Returns an optional whole number, and notes it unless it is from 1 to `most`."""
     if not request.HasField(name):
         return default
     value = int(getattr(request, name))
@@ -169,7 +168,7 @@ def bounded(
 
 
 def as_of_or_now(request: Any, violations: Violations) -> datetime:
-    """The instant a request stands at: its as_of, or now."""
+    """Returns the as_of of a request, by default now; notes one that is invalid."""
     now = datetime.now(UTC)
     if not request.HasField("as_of") or not check_timestamp(request.as_of, "as_of", violations):
         return now

@@ -1,4 +1,4 @@
-"""What the services ask of a version before it is served."""
+"""Checks that the services make before a version is served."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ import grpc
 
 from rl.arms import RULES_VERSION, Activation
 from server.contract.errors import ServiceError, error, invalid
-from server.jobs.evaluation_request import ACTIVE
+from server.jobs.requests import ACTIVE
 from server.services.runtime import Runtime
 from server.store import models
 from server.store.activations import current_activation
@@ -57,5 +57,5 @@ def check_reason(reason: str) -> None:
 
 
 def refused(reason: str, message: str) -> ServiceError:
-    """FAILED_PRECONDITION with a machine-readable reason."""
+    """Returns FAILED_PRECONDITION with a machine-readable reason."""
     return error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)

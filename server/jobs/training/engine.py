@@ -1,6 +1,6 @@
-"""Who does the work of a run: here, this process and its threads; in ray_engine.py, Ray.
+"""Engines, which do the work of a run: this process and its threads; Ray is in ray_engine.py.
 
-Both have the same functions learn the same cells, so that the table is the same bit for bit.
+All call the same functions on the same cells, so that the table is the same bit for bit.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from server.store.database import Connection
 
 @dataclass(frozen=True)
 class Work(Due):
-    """What a run has to learn, in summary.
+    """Summary of what is due in a run.
 
     Attributes:
-        transitions: how many.
-        average_reward: of them; 0 where there are none.
-        log: those held out at first, which may be none.
-        ids: of their interactions.
+        transitions: their number.
+        average_reward: of the transitions; 0 without any.
+        log: the interactions held out at first, which may be none.
+        ids: of the interactions in the log, int64 (n,).
     """
 
     transitions: int
@@ -40,31 +40,31 @@ class Work(Due):
 
 
 class Engine(ABC):
-    """Reads and learns what a run has to."""
+    """Reads and learns the interactions of a run."""
 
     @abstractmethod
     async def prepare(self, work: Connection, reading: Reading, progress: Progress) -> Work:
-        """Reads it, through the stages "reading" and "preparing"."""
+        """Reads the interactions, through the stages "reading" and "preparing"."""
 
     @abstractmethod
     async def learn(
         self, learner: Learner, *, tail: bool, on_progress: Callable[[float], None]
     ) -> None:
-        """Has a learner learn what was held out, or else all but that.
+        """Trains a learner on the part that was held out, or on the rest.
 
         Args:
-            learner: it.
-            tail: whether it is what was held out.
-            on_progress: called, from any thread, with the share that was just learned.
+            learner: the learner.
+            tail: True for the part that was held out.
+            on_progress: called, from any thread, with the share that was just learned, 0 to 1.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Lets everything go."""
+        """Releases what is held."""
 
 
 class OneProcess(Engine):
-    """This process, and threads of its own."""
+    """Engine that uses this process and threads of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""Interactions as Parquet files, for workers that should not all lean on one database.
+"""Exports: interactions as Parquet files, which spare the database where Ray has many workers.
 
 `recparams interactions export` writes what the next run would read: a file for each range of
 personality cells, with everything of everybody who has an interaction in it, and last a manifest. A
@@ -6,14 +6,14 @@ run can then be told to read the files. It is refused where the database has mov
 would make it wrong: another version trained, people forgotten.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import asyncpg
+from pydantic import TypeAdapter, ValidationError
 
 from rl.learners.hyperparameters import Hyperparameters
 from rl.state import StateSpace
@@ -26,7 +26,7 @@ from server.store.columns import INTERACTIONS, Rows, copy_rows
 from server.store.database import Connection, database_url
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT: Final = 1
 ROW_GROUP = 1 << 18
 
 
@@ -36,14 +36,15 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export holds.
+    """Contents of an export, stored beside its files as JSON.
 
     Attributes:
         through, window_start, rebuild: what was read, as a run reads it.
-        space: cells are of this one.
-        base_version: what an incremental run would have gone on from.
+        space: the state space that cells are of.
+        base_version: the version that an incremental run would have gone on from.
         interactions: how many, each counted once.
         shards: one for each file, in order.
+        format: of the files and of this.
     """
 
     through: int
@@ -53,45 +54,27 @@ class Manifest:
     base_version: int | None
     interactions: int
     shards: tuple[Shard, ...]
+    format: Literal[1]
 
-    def to_json(self) -> str:
-        """The inverse of `load`."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "through": self.through,
-                "window_start": self.window_start.isoformat(),
-                "rebuild": self.rebuild,
-                "space": self.space.to_dict(),
-                "base_version": self.base_version,
-                "interactions": self.interactions,
-                "shards": [[shard.low, shard.high] for shard in self.shards],
-            },
-            indent=1,
-        )
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def load(folder: Path) -> Manifest:
-    """The manifest of a whole export. Raises ExportError."""
+    """Returns the manifest of a whole export. Raises ExportError."""
     try:
-        found = json.loads((folder / MANIFEST).read_text())
-        if found["format"] != FORMAT:
-            raise ExportError(f"{folder} has format {found['format']}, not {FORMAT}")
-        return Manifest(
-            through=int(found["through"]),
-            window_start=datetime.fromisoformat(found["window_start"]),
-            rebuild=bool(found["rebuild"]),
-            space=StateSpace.from_dict(found["space"]),
-            base_version=found["base_version"],
-            interactions=int(found["interactions"]),
-            shards=tuple(Shard(int(low), int(high)) for low, high in found["shards"]),
+        return _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
+    except ValidationError as failure:
+        wrong = "; ".join(
+            ": ".join((*map(str, one["loc"]), one["msg"])) for one in failure.errors()
         )
-    except (OSError, ValueError, KeyError, TypeError) as failure:
+        raise ExportError(f"{folder} holds no whole export: {wrong}") from None
+    except OSError as failure:
         raise ExportError(f"{folder} holds no whole export: {failure}") from None
 
 
 def file_of(folder: Path, position: int) -> Path:
-    """The file of a shard."""
+    """Returns the file of a shard."""
     return folder / f"part-{position:05d}.parquet"
 
 
@@ -131,10 +114,10 @@ async def export(
 
     Args:
         settings: where the database is, and the state space.
-        folder: is made if need be.
-        days_back: of the window, as of a run.
-        rebuild: whether what was trained before is exported too.
-        shards: most files.
+        folder: made if it is missing.
+        days_back: length of the window in days, as of a run.
+        rebuild: export what was trained before as well.
+        shards: largest number of files.
         on_file: called after each with its number, from 1, and how many there will be.
 
     Raises:
@@ -162,12 +145,13 @@ async def export(
             base_version=await training.base_version(work),
             interactions=await _count(work, rebuild, through, window_start),
             shards=tuple(dealt),
+            format=FORMAT,
         )
     finally:
         work.terminate()
     # Last, and at once: a folder with a manifest is whole.
     partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(manifest.to_json())
+    partial.write_bytes(_MANIFEST.dump_json(manifest, indent=1))
     partial.rename(folder / MANIFEST)
     return manifest
 
@@ -175,7 +159,7 @@ async def export(
 def read_file(
     settings: Settings, reading: Reading, shard: Shard, file: Path
 ) -> tuple[Part, Counts]:
-    """What a shard has to learn, and what it says of its people, out of a file."""
+    """Reads a shard from a file; returns what is due in it, and counts of its people."""
     import pyarrow.parquet as pq
 
     assembler = Assembler(settings, replace(reading, traits=True), lambda _: None)
@@ -186,7 +170,7 @@ def read_file(
 
 
 class _Batch:
-    """Columns of a piece of a file, by name, as rows of COPY have them."""
+    """Columns of a piece of a file, by name, with the fields of rows of COPY."""
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
@@ -228,7 +212,7 @@ async def _count(work: Connection, rebuild: bool, through: int, window_start: da
 
 
 def _any_run(rebuild: bool, days_back: int | None) -> RunRequest:
-    """A run as far as reading goes."""
+    """Returns a request that is complete as far as reading goes."""
     return RunRequest(
         rebuild=rebuild,
         days_back=days_back,

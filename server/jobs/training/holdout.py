@@ -1,4 +1,4 @@
-"""A candidate on the tail of its window, before it is trained on that too, and its gates."""
+"""Evaluation of a candidate on the held-out tail of its window, and its gates."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recparams.v1 import evaluation_pb2 as pb
 from rl.arms import RULES_VERSION, Activation
 from rl.evaluation.comparison import Comparison, Log, Target, compare
 from rl.evaluation.gates import Figures, Gate, check, q_bound
 from rl.objectives import Objectives
 from rl.policy import Policy, rule_based_policy
-from server.jobs.reports import comparison_json
+from server.jobs.reports import pair_message, policy_messages
 from server.jobs.requests import RunRequest
 from server.jobs.training.reading import Columns
 from server.settings import Settings
@@ -24,13 +25,13 @@ CANDIDATE, RULES = "candidate", "rule-based"
 
 
 def split_time(time: NDArray[np.int64], share: float) -> int | None:
-    """From when on interactions to be trained are held out at first: the latest share of them.
+    """Returns the time from which interactions are held out at first: the latest share of them.
 
-    None where none are, since nothing would come before them.
+    None if none are held out, since nothing would come before them.
 
     Args:
-        time: of all of them, shape (n,), in any order.
-        share: to be held out, 0 to 1.
+        time: of all interactions to be trained, int64 (n,), in any order.
+        share: share to hold out, 0 to 1.
     """
     n = len(time)
     wanted = min(int(n * share), MOST_HELD_OUT)
@@ -41,12 +42,12 @@ def split_time(time: NDArray[np.int64], share: float) -> int | None:
 
 
 def held_out(time: NDArray[np.int64], split: int | None) -> NDArray[np.bool_]:
-    """Which interactions are held out, shape (n,), as `split_time` says."""
+    """Returns True for each interaction from `split` on, bool (n,); `split` is of `split_time`."""
     return np.zeros(len(time), dtype=np.bool_) if split is None else time >= split
 
 
 def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:
-    """The rows held out; their propensity may be NaN."""
+    """Returns some rows as a log; their propensity may be NaN."""
     traits = columns.interactions.traits
     return Log(
         state=columns.interactions.state[rows],
@@ -60,15 +61,15 @@ def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:
 
 @dataclass(frozen=True)
 class Holdout:
-    """What the candidate, the active policy and the rules are worth on what was held out.
+    """Estimated values of candidate, active policy and rules on the interactions held out.
 
     Attributes:
-        interactions: how many were held out.
+        interactions: number of interactions held out.
         unknown_propensity: those left out for want of a propensity.
         trained: those left out because the active version was trained on them.
-        comparison: the candidate, the active version and the rules.
-        active_name: the active policy's name in the comparison; empty where it is not in it.
-        reason: why it is not.
+        comparison: of the candidate, the active version and the rules.
+        active_name: the active policy's name in the comparison; empty if it is not in it.
+        reason: why it is not in it.
     """
 
     interactions: int
@@ -79,7 +80,10 @@ class Holdout:
     reason: str
 
     def improvement(self) -> tuple[float | None, str]:
-        """Lower end of the candidate's value minus the active policy's, or None and why not."""
+        """Returns the lower end of the candidate's value minus the active policy's.
+
+        None and the reason if it cannot be estimated.
+        """
         for pair in self.comparison.pairs:
             if (pair.policy, pair.other) == (CANDIDATE, self.active_name):
                 if pair.difference.reason and self.trained:
@@ -92,16 +96,18 @@ class Holdout:
                 return pair.difference.intervals[0].low, ""
         return None, self.reason
 
-    def to_json(self) -> dict[str, Any]:
-        """A HoldoutEvaluation message."""
-        return {
-            "interactions": self.interactions,
-            "unknown_propensity": self.unknown_propensity,
-            "trained_interactions": self.trained,
-            **comparison_json(
-                self.comparison, {report.target.name: 0 for report in self.comparison.policies}
+    def to_message(self) -> pb.HoldoutEvaluation:
+        """Returns the evaluation as the contract has it."""
+        comparison = self.comparison
+        return pb.HoldoutEvaluation(
+            interactions=self.interactions,
+            unknown_propensity=self.unknown_propensity,
+            trained_interactions=self.trained,
+            policies=policy_messages(
+                comparison, {report.target.name: 0 for report in comparison.policies}
             ),
-        }
+            differences=map(pair_message, comparison.pairs),
+        )
 
 
 async def evaluate_holdout(
@@ -113,16 +119,16 @@ async def evaluate_holdout(
     log: Log,
     ids: NDArray[np.int64],
 ) -> Holdout:
-    """Evaluates a candidate against what is served and the rules.
+    """Evaluates a candidate against the active version and the rules.
 
     Args:
-        work: where the active version is.
+        work: connection to the database.
         settings: the state space.
         active: the active version.
-        objectives: what the reward is made of.
-        candidate: trained on nothing of the log.
-        log: what was held out, propensities NaN where unknown.
-        ids: of its interactions, shape (n,).
+        objectives: factors of the reward.
+        candidate: a policy trained on nothing of the log.
+        log: the n interactions held out, propensities NaN where unknown.
+        ids: of the interactions, int64 (n,).
     """
     space = settings.space()
     targets = [Target(CANDIDATE, 0, candidate)]
@@ -170,14 +176,14 @@ async def check_gates(
     result: dict[str, Any],
     model: models.NewModel,
 ) -> tuple[Gate, ...]:
-    """The gates of a new version.
+    """Checks a new version and returns its gates.
 
     Args:
-        work: where the active version is.
+        work: connection to the database.
         settings: thresholds and rewards.
-        current: what is served.
-        request: what the run was asked for.
-        holdout: the candidate on what was held out; None where nothing was.
+        current: the activation that is served.
+        request: the request of the run.
+        holdout: evaluation of the candidate; None if nothing was held out.
         result: of the run, with its average_reward.
         model: the version.
     """

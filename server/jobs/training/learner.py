@@ -1,4 +1,4 @@
-"""The learner of a run: new, or what an earlier version's learner had."""
+"""The learner of a run."""
 
 from rl.learners.base import Learner
 from rl.learners.registry import LEARNERS
@@ -11,7 +11,7 @@ from server.store.database import Connection
 async def learner_for(
     work: Connection, settings: Settings, request: RunRequest, parent: int | None
 ) -> Learner:
-    """The learner to train, gone on from a version's or begun anew.
+    """Returns the learner to train: a new one, or one that goes on from the parent version.
 
     Raises as `models.load_learner`, and ValueError where the version's algorithm is another one.
     """

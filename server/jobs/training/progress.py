@@ -1,4 +1,4 @@
-"""How far a training run is."""
+"""Progress of a training run."""
 
 import contextlib
 import time
@@ -22,7 +22,13 @@ _STAGES = {
 
 @dataclass
 class Progress:
-    """How far a run is; read by the reporter, written by the stages."""
+    """Progress of a run, written by the stages and read by the reporter.
+
+    Attributes:
+        stage: a name in `_STAGES`.
+        fraction: share of the stage that is done, 0 to 1.
+        seconds: duration of each stage that has ended.
+    """
 
     stage: str = "starting"
     fraction: float = 0.0
@@ -30,7 +36,7 @@ class Progress:
 
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
-        """Names a stage and times it."""
+        """Enters a stage and times it."""
         started = time.perf_counter()
         self.stage, self.fraction = stage, 0.0
         with tracing.span(stage):
@@ -38,12 +44,12 @@ class Progress:
         self.seconds[stage] = round(time.perf_counter() - started, 4)
 
     def advance(self, share: float) -> None:
-        """So much more of the stage is done."""
+        """Adds a share to the part of the stage that is done."""
         self.fraction += share
 
     @property
     def overall(self) -> float:
-        """Share of the whole run that is done, 0 to 1."""
+        """The share of the whole run that is done, 0 to 1."""
         before = 0.0
         for stage, end in _STAGES.items():
             if stage == self.stage:

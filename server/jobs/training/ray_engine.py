@@ -1,6 +1,6 @@
-"""A run's work on a Ray cluster: each shard's cells are read and learned by a task of its own.
+"""The engine of a Ray cluster: a task of its own reads and learns the cells of each shard.
 
-Ray (extra `ray`) schedules the tasks, keeps what they give, and does again what a lost worker had.
+Ray (extra `ray`) schedules the tasks, keeps their results, and repeats those of a lost worker.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ RETRIES = 5
 
 
 class RayEngine(Engine):
-    """Deals the cells out to Ray.
+    """Engine that distributes the cells over a Ray cluster.
 
     Args:
         settings: of the run; `ray_address` says where the cluster is.
@@ -132,7 +132,7 @@ class RayEngine(Engine):
 
 
 def _connected(settings: Settings) -> Any:
-    """Ray, connected to the cluster, or to one of its own on this machine."""
+    """Returns Ray, connected to the cluster, or to one of its own on this machine."""
     import ray
 
     # A cluster on this machine only is nobody else's to reach.
@@ -149,7 +149,7 @@ def _connected(settings: Settings) -> Any:
 
 
 async def _gathered(refs: list[Any], on_done: Callable[[], None] = lambda: None) -> list[Any]:
-    """What tasks give, in order."""
+    """Returns the results of tasks, in order."""
 
     async def one(ref: Any) -> Any:
         found = await asyncio.wrap_future(ref.future())
@@ -173,7 +173,7 @@ def _read_part(
 async def _read(
     settings: Settings, reading: Reading, shard: Shard, snapshot: str
 ) -> tuple[Part, Counts]:
-    """What a shard has to learn, as the database was when its snapshot was taken."""
+    """Reads a shard from the database as it was when the snapshot was taken."""
     connection = await asyncpg.connect(database_url(settings))
     try:
         await training.see(connection, snapshot)

@@ -1,4 +1,4 @@
-"""The interactions of a run, out of the database and chained into transitions."""
+"""Reading the interactions of a run and chaining them into transitions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -31,7 +31,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of n interactions, with what evaluating them needs.
+    """Columns of n interactions, with those that evaluation needs.
 
     Attributes:
         interactions: what is learned from.
@@ -46,13 +46,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a run reads.
+    """Selection of the interactions that a run reads.
 
     Attributes:
-        request: what it was asked for.
-        window_start: from when.
-        through: up to which id.
-        traits: whether scores are read too.
+        request: the request of the run.
+        window_start: earliest time of an interaction.
+        through: highest id of an interaction.
+        traits: read personality scores as well.
     """
 
     request: RunRequest
@@ -62,12 +62,12 @@ class Reading:
 
 
 class Assembler:
-    """Makes columns of rows that arrive in pieces.
+    """Assembles columns from rows that arrive in pieces.
 
     Args:
         settings: state space and rewards.
-        reading: what is read.
-        on_rows: called with how many rows there are so far.
+        reading: the selection.
+        on_rows: called with the number of rows so far.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Assembler:
         self._on_rows = on_rows
 
     def add(self, rows: Rows) -> None:
-        """Takes some rows with the fields of `server.store.columns.INTERACTIONS`."""
+        """Adds rows with the fields of `server.store.columns.INTERACTIONS`."""
         action = rows["action"].astype(np.uint8)
         engagement = rewards(
             self._weights,
@@ -103,7 +103,7 @@ class Assembler:
         self._on_rows(self._columns.rows)
 
     def columns(self) -> Columns:
-        """All of them; they are let go of here."""
+        """Returns all columns and releases them here."""
         column = self._columns.column
         names = (field.name for field in fields(Interactions) if field.name != "traits")
         interactions = {name: column(name) for name in names}
@@ -123,11 +123,11 @@ async def read(
     """Reads interactions.
 
     Args:
-        work: where they are.
+        work: connection to the database.
         settings: state space and rewards.
-        reading: which.
-        on_rows: called with how many there are so far.
-        condition: SQL that rows have to satisfy besides.
+        reading: the selection.
+        on_rows: called with the number of rows so far.
+        condition: SQL that rows have to satisfy as well.
     """
     assembler = Assembler(settings, reading, on_rows)
 
@@ -140,7 +140,7 @@ async def read(
 
 
 async def window_start_of(work: Connection, settings: Settings, request: RunRequest) -> datetime:
-    """Start of the window; without days_back it reaches back to the last completed run's end."""
+    """Returns the start of the window; without days_back, back to the last completed run's end."""
     if request.days_back is not None:
         return request.as_of - timedelta(days=request.days_back)
     start = request.as_of - timedelta(days=settings.days_back)
@@ -149,7 +149,7 @@ async def window_start_of(work: Connection, settings: Settings, request: RunRequ
 
 
 def chained(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:
-    """What is due of some interactions, all of whose people's interactions are among them."""
+    """Returns the transitions that are due, from all interactions of some people."""
     hyperparameters = request.hyperparameters
     return prepare(
         interactions,

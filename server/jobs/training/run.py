@@ -1,4 +1,4 @@
-"""One training run: read what is due, learn it, and commit it with everything that says so.
+"""A training run: reads what is due, learns it, and commits the new version.
 
 The new version, everybody's watermark, the run's row and the activation are written in one
 transaction that also checks that the run is still wanted. A trainer that dies anywhere before has
@@ -17,9 +17,10 @@ import asyncpg
 import structlog
 
 from rl.arms import Activation
+from rl.evaluation.gates import Gate
 from rl.learners.base import Learner
 from rl.transitions import TrainedThrough
-from server.jobs.reports import gate_json
+from server.jobs.reports import gate_message, message_json
 from server.jobs.requests import RAY, RunRequest
 from server.jobs.training import exports
 from server.jobs.training.engine import Engine, OneProcess, Work
@@ -120,6 +121,7 @@ async def _run(
     metrics = {**asdict(learner.statistics()), "exploration_rate": learner.epsilon}
     result = _result(request, todo, metrics, window_start, through, parent, progress)
     model = None
+    gates: tuple[Gate, ...] = ()
     if todo.transitions:
         with progress.during("smoothing"):
             arrays = learner.arrays()
@@ -141,16 +143,16 @@ async def _run(
             model = await asyncio.to_thread(models.encode, new)
         gates = await check_gates(work, settings, current, request, holdout, result, new)
         result |= {
-            "gates": [gate_json(gate) for gate in gates],
-            "holdout": None if holdout is None else holdout.to_json(),
+            "gates": [message_json(gate_message(gate)) for gate in gates],
+            "holdout": None if holdout is None else message_json(holdout.to_message()),
         }
 
     with progress.during("writing"):
-        await _commit(work, settings, current, run_id, request, todo, model, result)
+        await _commit(work, settings, current, run_id, request, todo, model, gates, result)
 
 
 def engine_for(settings: Settings, request: RunRequest) -> Engine:
-    """Who does the work of a run."""
+    """Returns the engine that a run asks for."""
     if request.engine == RAY:
         from server.jobs.training.ray_engine import RayEngine
 
@@ -168,7 +170,7 @@ async def _learn(
     current: Activation,
     progress: Progress,
 ) -> Holdout | None:
-    """Learns all there is; what was held out last, after evaluating on it."""
+    """Trains on everything, last on what was held out, after evaluating on it."""
     with progress.during("updating"):
         await engine.learn(learner, tail=False, on_progress=progress.advance)
     if not len(todo.log):
@@ -184,7 +186,7 @@ async def _learn(
 
 
 async def _trained(work: Connection, parent: int | None, todo: Work) -> TrainedThrough | None:
-    """What the new version is trained on; None where nobody knows that of its parent."""
+    """Returns what the new version is trained on; None if that of its parent is not known."""
     new = TrainedThrough(todo.users, todo.trained_through)
     if parent is None:
         return new
@@ -201,7 +203,7 @@ def _result(
     parent: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The `training` part of the run's metadata; the seed's monitoring queries read it."""
+    """Returns the `training` part of the run's metadata; the seed's monitoring queries read it."""
     return {
         "average_reward": todo.average_reward,
         "users_trained": len(todo.users),
@@ -226,9 +228,10 @@ async def _commit(
     request: RunRequest,
     todo: Work,
     model: models.EncodedModel | None,
+    gates: tuple[Gate, ...],
     result: dict[str, Any],
 ) -> None:
-    failed = [gate["explanation"] for gate in result.get("gates", ()) if not gate["passed"]]
+    failed = [gate.explanation for gate in gates if not gate.passed]
     wanted = model is not None and request.activate and not request.apart
     held_back = ""
     async with work.transaction():

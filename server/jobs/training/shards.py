@@ -1,8 +1,8 @@
-"""Personality cells dealt out: which workers read and learn what, and how it is put together.
+"""Shards: ranges of personality cells that workers read and learn independently.
 
-A shard is a range of cells. Its worker reads everybody who has an interaction in it, whole, because
-what is due of a person depends on all of theirs, and learns what lies in its cells. Each person is
-counted by the shard of their lowest cell.
+The worker of a shard reads everything of everybody who has an interaction in it, because what is
+due of a person depends on all of theirs, and learns what lies in its cells. Each person is counted
+by the shard of their lowest cell.
 """
 
 import asyncio
@@ -34,18 +34,18 @@ class Shard:
     high: int
 
     def states(self, space: StateSpace) -> slice:
-        """Their rows of a table."""
+        """Returns the rows of a table that are of these cells."""
         return slice(max(self.low, 0) * space.n_contexts, self.high * space.n_contexts)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a shard has to learn.
+    """Transitions that are due in a shard, with what evaluation needs.
 
     Attributes:
         transitions: those in its cells, sorted by (cell, time, id).
         log: the same as a log; propensities may be NaN.
-        ids, time: of their interactions, int64.
+        ids, time: of their interactions, int64 (n,).
     """
 
     transitions: Transitions
@@ -56,11 +56,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Counts(Due):
-    """What a shard says of its people.
+    """Counts of the people of a shard.
 
     Attributes:
-        reward_sum: of its transitions.
-        time: of their interactions, int64.
+        reward_sum: of the transitions of the shard.
+        time: of their interactions, int64 (n,).
     """
 
     reward_sum: float
@@ -68,7 +68,7 @@ class Counts(Due):
 
 
 def cell_expression(space: StateSpace) -> str:
-    """SQL for the cell of an interaction `i`, as `StateSpace.cells` has it; NO_CELL if unknown."""
+    """Returns SQL for the cell of an interaction `i`, as `StateSpace.cells`; NO_CELL if unknown."""
     bins = [
         f"least(floor(i.{trait}::float8 / (100.0::float8 / {space.bins}))::int, {space.bins - 1})"
         for trait in TRAITS
@@ -82,7 +82,7 @@ def cell_expression(space: StateSpace) -> str:
 
 
 async def weigh(work: Connection, space: StateSpace, reading: Reading) -> dict[int, int]:
-    """How many interactions each cell has."""
+    """Returns the number of interactions by cell."""
     select = f"{cell_expression(space)} AS cell, count(*) AS n"
     query = f"{training.query(reading.request.rebuild, select)} GROUP BY cell"
     rows = await work.fetch(query, reading.through, reading.window_start)
@@ -90,7 +90,7 @@ async def weigh(work: Connection, space: StateSpace, reading: Reading) -> dict[i
 
 
 def deal(weights: Mapping[int, int], n_cells: int, parts: int) -> list[Shard]:
-    """At most so many shards of similar weight, which cover all cells and NO_CELL."""
+    """Returns up to `parts` shards of similar weight, which cover all cells and NO_CELL."""
     cells = sorted(weights)
     total = np.cumsum([weights[cell] for cell in cells])
     wanted = np.linspace(0, total[-1] if len(total) else 0, parts + 1)[1:-1]
@@ -100,7 +100,7 @@ def deal(weights: Mapping[int, int], n_cells: int, parts: int) -> list[Shard]:
 
 
 def whose(space: StateSpace, reading: Reading, shard: Shard) -> str:
-    """SQL that an interaction `i` satisfies whose person has one in the shard."""
+    """Returns SQL that is true of an interaction `i` whose person has one in the shard."""
     cell = cell_expression(space)
     people = training.query(reading.request.rebuild, "i.user_key")
     return f"i.user_key IN ({people} AND {cell} >= {shard.low} AND {cell} < {shard.high})"
@@ -109,7 +109,7 @@ def whose(space: StateSpace, reading: Reading, shard: Shard) -> str:
 async def read_shard(
     work: Connection, settings: Settings, reading: Reading, shard: Shard
 ) -> tuple[Part, Counts]:
-    """What a shard has to learn, and what it says of its people, out of the database."""
+    """Reads a shard from the database; returns what is due in it, and counts of its people."""
     columns = await read(
         work,
         settings,
@@ -123,12 +123,12 @@ async def read_shard(
 def part_of(
     settings: Settings, reading: Reading, shard: Shard, columns: Columns
 ) -> tuple[Part, Counts]:
-    """What a shard has to learn, from all interactions of its people.
+    """Returns what is due in a shard, and counts of its people, from all their interactions.
 
     Args:
         settings: the state space.
-        reading: what the run reads.
-        shard: it.
+        reading: the selection that the run reads.
+        shard: the shard.
         columns: the interactions, with their scores.
     """
     space = settings.space()
@@ -186,16 +186,16 @@ def learn_block(
     tail: bool,
     block: Mapping[str, NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
-    """A shard's rows of a learner's arrays after learning a part, from those before.
+    """Trains a shard's rows of a learner's arrays and returns them.
 
     Args:
         settings: the state space.
-        reading: what the run reads.
+        reading: the selection that the run reads.
         shard: the cells.
-        part: what to learn.
-        split: as `split_time` says.
-        tail: whether to learn what was held out, or all but that.
-        block: rows of the arrays, by name.
+        part: the transitions.
+        split: as `split_time` returns it.
+        tail: True to learn the part that was held out, False for the rest.
+        block: the rows of the arrays before, by name.
     """
     space = settings.space()
     learner = LEARNERS[reading.request.algorithm](space, reading.request.hyperparameters)
@@ -209,7 +209,7 @@ def learn_block(
 def take(
     space: StateSpace, arrays: Mapping[str, NDArray[Any]], shard: Shard
 ) -> dict[str, NDArray[Any]]:
-    """A shard's rows of arrays whose last axis but one is the state."""
+    """Returns a shard's rows, copied, of arrays whose last axis but one is the state."""
     rows = shard.states(space)
     return {name: array[..., rows, :].copy() for name, array in arrays.items()}
 
@@ -227,7 +227,7 @@ def put(
 
 
 def together(counts: Sequence[Counts], logs: Sequence[Log], ids: Sequence[Any]) -> Work:
-    """What all shards, in order, have to learn; with what is held out of each."""
+    """Merges the counts of all shards, in order, with the held-out rows of each."""
 
     def column(name: str) -> NDArray[np.int64]:
         return np.concatenate([getattr(one, name) for one in counts])
