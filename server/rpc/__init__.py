@@ -1,1 +1,1 @@
-"""What surrounds every call: who calls, how often, how long, and how it ends."""
+"""The layer around every RPC: authorization, rate and time limits, errors, TLS."""
