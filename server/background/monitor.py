@@ -150,8 +150,8 @@ _CURRENT = _Current()
 REGISTRY.register(_CURRENT)
 
 
-def show(monitor: Monitor) -> None:
-    """Has scrapes show it."""
+def register(monitor: Monitor) -> None:
+    """Has scrapes collect from a monitor, in place of the one before."""
     _CURRENT.monitor = monitor
 
 

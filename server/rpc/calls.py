@@ -186,7 +186,7 @@ def _unary(
             answer = await handler(request, context)
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
-        stats.answered(time.perf_counter() - started)
+        stats.count("OK", time.perf_counter() - started)
         return answer
 
     return call
@@ -207,7 +207,7 @@ def _streaming(
                 yield response
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
-        stats.answered(time.perf_counter() - started)
+        stats.count("OK", time.perf_counter() - started)
 
     return call
 
@@ -243,11 +243,11 @@ async def _end(
     if not isinstance(failure, Exception):
         left = context.time_remaining()
         late = left is not None and left <= 0
-        stats.failed("DEADLINE_EXCEEDED" if late else "CANCELLED", seconds)
+        stats.count("DEADLINE_EXCEEDED" if late else "CANCELLED", seconds)
         raise failure
     name = request_id(context)
     status = as_service_error(failure, stats.method, name)
-    stats.failed(status.code.name, seconds)
+    stats.count(status.code.name, seconds)
     # Who does not read does not take the status either.
     async with asyncio.timeout(LONGEST_GOODBYE):
         await abort(context, status, name)

@@ -1,4 +1,4 @@
-"""What is learned, from what, and when."""
+"""Settings of learning: states, rewards, the learner and its schedule."""
 
 import os
 from dataclasses import fields
@@ -17,7 +17,7 @@ from server.settings.schedule import Schedule, parse
 
 
 class LearningSettings(BaseModel):
-    """Of states, rewards, the learner and its schedule."""
+    """Settings of states, rewards, the learner and its schedule."""
 
     bins: int = Field(5, ge=1, le=10, description="Bins per personality trait.")
     content_types: Names = Field(CONTENT_TYPES, description="Content types, comma separated.")

@@ -1,4 +1,4 @@
-"""What a version must show before it is served, and how it reaches people."""
+"""Settings of rollouts: gates, the ramp and the comparison of arms."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from rl.evaluation.gates import Thresholds
 
 
 class RolloutSettings(BaseModel):
-    """Of gates, the ramp and the comparison of arms."""
+    """Settings of gates, the ramp and the comparison of arms."""
 
     gates: Literal["enforce", "report"] = Field(
         "enforce",
