@@ -159,7 +159,7 @@ class App:
         settings = self._settings
         self.port = self._listen()
         calls = Calls.from_settings(settings, authorization.admission(with_admin_key(settings)))
-        rpc_metrics.rpcs(calls.stats)
+        rpc_metrics.set_rpc_stats(calls.stats)
         training = TrainingService(settings, self._runtime)
         services = (
             RecommendationService(settings, self._runtime, self._cache),
@@ -177,7 +177,7 @@ class App:
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if settings.metrics_port is not None:
-            monitor.expose(self._monitor)
+            monitor.register(self._monitor)
             try:
                 metrics.serve(settings.metrics_port, settings.host)
             except OSError as failure:
@@ -232,7 +232,7 @@ class App:
         url, pool = await connect_when_ready(settings)
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
         runtime.decider = Decider(self._holder, runtime.tokens, settings.served_exploration())
-        metrics.decisions(runtime.decider.decided)
+        metrics.set_decision_counts(runtime.decider.decided)
         runtime.workers = Workers(settings, url)
         runtime.pool = pool
         ready = asyncio.Event()

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from server.rpc.tls import CertificateError, expires_at
 from server.services.runtime import Runtime
 from server.store.errors import STORE_ERRORS
-from server.store.monitoring import Figures, look
+from server.store.monitoring import Figures, read_figures
 from server.store.profiles import ProfileCache
 
 log = structlog.get_logger()
@@ -69,7 +69,7 @@ class Monitor(Collector):
             asyncio.timeout(LOOK_TIMEOUT),
             self._runtime.require_pool().acquire(timeout=LOOK_TIMEOUT) as connection,
         ):
-            self._figures = await look(connection, self._runtime.holder.serving.version)
+            self._figures = await read_figures(connection, self._runtime.holder.serving.version)
         self._database_up = True
 
     def collect(self) -> Iterable[Metric]:
@@ -150,8 +150,8 @@ _CURRENT = _Current()
 REGISTRY.register(_CURRENT)
 
 
-def expose(monitor: Monitor) -> None:
-    """Makes scrapes of this process show a server's metrics."""
+def register(monitor: Monitor) -> None:
+    """Has scrapes collect from a monitor, in place of the one before."""
     _CURRENT.monitor = monitor
 
 

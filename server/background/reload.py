@@ -54,7 +54,7 @@ async def keep_up_to_date(
             await _follow(connection, holder, forget_profile, poll_seconds, connected)
         except (*STORE_ERRORS, asyncpg.PostgresError) as failure:
             log.warning("lost touch with the database", error=repr(failure), retry_in=delay)
-            metrics.reloaded("failed")
+            metrics.count_reload("failed")
         finally:
             if connection is not None:
                 with contextlib.suppress(*STORE_ERRORS):
@@ -114,7 +114,7 @@ async def reload(holder: PolicyHolder, connection: Connection) -> None:
             break
         candidate = await fetch_activation(connection, candidate.rollback_to or 0)
     holder.serve(Serving(arms, candidate, activation.id, refused, before.shadow))
-    metrics.reloaded("refused" if refused else "served")
+    metrics.count_reload("refused" if refused else "served")
     log.info(
         "policy served",
         version=candidate.version,

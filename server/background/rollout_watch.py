@@ -35,7 +35,7 @@ async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> No
                     await _lead(connection, settings, workers)
         except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))
-        metrics.no_arms()
+        metrics.clear_arm_metrics()
         await asyncio.sleep(settings.watch_seconds)
 
 
@@ -45,7 +45,7 @@ async def _lead(connection: Connection, settings: Settings, workers: Workers) ->
         started = time.monotonic()
         current = await _follow(connection)
         if current.experiment_id is None:
-            metrics.no_arms()
+            metrics.clear_arm_metrics()
         else:
             await _compare(connection, settings, workers, current.experiment_id)
         # Where many interactions make a look long, looks take up a fifth of the time at most.
@@ -55,10 +55,10 @@ async def _lead(connection: Connection, settings: Settings, workers: Workers) ->
 
 async def _follow(connection: Connection) -> Activation:
     """Updates the metrics that every replica shows; returns the newest activation."""
-    metrics.training_gated(await tasks.last_was_gated(connection))
-    metrics.taken_back(await activations.automatic_count(connection))
+    metrics.set_training_gated(await tasks.last_was_gated(connection))
+    metrics.set_rollouts_taken_back(await activations.automatic_count(connection))
     current = await activations.current_activation(connection)
-    metrics.rollout(current)
+    metrics.set_rollout(current)
     return current
 
 
@@ -66,7 +66,7 @@ async def _compare(
     connection: Connection, settings: Settings, workers: Workers, experiment_id: int
 ) -> None:
     found = await run_for(workers, pb.GetExperimentResponse, "experiment", str(experiment_id))
-    metrics.arms(found)
+    metrics.set_arm_metrics(found)
     worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
     if worse:
         await _take_back(connection, settings.space(), experiment_id, found, worse[0])

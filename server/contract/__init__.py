@@ -1,1 +1,1 @@
-"""The contract in Python: its numbers, its errors, and what it records."""
+"""The contract in Python: its enum numbers, its errors and its interactions."""

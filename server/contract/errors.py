@@ -15,7 +15,13 @@ LONGEST_DESCRIPTION = 500
 
 @dataclass
 class ServiceError(Exception):
-    """Ends a call with a status, a message for people and details for programs."""
+    """An error that ends a call.
+
+    Attributes:
+        code: gRPC status.
+        message: one line for people.
+        details: google.rpc messages for programs.
+    """
 
     code: grpc.StatusCode
     message: str
@@ -25,18 +31,25 @@ class ServiceError(Exception):
 def error(
     code: grpc.StatusCode, reason: str, message: str, metadata: Mapping[str, str] | None = None
 ) -> ServiceError:
-    """An error with a machine-readable reason (google.rpc.ErrorInfo)."""
+    """Returns an error with a machine-readable reason (google.rpc.ErrorInfo).
+
+    Args:
+        code: gRPC status.
+        reason: as in "STORE_UNAVAILABLE".
+        message: one line for people.
+        metadata: facts that belong to the reason.
+    """
     info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata or {})
     return ServiceError(code, message, [info])
 
 
 def not_found(what: str) -> ServiceError:
-    """NOT_FOUND for a thing such as "training run 7"."""
+    """Returns NOT_FOUND for a thing such as "training run 7"."""
     return error(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", f"there is no {what}")
 
 
 def store_unavailable() -> ServiceError:
-    """UNAVAILABLE with RetryInfo: nothing was stored, try again."""
+    """Returns UNAVAILABLE with RetryInfo: nothing was stored, try again."""
     failure = error(
         grpc.StatusCode.UNAVAILABLE,
         "STORE_UNAVAILABLE",
@@ -49,29 +62,29 @@ def store_unavailable() -> ServiceError:
 
 
 class Violations:
-    """Collects what is wrong with a request, field by field."""
+    """The fields of a request that are wrong. True if there is any."""
 
     def __init__(self) -> None:
         self._found: list[tuple[str, str]] = []
 
     def add(self, name: str, description: str) -> None:
-        """Notes one field, by its path such as requests[3].user_id."""
+        """Adds a field, by its path such as requests[3].user_id."""
         self._found.append((name, description))
 
     def extend(self, other: "Violations") -> None:
-        """Notes what another one has."""
+        """Adds the fields of another collection."""
         self._found += other._found
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def raise_any(self) -> None:
-        """Raises INVALID_ARGUMENT where anything was noted."""
+        """Raises INVALID_ARGUMENT if there is any field."""
         if self._found:
             raise self.error()
 
     def error(self) -> ServiceError:
-        """INVALID_ARGUMENT with what was noted, which is at least one field."""
+        """Returns INVALID_ARGUMENT with the fields, of which there must be one."""
         bad = error_details_pb2.BadRequest()
         for name, description in self._found:
             # Clients refuse an answer whose metadata are too large.
@@ -86,7 +99,7 @@ class Violations:
 
 
 def invalid(name: str, description: str) -> ServiceError:
-    """INVALID_ARGUMENT for one field."""
+    """Returns INVALID_ARGUMENT for one field."""
     violations = Violations()
     violations.add(name, description)
     return violations.error()

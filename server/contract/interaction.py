@@ -1,4 +1,4 @@
-"""An interaction that was checked, on its way to the store."""
+"""Interactions that were checked, on their way to the store."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,19 @@ from server.contract.vocabulary import Traits
 
 @dataclass(frozen=True)
 class Choice:
-    """What was decided in which state. Numbers are the contract's; None is unknown."""
+    """The decision behind an interaction. None is unknown.
+
+    Attributes:
+        content_type, mood, time_of_day: enum numbers of the contract.
+        action: index, 0 to 26.
+        traits: the five scores, 0 to 100.
+        propensity: probability with which the action was chosen, above 0 and up to 1.
+        model_version: the version that decided; 0 is the rules.
+        policy_arm, source: enum numbers of the contract.
+        decision_id: unique to the decision.
+        decided_at: time of the decision.
+        activation_id: the activation that was served.
+    """
 
     content_type: int
     mood: int
@@ -26,7 +38,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class NewInteraction:
-    """A valid interaction; `reactions` is a mask, None is not reported."""
+    """A valid interaction. None was not reported.
+
+    Attributes:
+        interaction_id: unique; one that is stored already is a duplicate.
+        user_id: 1 to 128 characters.
+        occurred_at: aware.
+        reactions: mask, bit i for the i-th of `rl.reward.REACTIONS`.
+        completion_rate: 0 to 1.
+        mood_change: -1 to 1.
+        choice: the decision behind it.
+    """
 
     interaction_id: str
     user_id: str

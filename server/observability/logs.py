@@ -40,14 +40,14 @@ def configure(level: str, form: str) -> None:
 
 
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:
-    """Leaves out what gRPC says of metadata that are no UTF-8: it quotes them, keys as well."""
+    """Returns False for gRPC's lines about metadata that are no UTF-8: they quote it, keys too."""
     return not record.getMessage().startswith("Invalid encoding on ")
 
 
 def _leave_out_values(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Takes values of rows, which may be personal, out of exceptions before they are written."""
+    """Removes values of rows, which may be personal, from exceptions before they are written."""
     found = event.get("exc_info")
     if isinstance(found, tuple):
         found = found[1]
@@ -59,7 +59,7 @@ def _leave_out_values(
 
 
 def _forget_values(failure: BaseException, seen: set[int]) -> None:
-    """Of an exception and those behind it: Postgres quotes rows in details, and values."""
+    """Removes the rows and values that Postgres quotes from an exception and its causes."""
     if id(failure) in seen:
         return
     seen.add(id(failure))

@@ -43,7 +43,7 @@ NO_ARM = "none"
 
 
 class _Decisions(Collector):
-    """Counts decisions where they are made: reading them is what costs, at each scrape."""
+    """A collector that reads the counts of decisions at each scrape, so that counting is cheap."""
 
     counts: Mapping[tuple[str, int], Sequence[int]] = {}
 
@@ -61,23 +61,26 @@ _DECISIONS = _Decisions()
 REGISTRY.register(_DECISIONS)
 
 
-def decisions(counts: Mapping[tuple[str, int], Sequence[int]]) -> None:
-    """Where this process counts its decisions: by arm and version, a count for each source."""
+def set_decision_counts(counts: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    """Sets the counts that scrapes read: by (arm, version), one for each of `rl.policy.SOURCES`."""
     _DECISIONS.counts = counts
 
 
 def serve(port: int, host: str) -> None:
-    """Serves the metrics from a thread of their own."""
+    """Serves the metrics over HTTP from a thread of their own.
+
+    Raises OSError if the port is taken.
+    """
     start_http_server(port, host)
 
 
-def reloaded(outcome: str) -> None:
-    """Counts a change of what is served."""
+def count_reload(outcome: str) -> None:
+    """Counts a change of the served policy: "served", "refused" or "failed"."""
     _RELOADS.labels(outcome).inc()
 
 
-def recorded(weights: RewardWeights, new: Sequence[NewInteraction]) -> None:
-    """Counts interactions that were stored, and what people did."""
+def count_interactions(weights: RewardWeights, new: Sequence[NewInteraction]) -> None:
+    """Counts interactions that were stored, their reactions and their rewards, by arm."""
     arms = np.array([one.choice.policy_arm or 0 for one in new], dtype=np.uint8)
     masks = np.array([one.reactions for one in new], dtype=np.int64)
     shares = np.array([(one.completion_rate, one.mood_change) for one in new], dtype=np.float32)
@@ -91,25 +94,25 @@ def recorded(weights: RewardWeights, new: Sequence[NewInteraction]) -> None:
             _REACTIONS.labels(arm, reaction).inc(int(reaction_flags(masks[its], reaction).sum()))
 
 
-def rollout(activation: Activation) -> None:
-    """What is active."""
+def set_rollout(activation: Activation) -> None:
+    """Sets the active version and its share of the people."""
     _ACTIVE.set(activation.version)
     _PERCENT.set(activation.split.percent)
 
 
-def training_gated(gated: bool) -> None:
-    """Whether the last run was held back."""
+def set_training_gated(gated: bool) -> None:
+    """Sets whether a gate held back the last training run."""
     _GATED.set(gated)
 
 
-def taken_back(count: int) -> None:
-    """How many rollouts the server took back by itself."""
+def set_rollouts_taken_back(count: int) -> None:
+    """Sets the number of rollouts that the server took back by itself."""
     _TAKEN_BACK.labels("watch").set(count)
 
 
-def arms(experiment: GetExperimentResponse) -> None:
-    """Shows the arms of an experiment and their differences, and nothing of an earlier one."""
-    no_arms()
+def set_arm_metrics(experiment: GetExperimentResponse) -> None:
+    """Sets the metrics of the arms of an experiment in place of those of an earlier one."""
+    clear_arm_metrics()
     for arm in experiment.arms:
         name = ARM_NAMES[arm.arm]
         _REWARD.labels(name).set(arm.average_reward)
@@ -121,7 +124,7 @@ def arms(experiment: GetExperimentResponse) -> None:
             _HIGH.labels(ARM_NAMES[one.other]).set(one.high)
 
 
-def no_arms() -> None:
-    """Everybody is served alike."""
+def clear_arm_metrics() -> None:
+    """Removes the metrics of arms, for when everybody is served alike."""
     for gauge in (_REWARD, _LIKES, _USERS, _LOW, _HIGH):
         gauge.clear()

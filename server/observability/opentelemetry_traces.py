@@ -1,4 +1,4 @@
-"""What makes the traces; needs the extra `otel`, and only `tracing` imports it.
+"""Traces by OpenTelemetry; needs the extra `otel`, and only `tracing` imports it.
 
 The exporter, the sampler and the propagators follow the standard OTEL_* variables.
 """
@@ -25,7 +25,7 @@ STOP_SECONDS = 2.0
 
 
 class Traces:
-    """Traces of this process, as `server.observability.tracing` has them."""
+    """The traces of this process, as the protocol in `server.observability.tracing` says."""
 
     def __init__(self, service: str) -> None:
         ours = Resource({"service.name": service, "service.version": version("recparams")})
@@ -41,7 +41,7 @@ class Traces:
         )
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """A span of each call, but for those of health probes."""
+        """Returns interceptors that make a span of each call, but for those of health probes."""
         return [
             aio_server_interceptor(  # type: ignore[no-untyped-call]
                 tracer_provider=self._provider, filter_=filters.negate(filters.health_check())
@@ -49,20 +49,20 @@ class Traces:
         ]
 
     def carrier(self) -> dict[str, str]:
-        """TRACEPARENT and what else propagators have."""
+        """Returns TRACEPARENT and the other fields of the propagators, as environment variables."""
         found: dict[str, str] = {}
         propagate.inject(found)
         return {name.upper(): value for name, value in found.items()}
 
     @contextlib.contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """A part of the trace."""
+        """Makes a span of the body of a with statement."""
         with self._tracer.start_as_current_span(name):
             yield
 
     @contextlib.contextmanager
     def continued(self, name: str) -> Iterator[None]:
-        """A part of the trace of the variables that `carrier` gave."""
+        """Makes a span of the trace in the environment variables that `carrier` gave."""
         given = {
             field: os.environ[field.upper()]
             for field in propagate.get_global_textmap().fields
@@ -76,11 +76,11 @@ class Traces:
             context.detach(token)
 
     def quiet(self) -> contextlib.AbstractContextManager[object]:
-        """Makes no spans of calls and SQL."""
+        """Makes no spans of calls and SQL in the body of a with statement."""
         return suppress_instrumentation()
 
     def stop(self) -> None:
-        """Sends what has not been sent, and gives up where that takes long."""
+        """Sends the spans that are left, and gives up after `STOP_SECONDS`."""
         AsyncPGInstrumentor().uninstrument()  # type: ignore[no-untyped-call]
         structlog.configure(processors=self._processors)
         giving_up = threading.Timer(STOP_SECONDS, self._exporter.shutdown)
@@ -90,9 +90,9 @@ class Traces:
 
 
 class _Discreet(SpanExporter):
-    """Hands spans on without what errors said: Postgres quotes values of rows in it.
+    """An exporter of spans without the texts of errors: Postgres quotes values of rows in them.
 
-    SQL that no call and no job asked for, such as looking for a new model, is left out.
+    Spans of SQL outside calls and jobs, such as looking for a new model, are left out.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -136,7 +136,7 @@ def _discreet(span: ReadableSpan) -> ReadableSpan:
 def _add_trace_id(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Lets a log line be found by its trace."""
+    """Adds the id of the trace to a log line."""
     current = trace.get_current_span().get_span_context()
     if current.is_valid:
         event["trace_id"] = trace.format_trace_id(current.trace_id)

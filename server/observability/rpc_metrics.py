@@ -1,4 +1,4 @@
-"""Counts RPCs and how long they take, where a scrape finds them."""
+"""Prometheus metrics of RPCs: their counts and times."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -17,7 +17,14 @@ BOUNDS = (
 
 
 class MethodStats:
-    """Calls of one method, in one process."""
+    """The calls of one method in this process.
+
+    Attributes:
+        method: bare name of the RPC.
+        codes: number of calls by the name of their gRPC status code.
+        seconds: sum of their times.
+        buckets: number of calls by time; the last one is of those above `BOUNDS`.
+    """
 
     def __init__(self, method: str) -> None:
         self.method = method
@@ -25,25 +32,21 @@ class MethodStats:
         self.seconds = 0.0
         self.buckets = [0] * (len(BOUNDS) + 1)
 
-    def answered(self, seconds: float) -> None:
-        """Counts a call that ended well."""
-        self.failed("OK", seconds)
-
-    def failed(self, code: str, seconds: float) -> None:
-        """Counts a call by the name of its gRPC status code."""
+    def count(self, code: str, seconds: float) -> None:
+        """Counts a call by the name of its gRPC status code, such as OK, and its time."""
         self.codes[code] += 1
         self.seconds += seconds
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
 
 class RpcStats:
-    """Calls of all methods."""
+    """The calls of all methods in this process."""
 
     def __init__(self) -> None:
         self._methods: dict[str, MethodStats] = {}
 
     def of(self, method: str) -> MethodStats:
-        """Of one method, by its bare name."""
+        """Returns the calls of a method, by its bare name."""
         return self._methods.setdefault(method, MethodStats(method))
 
     def __iter__(self) -> Iterator[MethodStats]:
@@ -51,7 +54,7 @@ class RpcStats:
 
 
 class _Rpcs(Collector):
-    """Puts the counts into Prometheus' form at each scrape, so that calls pay only for counting."""
+    """A collector that reads the counts at each scrape, so that counting is cheap."""
 
     stats = RpcStats()
 
@@ -79,6 +82,6 @@ _RPCS = _Rpcs()
 REGISTRY.register(_RPCS)
 
 
-def rpcs(stats: RpcStats) -> None:
-    """Where this process counts its calls."""
+def set_rpc_stats(stats: RpcStats) -> None:
+    """Sets the counts that scrapes read."""
     _RPCS.stats = stats

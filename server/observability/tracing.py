@@ -1,6 +1,6 @@
-"""OpenTelemetry traces, where the setting `tracing` is on: of calls, SQL and worker processes.
+"""OpenTelemetry traces of calls, SQL and worker processes, if the setting `tracing` is on.
 
-While it is off nothing of OpenTelemetry is imported, and nothing surrounds calls.
+While it is off nothing of OpenTelemetry is imported, and calls have no interceptor.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Part = contextlib.AbstractContextManager[object]
 
 
 class TracingError(Exception):
-    """Traces cannot be made; the message says why and what to do."""
+    """Traces that cannot be made; the message says why and what to do."""
 
 
 class Traces(Protocol):
-    """What `server.observability.opentelemetry_traces` does, or nothing."""
+    """The traces of a process; methods are those of this module's functions."""
 
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]: ...
 
@@ -62,9 +62,9 @@ _traces = _OFF
 
 
 def start(service: str) -> None:
-    """Begins to trace this process, as a service of this name unless OTEL_SERVICE_NAME differs.
+    """Begins to trace this process as a service, which OTEL_SERVICE_NAME may rename.
 
-    Raises TracingError where packages are missing.
+    Raises TracingError if packages are missing.
     """
     global _traces
     try:
@@ -75,32 +75,32 @@ def start(service: str) -> None:
 
 
 def stop() -> None:
-    """Sends what has not been sent, which may take seconds, and traces no more."""
+    """Sends the spans that are left, which may take seconds, and ends tracing."""
     global _traces
     _traces.stop()
     _traces = _OFF
 
 
 def interceptors() -> list[grpc.aio.ServerInterceptor]:
-    """What makes a span of each call of a server."""
+    """Returns interceptors for a server that make a span of each call."""
     return _traces.interceptors()
 
 
 def carrier() -> dict[str, str]:
-    """Environment variables by which a child process goes on with the trace of this call."""
+    """Returns environment variables by which a child process continues this trace."""
     return _traces.carrier()
 
 
 def span(name: str) -> Part:
-    """A part of the trace."""
+    """Makes a span of the body of a with statement."""
     return _traces.span(name)
 
 
 def continued(name: str) -> Part:
-    """A part of the trace that the parent process gave as `carrier`."""
+    """Makes a span of the trace that the parent process gave as `carrier`."""
     return _traces.continued(name)
 
 
 def quiet() -> Part:
-    """Leaves out what is asked over and over."""
+    """Makes no spans of calls and SQL in the body of a with statement."""
     return _traces.quiet()

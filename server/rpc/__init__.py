@@ -1,1 +1,1 @@
-"""The surroundings of every call: authorization, rate limits, time limits, failures, TLS."""
+"""The layer around every RPC: authorization, rate and time limits, errors, TLS."""

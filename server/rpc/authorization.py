@@ -1,4 +1,4 @@
-"""Which callers an RPC lets in: by admin key alone, or by the roles of known callers."""
+"""Authorization of calls, by the admin key alone or by the roles of known callers."""
 
 import hmac
 from collections.abc import Callable, Iterable, Sequence
@@ -15,21 +15,21 @@ from server.settings.callers import Caller, Role, key_digest
 
 
 class Check(Protocol):
-    """Lets callers in, or does not."""
+    """A check of who makes a call."""
 
     def check(self, context: Any) -> str | None:
-        """The caller's name, if it has one. Raises ServiceError where it is not let in."""
+        """Returns the caller's name, or None. Raises ServiceError if it is not let in."""
 
 
 Admission = Callable[[MethodDescriptor], Check | None]
-"""The check of a method, or None where everybody may call it."""
+"""Gives the check of a method, or None if everybody may call it."""
 
 
 class AdminKey:
-    """Checks the x-admin-key metadata of a call in constant time.
+    """A check of the x-admin-key metadata of a call, in constant time.
 
     Args:
-        digests: of the keys that are valid.
+        digests: SHA-256 digests of the valid keys.
     """
 
     def __init__(self, digests: Sequence[bytes]) -> None:
@@ -53,7 +53,7 @@ class AdminKey:
 
 
 class Callers:
-    """Tells callers by what they present."""
+    """The known callers, found by their key or by the common name of their certificate."""
 
     def __init__(self, callers: Iterable[Caller]) -> None:
         known = list(callers)
@@ -61,7 +61,11 @@ class Callers:
         self._by_name = {caller.common_name: caller for caller in known if caller.common_name}
 
     def of(self, context: Any) -> Caller:
-        """Who makes a call. Raises UNAUTHENTICATED, or PERMISSION_DENIED for a stranger."""
+        """Returns the caller of a call.
+
+        Raises ServiceError: UNAUTHENTICATED without credentials, PERMISSION_DENIED if they belong
+        to no caller.
+        """
         metadata = dict(context.invocation_metadata() or ())
         key = metadata.get(API_KEY_HEADER) or metadata.get(ADMIN_KEY_HEADER)
         if key:
@@ -86,7 +90,7 @@ class Callers:
 
 
 class RoleCheck:
-    """Lets callers with a role in."""
+    """A check that a caller has a role, or the role administer."""
 
     def __init__(self, callers: Callers, role: Role) -> None:
         self._callers = callers
@@ -106,7 +110,7 @@ class RoleCheck:
 
 
 def admission(settings: Settings) -> Admission:
-    """The checks that the settings ask for."""
+    """Returns the check of each method that the settings ask for."""
     hashes = settings.admin_digests()
     if settings.authorization == "admin_only":
         admin = AdminKey(hashes)

@@ -1,4 +1,4 @@
-"""What surrounds every RPC: who calls, how often, how long, what went wrong, and counting it."""
+"""Handlers around those of the services: authorization, limits, errors and counts of each call."""
 
 import asyncio
 import secrets
@@ -31,7 +31,7 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
 def decoded(kind: type[Message], message: bytes) -> Any:
-    """A message of a kind. Raises INVALID_ARGUMENT where the bytes are none."""
+    """Returns a message of a kind. Raises INVALID_ARGUMENT if the bytes are none."""
     try:
         return kind.FromString(message)
     except DecodeError:
@@ -39,7 +39,7 @@ def decoded(kind: type[Message], message: bytes) -> Any:
 
 
 def request_id(context: Any) -> str:
-    """What a caller calls its request, or a new name for it."""
+    """Returns the id that a caller gave its request, or a new one of 16 hexadecimal digits."""
     given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER, "")
     if isinstance(given, str) and 0 < len(given) <= LONGEST_REQUEST_ID and given.isprintable():
         return given
@@ -47,24 +47,24 @@ def request_id(context: Any) -> str:
 
 
 def peer(context: Any) -> str:
-    """Address of a caller without its port, such as ipv4:10.0.0.7."""
+    """Returns the address of a caller without its port, such as ipv4:10.0.0.7."""
     return str(context.peer()).rpartition(":")[0]
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Has a server answer the calls of services.
+    """The policies of all calls of a server.
 
     Handlers are plain methods that raise ServiceError. Those of `Kind.QUICK` methods get and give
     encoded messages.
 
     Args:
-        admission: which callers each method lets in.
-        rate: how often each caller may call, or None.
-        timeout: most seconds of a call.
-        long_timeout: the same for methods that evaluate or carry files.
-        stall: most seconds for which a caller of an endless stream may take nothing of it.
-        stats: where calls are counted.
+        admission: gives the check of each method.
+        rate: the limit of each caller's calls a second, or None.
+        timeout: seconds that a call may take.
+        long_timeout: the same for methods of `Kind.LONG`.
+        stall: seconds for which a caller of an endless stream may take nothing of it.
+        stats: the counts that calls are added to.
     """
 
     admission: Admission
@@ -76,7 +76,7 @@ class Calls:
 
     @classmethod
     def from_settings(cls, settings: Settings, admission: Admission) -> "Calls":
-        """What the settings ask for."""
+        """Returns the policies that the settings ask for."""
         most = settings.max_calls_per_second
         return cls(
             admission,
@@ -88,7 +88,7 @@ class Calls:
         )
 
     def add(self, server: grpc.aio.Server, service: Any, descriptor: ServiceDescriptor) -> None:
-        """Registers the handlers of a service, by the names of its methods."""
+        """Registers the handlers of a service, which are its methods of the RPCs' names."""
         handlers = {method.name: self._around(service, method) for method in descriptor.methods}
         server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(descriptor.full_name, handlers)]
@@ -150,7 +150,10 @@ class Calls:
 
     @asynccontextmanager
     async def _limits(self, name: str, kind: Kind, context: Any) -> AsyncIterator[None]:
-        """Names the request in the log, and ends it when it takes too long."""
+        """Binds the request's id to log lines, and ends the call when it takes too long.
+
+        Raises DEADLINE_EXCEEDED.
+        """
         seconds = self.long_timeout if kind is Kind.LONG else self.timeout
         limit = asyncio.timeout(None if kind is Kind.ENDLESS else seconds)
         with bound_contextvars(request_id=request_id(context)):
@@ -183,7 +186,7 @@ def _unary(
             answer = await handler(request, context)
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
-        stats.answered(time.perf_counter() - started)
+        stats.count("OK", time.perf_counter() - started)
         return answer
 
     return call
@@ -204,7 +207,7 @@ def _streaming(
                 yield response
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
-        stats.answered(time.perf_counter() - started)
+        stats.count("OK", time.perf_counter() - started)
 
     return call
 
@@ -240,11 +243,11 @@ async def _end(
     if not isinstance(failure, Exception):
         left = context.time_remaining()
         late = left is not None and left <= 0
-        stats.failed("DEADLINE_EXCEEDED" if late else "CANCELLED", seconds)
+        stats.count("DEADLINE_EXCEEDED" if late else "CANCELLED", seconds)
         raise failure
     name = request_id(context)
     status = as_service_error(failure, stats.method, name)
-    stats.failed(status.code.name, seconds)
+    stats.count(status.code.name, seconds)
     # Who does not read does not take the status either.
     async with asyncio.timeout(LONGEST_GOODBYE):
         await abort(context, status, name)

@@ -1,4 +1,4 @@
-"""How a call ends that failed: its status and details for the caller, the rest for the log."""
+"""The end of a call that failed: a status with details for the caller, the rest for the log."""
 
 import secrets
 from datetime import timedelta
@@ -15,7 +15,12 @@ log = structlog.get_logger()
 
 
 def too_many_calls(per_second: float, seconds: float) -> ServiceError:
-    """RESOURCE_EXHAUSTED with RetryInfo, for a caller above its rate."""
+    """Returns RESOURCE_EXHAUSTED with RetryInfo, for a caller above its rate.
+
+    Args:
+        per_second: the rate.
+        seconds: until the next call may come.
+    """
     failure = error(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "TOO_MANY_CALLS",
@@ -38,7 +43,13 @@ async def abort(context: Any, failure: ServiceError, request_id: str) -> NoRetur
 
 
 def as_service_error(failure: Exception, method: str, request_id: str) -> ServiceError:
-    """The status of what a handler raised; the log has what callers are not told."""
+    """Returns the error to end a call with, and logs what callers are not told.
+
+    Args:
+        failure: raised by a handler.
+        method: bare name of the RPC.
+        request_id: names the request in the log.
+    """
     if isinstance(failure, ServiceError):
         return failure
     if isinstance(failure, STORE_ERRORS):

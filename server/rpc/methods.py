@@ -1,4 +1,4 @@
-"""The one table of the RPCs: which role each asks for, and what kind of call it is."""
+"""The table of all RPCs: the role that each asks for, and its kind of call."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -9,7 +9,7 @@ from server.settings.callers import Role
 
 
 class Kind(Enum):
-    """How a server treats a call.
+    """The kind of a call, which sets its limits.
 
     Attributes:
         QUICK: the handler gets and gives encoded messages, and has no time limit of its own: it
@@ -32,7 +32,7 @@ class MethodPolicy:
 
     Attributes:
         role: the role a caller needs; None lets everybody in.
-        kind: how the call is treated.
+        kind: sets the limits of the call.
     """
 
     role: Role | None

@@ -1,4 +1,4 @@
-"""How often callers may call."""
+"""A limit of the calls a second of each caller."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,14 @@ MOST_CALLERS = 100_000
 
 
 class RateLimit:
-    """Lets each caller call at a rate, with a second's worth at once.
+    """A rate for each caller, with bursts of up to a second's worth.
 
     The generic cell rate algorithm (ITU-T I.371): of each caller it keeps only the instant at
-    which what was let in so far would have come, had it come evenly.
+    which the calls let in so far would have ended, had they come evenly.
 
     Args:
         per_second: calls a second of one caller, above 0.
-        clock: seconds that never go back.
+        clock: gives seconds that never go back.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:

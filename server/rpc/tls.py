@@ -18,12 +18,15 @@ class CertificateError(Exception):
 def server_credentials(
     certificate: Path, key: Path, client_ca: Path | None
 ) -> grpc.ServerCredentials:
-    """Credentials of a server that follow their PEM files. Raises CertificateError.
+    """Returns credentials of a server that follow their PEM files.
 
     Args:
         certificate: the server's, followed by its intermediate ones.
         key: the private key to it, not encrypted.
         client_ca: certificates that clients' ones must lead to; None asks clients for none.
+
+    Raises:
+        CertificateError: a file cannot be read or used.
     """
     files = CertificateFiles(certificate, key, client_ca)
     return grpc.dynamic_ssl_server_credentials(
@@ -56,7 +59,10 @@ class CertificateFiles:
         self._seen: Stamp = ()
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What the files hold if they changed and can be used. gRPC asks before each handshake."""
+        """Returns the new configuration if the files changed and can be used, or else None.
+
+        gRPC calls it before each handshake.
+        """
         if self._stamp() == self._seen:
             return None
         try:
@@ -68,7 +74,7 @@ class CertificateFiles:
         return configuration
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """What the files hold. Raises CertificateError."""
+        """Returns the configuration in the files. Raises CertificateError."""
         # Taken first: what is written while these lines run is read at the next handshake.
         self._seen = self._stamp()
         chain = _content("tls_certificate", self._certificate)
@@ -86,7 +92,7 @@ class CertificateFiles:
         return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
     def _stamp(self) -> Stamp:
-        """Differs whenever a file was written or replaced."""
+        """Returns a value that differs whenever a file was written or replaced."""
         files = (self._certificate, self._key, self._client_ca)
         return tuple(_stamp(file) for file in files if file is not None)
 

@@ -111,7 +111,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         new = await interactions.record(
             self._runtime.require_pool(), list(reversed(distinct.values()))
         )
-        metrics.recorded(self._weights, new)
+        metrics.count_interactions(self._weights, new)
         return pb.RecordInteractionsResponse(recorded=len(new), duplicates=len(parsed) - len(new))
 
     async def PutPersonalityProfiles(

@@ -1,4 +1,4 @@
-"""Settings: from the command line, then RECPARAMS_* variables, then a TOML file, then defaults."""
+"""Settings, by precedence: command line, RECPARAMS_* variables, a TOML file, defaults."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from server.settings.serving import ServingSettings
 
 # Fields come in the order of the bases from right to left: so the help has them.
 class Settings(RolloutSettings, LearningSettings, AccessSettings, ServingSettings, BaseSettings):
-    """Everything that can be set. Raises pydantic.ValidationError on a value out of range."""
+    """All settings. Raises pydantic.ValidationError on a value out of range."""
 
     model_config = SettingsConfigDict(
         env_prefix="RECPARAMS_", frozen=True, extra="forbid", populate_by_name=True
@@ -39,7 +39,7 @@ class Settings(RolloutSettings, LearningSettings, AccessSettings, ServingSetting
         return init_settings, env_settings, *toml
 
     def to_environment(self, database_url: str) -> dict[str, str]:
-        """These settings as RECPARAMS_* variables, for a child process on the same database."""
+        """Returns the settings as RECPARAMS_* variables, for a child process on a database."""
         variables = {}
         for name, value in self.model_dump(exclude_none=True).items():
             if isinstance(value, SecretStr):

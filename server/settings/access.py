@@ -1,4 +1,4 @@
-"""Who may call, how the wire is protected, and what tokens are signed with."""
+"""Settings of access: callers, TLS, limits and keys of tokens."""
 
 from typing import Literal, Self
 
@@ -11,7 +11,7 @@ WELL_KNOWN_ADMIN_KEYS = frozenset({"admin-dev-key-change-in-production", "your-k
 
 
 class AccessSettings(BaseModel):
-    """Of callers, TLS, limits and tokens."""
+    """Settings of callers, TLS, limits and tokens."""
 
     environment: Literal["development", "production"] = Field(
         "development",
@@ -123,7 +123,7 @@ class AccessSettings(BaseModel):
             )
 
     def admin_digests(self) -> tuple[bytes, ...]:
-        """Digests of the admin keys that are valid."""
+        """Returns the SHA-256 digests of the valid admin keys."""
         plain = [] if self.admin_key is None else [key_digest(self.admin_key.get_secret_value())]
         try:
             return (*plain, *map(parse_hash, self.admin_key_hashes))
@@ -131,13 +131,13 @@ class AccessSettings(BaseModel):
             raise ValueError(f"admin_key_hashes {failure}") from None
 
     def known_callers(self) -> tuple[Caller, ...]:
-        """The configured callers."""
+        """Returns the configured callers."""
         try:
             return parse_callers(self.callers)
         except ValueError as failure:
             raise ValueError(f"callers: {failure}") from None
 
     def earlier_token_keys(self) -> tuple[bytes, ...]:
-        """Keys whose tokens are accepted beside those of the token key."""
+        """Returns the keys whose tokens are accepted beside those of the token key."""
         text = self.token_keys_before.get_secret_value() if self.token_keys_before else ""
         return tuple(key.strip().encode() for key in text.split(",") if key.strip())

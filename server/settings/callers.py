@@ -1,4 +1,4 @@
-"""Who calls: secret keys by their hashes, and callers with roles."""
+"""Callers with roles, and hashes of their secret keys."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _FORM = f"name:role+role:{PREFIX}HEX or name:role+role:cn=NAME"
 
 
 class Role(StrEnum):
-    """What a caller may do."""
+    """The right to call a group of RPCs; `ADMINISTER` includes all others."""
 
     RECOMMEND = "recommend"
     RECORD = "record"
@@ -23,10 +23,10 @@ class Caller:
     """A caller, known by a key or by the common name of a client certificate.
 
     Attributes:
-        name: what the log and errors call it.
-        roles: what it may do; who may administer may do everything.
+        name: its name in the log and in errors.
+        roles: the groups of RPCs that it may call.
         key: SHA-256 digest of its key, or None.
-        common_name: of its certificate's subject, or None.
+        common_name: that of its certificate's subject, or None.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Caller:
 
 
 def key_digest(key: str | bytes) -> bytes:
-    """What is kept of a key.
+    """Returns the SHA-256 digest of a key, which is all that is kept of it.
 
     Keys are long and random, so they cannot be guessed from a fast hash as passwords can.
     """
@@ -44,12 +44,12 @@ def key_digest(key: str | bytes) -> bytes:
 
 
 def key_hash(key: str) -> str:
-    """The digest as settings have it."""
+    """Returns the digest of a key as settings have it: sha256: and 64 hexadecimal digits."""
     return PREFIX + key_digest(key).hex()
 
 
 def parse_hash(text: str) -> bytes:
-    """The digest of a hash as in settings. Raises ValueError."""
+    """Returns the digest in a hash as settings have it. Raises ValueError on any other text."""
     try:
         digest = bytes.fromhex(text.removeprefix(PREFIX))
     except ValueError:
@@ -62,7 +62,10 @@ def parse_hash(text: str) -> bytes:
 
 
 def parse_callers(texts: Iterable[str]) -> tuple[Caller, ...]:
-    """Callers as settings have them. Raises ValueError."""
+    """Returns the callers of a setting.
+
+    Raises ValueError if one is malformed, or has the key or name of another.
+    """
     callers = tuple(_parse_caller(text) for text in texts)
     credentials = [caller.key or caller.common_name for caller in callers]
     for caller, credential in zip(callers, credentials, strict=True):

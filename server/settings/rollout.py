@@ -1,4 +1,4 @@
-"""Settings of the gates of a version and of its rollout."""
+"""Settings of rollouts: gates, the ramp and the comparison of arms."""
 
 from typing import Literal, Self
 
@@ -10,7 +10,7 @@ from server.settings.fields import configured
 
 
 class RolloutSettings(BaseModel):
-    """Gates, the steps of the ramp and the comparison of arms."""
+    """Settings of gates, the ramp and the comparison of arms."""
 
     gates: Literal["enforce", "report"] = Field(
         "enforce",

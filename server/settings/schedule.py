@@ -1,4 +1,4 @@
-"""When training runs by itself: at the instants of a cron expression or of an interval."""
+"""The schedule of training: instants of a cron expression or of an interval."""
 
 import re
 from dataclasses import dataclass
@@ -13,34 +13,34 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Cron:
-    """Instants of a cron expression in a time zone."""
+    """The instants of a cron expression in a time zone."""
 
     expression: str
     zone: tzinfo
 
     def latest(self, now: datetime) -> datetime:
-        """The last instant up to now."""
+        """Returns the last instant up to now, in UTC."""
         # CronSim counts the second itself as passed where it is asked from within it.
         within = now.astimezone(self.zone).replace(microsecond=1)
         return next(CronSim(self.expression, within, reverse=True)).astimezone(UTC)
 
     def following(self, now: datetime) -> datetime:
-        """The first instant after now."""
+        """Returns the first instant after now, in UTC."""
         return next(CronSim(self.expression, now.astimezone(self.zone))).astimezone(UTC)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Instants at whole multiples of a number of seconds since 1970 in UTC."""
+    """The instants at whole multiples of a number of seconds since 1970 in UTC."""
 
     seconds: int
 
     def latest(self, now: datetime) -> datetime:
-        """The last instant up to now."""
+        """Returns the last instant up to now, in UTC."""
         return datetime.fromtimestamp(now.timestamp() // self.seconds * self.seconds, UTC)
 
     def following(self, now: datetime) -> datetime:
-        """The first instant after now."""
+        """Returns the first instant after now, in UTC."""
         return self.latest(now) + timedelta(seconds=self.seconds)
 
 
@@ -48,7 +48,15 @@ Schedule = Cron | Interval
 
 
 def parse(text: str, time_zone: str) -> Schedule:
-    """A schedule of its settings. Raises ValueError, which says what is wrong."""
+    """Returns the schedule of a setting.
+
+    Args:
+        text: a cron expression, or an interval such as 6h (units s, m, h and d).
+        time_zone: IANA name of the time zone of a cron expression.
+
+    Raises:
+        ValueError: either cannot be read; the message says which and why.
+    """
     found = _INTERVAL.fullmatch(text.strip())
     if found is not None and int(found[1]) > 0:
         return Interval(int(found[1]) * _UNITS[found[2]])

@@ -1,4 +1,4 @@
-"""How a server process runs: address, database, memory, shutting down, logs."""
+"""Settings of a server process: address, database, memory, shutting down, logs."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from server.settings.fields import Secret
 
 
 class ServingSettings(BaseModel):
-    """Of one server and its processes."""
+    """Settings of a server and its processes."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -109,12 +109,12 @@ class ServingSettings(BaseModel):
         return self
 
     def served_exploration(self) -> float | None:
-        """Probability of a random action, or None to follow the served version's."""
+        """Returns the probability of a random action, or None to follow the served version's."""
         if self.exploration == "schedule":
             return None
         return 0.0 if self.exploration == "off" else float(self.exploration)
 
     @property
     def retention(self) -> timedelta:
-        """How long interactions are kept."""
+        """The age at which interactions are dropped."""
         return timedelta(weeks=self.retention_weeks)

@@ -1,4 +1,4 @@
-"""What is to be served to whom: a record of which the newest row counts."""
+"""Activations: the record of what is served to whom, of which the newest row counts."""
 
 import secrets
 from dataclasses import replace
@@ -18,34 +18,37 @@ FROM model_activations
 
 
 async def current_activation(connection: Connection) -> Activation:
-    """The newest activation."""
+    """Returns the newest activation, or `NEVER_ACTIVATED`."""
     return _activation(await connection.fetchrow(_SELECT + "ORDER BY id DESC LIMIT 1"))
 
 
 async def fetch_activation(connection: Connection, activation_id: int) -> Activation:
-    """One activation of the record; `NEVER_ACTIVATED` where there is none."""
+    """Returns an activation by its number, or `NEVER_ACTIVATED`."""
     return _activation(await connection.fetchrow(_SELECT + "WHERE id = $1", activation_id))
 
 
 async def history(connection: Connection, size: int) -> list[tuple[Activation, Any]]:
-    """The newest activations, each with its row (activated_at, reason, automatic)."""
+    """Returns up to `size` newest activations, newest first, each with its row.
+
+    The row has activated_at, reason and automatic.
+    """
     rows = await connection.fetch(_SELECT + "ORDER BY id DESC LIMIT $1", size)
     return [(_activation(row), row) for row in rows]
 
 
 async def experiment(connection: Connection, experiment_id: int) -> list[Activation]:
-    """The activations of a comparison in order; empty where there is none of this number."""
+    """Returns the activations of an experiment in order; empty if there is no such experiment."""
     rows = await connection.fetch(_SELECT + "WHERE experiment_id = $1 ORDER BY id", experiment_id)
     return [_activation(row) for row in rows]
 
 
 async def automatic_count(connection: Connection) -> int:
-    """How often the server changed what is served by itself."""
+    """Returns the number of rollbacks that the server made by itself."""
     return int(await connection.fetchval("SELECT count(*) FROM model_activations WHERE automatic"))
 
 
 async def newest_experiment(connection: Connection) -> int | None:
-    """The number of the comparison that began last, or None."""
+    """Returns the number of the newest experiment, or None."""
     number: int | None = await connection.fetchval(
         "SELECT max(experiment_id) FROM model_activations"
     )
@@ -53,7 +56,7 @@ async def newest_experiment(connection: Connection) -> int | None:
 
 
 async def experiment_times(connection: Connection, experiment_id: int) -> Any:
-    """When a comparison began and ended (None while it goes on)."""
+    """Returns started_at and ended_at of an experiment; ended_at is None while it goes on."""
     return await connection.fetchrow(
         """
         SELECT min(activated_at) AS started_at, (
@@ -82,8 +85,10 @@ def _activation(row: Any) -> Activation:
 async def activate(connection: Connection, version: int, reason: str) -> int:
     """Serves a version to everybody, within the caller's transaction.
 
+    Replicas hear of it when the transaction commits.
+
     Returns:
-        The version before it. Replicas hear of it when the transaction commits.
+        The version before it.
     """
     current = await lock(connection)
     if (current.version, current.split.percent) != (version, 100):
@@ -102,13 +107,13 @@ async def set_rollout(
 
     Args:
         connection: in a transaction.
-        version: what to roll out.
+        version: the version to roll out.
         percent: 0 to 100.
         rule_based_percent: share kept on the rules, 0 to 100.
         reason: for the record.
 
     Raises:
-        ValueError: where the shares exceed 100.
+        ValueError: the shares exceed 100 together.
     """
     current = await lock(connection)
     following = await _successor(connection, current, version, percent, rule_based_percent)
@@ -116,9 +121,18 @@ async def set_rollout(
 
 
 async def promote(connection: Connection, version: int, first_step: float, reason: str) -> float:
-    """Serves a version that passed its gates, and returns the share of people that get it.
+    """Serves a version that passed its gates, up to the first step of the ramp.
 
-    The share on the rules stays; the rest get it up to the first step of the ramp.
+    The share on the rules stays.
+
+    Args:
+        connection: in a transaction.
+        version: the version to serve.
+        first_step: percent of the people, above 0 to 100.
+        reason: for the record.
+
+    Returns:
+        Percent of the people that get the version.
     """
     current = await lock(connection)
     rules = current.split.rule_based_percent
@@ -130,7 +144,7 @@ async def promote(connection: Connection, version: int, first_step: float, reaso
 async def _successor(
     connection: Connection, current: Activation, version: int, percent: float, rules: float
 ) -> Activation:
-    """The activation that follows when a version gets these shares."""
+    """Returns the activation that follows when a version gets these shares, in percent."""
     if current.is_ramp and version != current.version:
         # Whoever is not in the new ramp goes on with what was settled before an unfinished one.
         current = await fetch_activation(connection, current.rollback_to or 0)
@@ -160,8 +174,8 @@ async def rollback(
     A second rollback goes one further back, not forth again.
 
     Returns:
-        (what is served now, the version before), or None where the rules are served and nothing
-        came before.
+        (the new activation, the version before), or None if the rules are served and nothing came
+        before.
     """
     current = await lock(connection)
     if current.rollback_to is None and current.version == RULES_VERSION:
@@ -172,7 +186,7 @@ async def rollback(
 
 
 async def lock(connection: Connection) -> Activation:
-    """The newest activation, which nobody else can follow until the transaction ends."""
+    """Locks the record until the transaction ends, and returns the newest activation."""
     await connection.execute("LOCK TABLE model_activations IN SHARE ROW EXCLUSIVE MODE")
     return await current_activation(connection)
 

@@ -19,7 +19,7 @@ from server.store.database import Connection
 Rows = NDArray[np.void]
 
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""What `time` counts microseconds from."""
+"""Zero of `time`, which counts microseconds."""
 
 _HEADER_BYTES = 19
 _TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
@@ -44,7 +44,16 @@ _SERVED_FIELDS = (
 
 
 class Layout:
-    """What to select, and how a row of it lies in the wire format."""
+    """A select list, and the form of its rows in the wire format.
+
+    Args:
+        fields: (name, SQL expression, big-endian NumPy type) of each column.
+
+    Attributes:
+        names: of the columns.
+        select_list: SQL.
+        row: dtype of a row as it comes.
+    """
 
     def __init__(self, fields: tuple[tuple[str, str, str], ...]) -> None:
         self.names = tuple(name for name, _, _ in fields)
@@ -56,7 +65,7 @@ class Layout:
         self._lengths = [(f"{name}_length", np.dtype(kind).itemsize) for name, _, kind in fields]
 
     def check(self, rows: Rows) -> None:
-        """Raises ValueError where a row is not as it should be."""
+        """Raises ValueError if a row does not have this form."""
         same = bool((rows["fields"] == len(self._lengths)).all())
         for name, size in self._lengths:
             same = same and bool((rows[name] == size).all())
@@ -65,10 +74,10 @@ class Layout:
 
 
 INTERACTIONS = Layout(_FIELDS)
-"""What training needs."""
+"""The columns that training reads."""
 
 SERVED = Layout((*_FIELDS, *_SERVED_FIELDS))
-"""The same with what was served: arm (0 unknown) and activation (0 unknown)."""
+"""The same and what was served: arm (0 unknown) and activation (0 unknown)."""
 
 
 async def copy_rows(
@@ -84,11 +93,11 @@ async def copy_rows(
         connection: where to read.
         query: SQL with $1, $2, ... for the arguments.
         arguments: of the query.
-        layout: what is selected.
+        layout: of the query's rows.
         on_rows: gets views of the wire format (big-endian fields by name) that must be copied.
 
     Raises:
-        ValueError: where a row is not as long as it should be.
+        ValueError: a row does not have the form of the layout.
     """
     pending = bytearray()
     header = _HEADER_BYTES
@@ -120,7 +129,7 @@ async def copy_rows(
 
 
 class StateEncoder:
-    """Turns rows into state indices of one space."""
+    """A function from rows to the state indices of a space."""
 
     def __init__(self, space: StateSpace) -> None:
         self._space = space
@@ -129,7 +138,7 @@ class StateEncoder:
         self._time_of_day = positions(TIME_OF_DAY_NAMES, space.times_of_day)
 
     def __call__(self, rows: Rows) -> NDArray[np.int32]:
-        """int32 (n,), as `StateSpace.index_columns` gives."""
+        """Returns int32 state indices, shape (n,), as `StateSpace.index_columns` does."""
         traits = np.stack([rows[trait] for trait in _TRAITS], axis=1)
         return self._space.index_columns(
             traits,
@@ -140,7 +149,14 @@ class StateEncoder:
 
 
 class Collector:
-    """Concatenates columns that arrive in pieces."""
+    """Columns that arrive in pieces.
+
+    Args:
+        kinds: dtype of each column by name.
+
+    Attributes:
+        rows: how many have arrived.
+    """
 
     def __init__(self, **kinds: Any) -> None:
         self._kinds = kinds
@@ -148,12 +164,12 @@ class Collector:
         self.rows = 0
 
     def add(self, **columns: NDArray[Any]) -> None:
-        """One piece of every column, copied into its kind."""
+        """Adds a piece of every column, shape (n,) each, copied into its dtype."""
         for name, column in columns.items():
             self._pieces[name].append(column.astype(self._kinds[name]))
         self.rows += len(column)
 
     def column(self, name: str) -> NDArray[Any]:
-        """The whole of a column; it is let go of here."""
+        """Returns a whole column, and releases it; each can be taken once."""
         pieces = self._pieces.pop(name)
         return np.concatenate([*pieces, np.empty(0, dtype=self._kinds[name])])

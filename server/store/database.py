@@ -1,4 +1,4 @@
-"""Connecting to Postgres: the embedded one, and the pool."""
+"""Connections to Postgres: the embedded server and the pool."""
 
 import os
 import warnings
@@ -19,7 +19,7 @@ else:  # asyncpg's classes take no type arguments at run time
 
 
 def database_url(settings: Settings) -> str:
-    """The configured URL, or that of the embedded Postgres, which is started if need be.
+    """Returns the configured URL, or that of the embedded Postgres, which it starts if need be.
 
     The embedded server outlives this process, so that replicas and restarts find it again.
     """
@@ -37,7 +37,10 @@ def database_url(settings: Settings) -> str:
 
 
 async def create_pool(url: str, size: int) -> Pool:
-    """A pool of connections; connects once to see that the database answers."""
+    """Returns a pool of up to `size` connections, once the database has answered.
+
+    Raises one of `STORE_ERRORS` if it does not.
+    """
     return await asyncpg.create_pool(
         url,
         min_size=1,

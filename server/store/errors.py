@@ -1,4 +1,4 @@
-"""What is raised while the database is away."""
+"""The errors of a database that is away."""
 
 import asyncpg
 
@@ -12,4 +12,4 @@ STORE_ERRORS = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""What asyncpg raises while the database is away, starting, stopping or full."""
+"""Raised by asyncpg while the database is away, starting, stopping or full."""

@@ -1,4 +1,4 @@
-"""Interactions: writing them idempotently, and keeping their weekly partitions."""
+"""Interactions: idempotent inserts, and the upkeep of weekly partitions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -69,9 +69,11 @@ RETURNING interaction_id
 
 
 async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> list[NewInteraction]:
-    """Stores interactions, all or none, and returns those that were new.
+    """Stores interactions, all or none, and returns those that were new, after the commit.
 
-    Their interaction_ids must be distinct. Returns after the commit.
+    Args:
+        pool: the database.
+        interactions: with distinct interaction_ids.
     """
     rows = [_values(interaction) for interaction in interactions]
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -93,7 +95,7 @@ async def _ensure_partitions(pool: Pool, interactions: Sequence[NewInteraction])
 
 
 async def _insert(pool: Pool, columns: list[list[object]]) -> set[str]:
-    """Ids of those that were new."""
+    """Returns the interaction_ids of those that were new."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(INSERT_USERS, sorted(set(columns[1])))  # type: ignore[type-var]
         return {row[0] for row in await connection.fetch(_INSERT, *columns)}
@@ -116,14 +118,19 @@ def _week(instant: datetime) -> datetime:
 
 
 async def ensure_partition(connection: Connection, instant: datetime) -> None:
-    """Makes the partition of the week an instant is in, if there is none."""
+    """Makes the partition of an instant's week, if there is none."""
     await connection.execute("SELECT ensure_interactions_partition($1)", instant)
 
 
 async def maintain(pool: Pool, now: datetime, retention: timedelta) -> list[str]:
-    """Makes the coming weeks' partitions and drops those past retention.
+    """Makes the partitions of the next `PARTITIONS_AHEAD` weeks and drops those past retention.
 
-    Only one replica at a time does it; the others return at once.
+    One replica at a time does it; the others return at once.
+
+    Args:
+        pool: the database.
+        now: aware.
+        retention: the age at which interactions are dropped.
 
     Returns:
         Names of the partitions dropped.

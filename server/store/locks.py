@@ -42,7 +42,7 @@ async def try_lock(connection: Connection, lock: int) -> bool:
 
 
 async def while_none_inserts(connection: Connection, work: Callable[[], Awaitable[R]]) -> R:
-    """Does short work in a transaction during which no insert is under way.
+    """Does short work in a transaction during which no insert is under way, and returns its result.
 
     It waits in short turns, for the lock and for what the work itself locks, because new inserts
     queue behind whoever waits for the exclusive side. A turn that fails is rolled back.

@@ -1,4 +1,4 @@
-"""Bringing the schema up to date. Apart from `server.store.database`: workers need none of it."""
+"""Migrations of the schema. Apart from `server.store.database`, since workers need none of them."""
 
 import asyncio
 from pathlib import Path
@@ -21,14 +21,14 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class NewerSchemaError(Exception):
-    """The schema has a revision that this release does not know."""
+    """A schema of a revision that this release does not know."""
 
 
 async def migrate(url: str, revision: str = "head") -> None:
     """Brings the schema up to a revision. Replicas that start together take turns.
 
     Raises:
-        NewerSchemaError: where a newer release has been here; nothing is changed.
+        NewerSchemaError: a newer release has migrated it further; nothing is changed.
     """
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
@@ -53,7 +53,7 @@ async def migrate(url: str, revision: str = "head") -> None:
 
 
 async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
-    """URL and pool of a migrated database, however long it takes to come up."""
+    """Returns URL and pool of a migrated database, however long it takes to come up."""
     delay = 0.5
     while True:
         try:

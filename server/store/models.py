@@ -1,4 +1,4 @@
-"""Model versions: their tables, their policies, and what they were trained on."""
+"""Model versions: their tables, their policies and the watermarks of their training."""
 
 import hashlib
 import json
@@ -53,11 +53,11 @@ class NewModel:
     """A version to store.
 
     Attributes:
-        q, visits: its table, (n_states, n_actions), or None where its learner keeps none.
-        learner: what its learner has besides, to go on from.
+        q, visits: its table, shape (n_states, n_actions), or None if its learner keeps none.
+        learner: the other arrays of its learner, for training to go on from.
         objectives: the weights of its reward.
-        main_line: whether later incremental runs build on it.
-        trained: whose interactions it was trained on; None where nobody knows.
+        main_line: True if later incremental runs build on it.
+        trained: the interactions it was trained on, or None if unknown.
     """
 
     origin: str
@@ -83,7 +83,7 @@ class EncodedModel:
 
 
 def encode(model: NewModel) -> EncodedModel:
-    """Compresses and checksums a version; slow, and needs no database."""
+    """Returns a version compressed and with checksums. Slow; needs no database."""
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
     table = learner = None
     if model.q is not None and model.visits is not None:
@@ -274,7 +274,7 @@ def _checked_space(version: int, text: str, wanted: StateSpace | None) -> dict[s
 
 
 async def any_needs_traits(connection: Connection) -> bool:
-    """Whether a stored version's policy looks at scores, and not at states alone."""
+    """Returns True if the policy of a stored version needs scores, and not states alone."""
     kinds = [kind for kind, policy in POLICIES.items() if policy.needs_traits]
     return bool(
         await connection.fetchval(
@@ -341,12 +341,12 @@ FROM model_versions
 
 
 async def describe(connection: Connection | Pool, version: int) -> Any:
-    """The row of a version without its arrays, or None."""
+    """Returns the row of a version without its arrays, or None."""
     return await connection.fetchrow(_DESCRIBE + "WHERE version = $1", version)
 
 
 async def page(connection: Connection, below: int | None, size: int) -> list[Any]:
-    """Rows of up to `size` versions, newest first, below a version number."""
+    """Returns the rows of up to `size` versions, newest first, below a version number."""
     return await connection.fetch(
         _DESCRIBE + "WHERE $1::bigint IS NULL OR version < $1 ORDER BY version DESC LIMIT $2",
         below,
@@ -355,7 +355,7 @@ async def page(connection: Connection, below: int | None, size: int) -> list[Any
 
 
 async def metrics(connection: Connection, version: int) -> dict[str, Any]:
-    """What a version's table holds. Raises LookupError where there is no such version."""
+    """Returns the statistics of a version. Raises LookupError if there is no such version."""
     text = await connection.fetchval(
         "SELECT metrics::text FROM model_versions WHERE version = $1", version
     )
@@ -366,7 +366,7 @@ async def metrics(connection: Connection, version: int) -> dict[str, Any]:
 
 
 async def halt(connection: Connection, version: int, reason: str) -> None:
-    """Notes that the server took a version back by itself."""
+    """Marks a version as one that the server took back by itself."""
     await connection.execute(
         "UPDATE model_versions SET halted_at = now(), halted_reason = $2 WHERE version = $1",
         version,

@@ -1,4 +1,4 @@
-"""What metrics show of the database, by queries that stay cheap."""
+"""The figures of the database that metrics show, by queries that stay cheap."""
 
 import json
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ RUN_STATUSES = ("pending", "running", "completed", "gated", "failed", "cancelled
 
 @dataclass(frozen=True)
 class Figures:
-    """One look at the database.
+    """The figures of one look at the database.
 
     Attributes:
         runs: training runs of all time by status, every status included.
         trained_at: end of the last run that had a result; before any, when the first interaction
             was recorded; None before that.
-        last_run: what that run found, as its metadata have it; empty before any.
-        waiting: about how many interactions no run has trained; None where nobody knows.
-        model_created_at: when the served version was made; None for the rules.
+        last_run: results of that run, as its metadata have them; empty before any.
+        waiting: estimated number of interactions that no run has trained, or None if unknown.
+        model_created_at: time the served version was made; None for the rules.
     """
 
     runs: dict[str, int]
@@ -31,8 +31,8 @@ class Figures:
     model_created_at: datetime | None
 
 
-async def look(connection: Connection, serving_version: int) -> Figures:
-    """Reads the figures; ends runs first whose trainer is gone, so that they show."""
+async def read_figures(connection: Connection, serving_version: int) -> Figures:
+    """Returns the figures, after ending runs whose trainer is gone, so that they show."""
     await tasks.fail_dead_runs(connection)
     counts = await connection.fetch(
         "SELECT status, count(*) FROM system_tasks WHERE task_name = $1 GROUP BY status", tasks.TASK

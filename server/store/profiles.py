@@ -1,4 +1,4 @@
-"""Personality profiles: stored, and kept in memory for the hot path."""
+"""Personality profiles: the stored ones, and a cache for the hot path."""
 
 import asyncio
 import math
@@ -44,7 +44,12 @@ WHERE i.user_key = s.user_key AND i.openness IS NULL
 
 
 async def put(pool: Pool, profiles: Mapping[str, Traits]) -> None:
-    """Stores profiles, all or none, and gives them to interactions that had to wait for one."""
+    """Stores profiles, all or none, and fills them in where interactions have none.
+
+    Args:
+        pool: the database.
+        profiles: the five scores, 0 to 100, by user id.
+    """
     users = sorted(profiles)
     columns = zip(*(profiles[user] for user in users), strict=True)
     async with pool.acquire() as connection, connection.transaction():
@@ -57,9 +62,9 @@ async def put(pool: Pool, profiles: Mapping[str, Traits]) -> None:
 
 
 async def fetch(pool: Pool, user_ids: Iterable[str], timeout: float) -> dict[str, Traits]:
-    """The stored profiles among those asked for.
+    """Returns the stored profiles of these people, by user id.
 
-    Raises TimeoutError after `timeout` seconds, or twice as long where the connection hangs.
+    Raises TimeoutError after `timeout` seconds, or twice as many if the connection hangs.
     """
     # The pool's timeout covers giving the connection back, which waits until a query that was
     # given up is known to be cancelled.
@@ -75,15 +80,19 @@ async def fetch(pool: Pool, user_ids: Iterable[str], timeout: float) -> dict[str
 
 
 class ProfileCache:
-    """Stored profiles of recent people, and who is known to have none.
+    """The stored profiles of recent people, those without one included.
 
     Replicas tell each other of changes over `PROFILES_CHANNEL`; the time limit covers the rest.
-    What is out of date is kept for when the database cannot be asked.
+    Entries out of date are kept for when the database cannot be asked.
+
+    Args:
+        size: most entries.
+        seconds: the age at which an entry is out of date.
 
     Attributes:
-        changes: how often something was forgotten. What was read before the last time may be out
-            of date and must not be kept.
-        hits, misses: how often what was looked for was in memory and up to date, and how often not.
+        changes: number of calls of `forget`. A profile read before the last one may be out of date
+            and must not be put.
+        hits, misses: number of look-ups that found an entry up to date, and of others.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
@@ -93,7 +102,7 @@ class ProfileCache:
         self.changes = self.hits = self.misses = 0
 
     def get(self, user_id: str) -> tuple[bool, Traits | None]:
-        """Whether what is in memory is up to date, and the profile, if there is one."""
+        """Returns (True if the entry is up to date, the profile or None)."""
         traits, read_at = self._known.get(user_id, (None, -math.inf))
         up_to_date = read_at > max(self._doubted_at, time.monotonic() - self._seconds)
         self.hits += up_to_date
@@ -101,11 +110,11 @@ class ProfileCache:
         return up_to_date, traits
 
     def put(self, user_id: str, traits: Traits | None) -> None:
-        """Keeps a profile, or that there is none."""
+        """Keeps a profile, or None for a person without one."""
         self._known[user_id] = traits, time.monotonic()
 
     def forget(self, user_id: str) -> None:
-        """Drops one person; for `EVERYBODY`, takes all of them for out of date."""
+        """Drops the entry of a person; for `EVERYBODY`, marks all as out of date."""
         self.changes += 1
         if user_id == EVERYBODY:
             self._doubted_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Shadowing: which version is scored in passing, and how it does."""
+"""Shadowing: the version that is scored in passing, and its counts."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,15 @@ from server.store.database import Connection, Pool
 
 @dataclass(frozen=True)
 class StoredShadow:
-    """What is shadowed since when; version 0 is nothing."""
+    """An entry of the record of shadowing.
+
+    Attributes:
+        id: its number.
+        version: the shadowed version; 0 is none.
+        since: time it was set.
+        decisions: decisions made meanwhile.
+        agreements: those of which the shadowed version would have chosen the same action.
+    """
 
     id: int
     version: int
@@ -18,7 +26,7 @@ class StoredShadow:
 
 
 async def current(connection: Connection) -> StoredShadow | None:
-    """The newest entry, or None before any."""
+    """Returns the newest entry, or None before any."""
     row = await connection.fetchrow("SELECT * FROM shadows ORDER BY id DESC LIMIT 1")
     if row is None:
         return None
@@ -28,12 +36,12 @@ async def current(connection: Connection) -> StoredShadow | None:
 
 
 async def start(connection: Connection, version: int) -> None:
-    """Shadows a version from now on; 0 stops it."""
+    """Begins to shadow a version; 0 stops it."""
     await connection.execute("INSERT INTO shadows (version) VALUES ($1)", version or None)
 
 
 async def count(pool: Pool, shadow_id: int, decisions: int, agreements: int) -> None:
-    """Adds what a replica has counted."""
+    """Adds the counts of a replica to an entry."""
     await pool.execute(
         """
         UPDATE shadows SET decisions = decisions + $2, agreements = agreements + $3 WHERE id = $1

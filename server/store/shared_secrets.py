@@ -8,7 +8,7 @@ SECRET_BYTES = 32
 
 
 async def shared_secret(pool: Pool, name: str) -> bytes:
-    """The secret of this name; the first replica to ask makes it."""
+    """Returns the secret of a name, 32 bytes; the first replica to ask makes it."""
     await pool.execute(
         "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         name,

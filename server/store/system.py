@@ -1,4 +1,4 @@
-"""What the database says of the service as a whole, by queries that stay cheap."""
+"""The state of the service as a whole, by queries that stay cheap."""
 
 from typing import Any
 
@@ -7,7 +7,10 @@ from server.store.tasks import TASK
 
 
 async def active_model(connection: Connection) -> Any:
-    """What is to be served: version (null for the rules), activated_at, created_at; or None."""
+    """Returns version (null for the rules), activated_at and created_at of what is active, or None.
+
+    None is for a database in which nothing was activated.
+    """
     return await connection.fetchrow(
         """
         SELECT a.version, a.activated_at, m.created_at
@@ -18,7 +21,10 @@ async def active_model(connection: Connection) -> Any:
 
 
 async def last_run(connection: Connection) -> Any:
-    """The newest run: id, status, executed_at, finished_at, seconds, model_version; or None."""
+    """Returns the newest run's id, status, executed_at, finished_at, seconds and model_version.
+
+    None is for a database without runs.
+    """
     return await connection.fetchrow(
         """
         SELECT id, status, executed_at, finished_at,
@@ -31,9 +37,10 @@ async def last_run(connection: Connection) -> Any:
 
 
 async def interactions_waiting(connection: Connection) -> int | None:
-    """About how many interactions no run has trained; None where the last run did not say.
+    """Returns the estimated number of interactions that no run has trained.
 
-    What it left, and how far ids have come since.
+    It is the number that the last run left and the ids drawn since; None if that run left no
+    number.
     """
     waiting: int | None = await connection.fetchval(
         """

@@ -16,32 +16,32 @@ FROM system_tasks WHERE task_name = 'rl_training'
 
 
 async def fetch(connection: Connection | Pool, run_id: int) -> Any:
-    """A run's row, or None."""
+    """Returns the row of a run, or None."""
     return await connection.fetchrow(_SELECT + "AND id = $1", run_id)
 
 
 async def fetch_by_request(connection: Connection | Pool, request_id: str) -> Any:
-    """The row of the run that a request started, or None."""
+    """Returns the row of the run that a request started, or None."""
     return await connection.fetchrow(_SELECT + "AND request_id = $1", request_id)
 
 
 async def page(pool: Pool, below: int | None, size: int) -> list[Any]:
-    """Rows of up to `size` runs, newest first, below a run number."""
+    """Returns the rows of up to `size` runs, newest first, below a run number."""
     return await pool.fetch(
         _SELECT + "AND ($1::bigint IS NULL OR id < $1) ORDER BY id DESC LIMIT $2", below, size
     )
 
 
 async def live(connection: Connection | Pool) -> Any:
-    """The row of the run that is pending or running, or None."""
+    """Returns the row of the run that is pending or running, or None."""
     return await connection.fetchrow(_SELECT + "AND status IN ('pending', 'running')")
 
 
 async def create(connection: Connection | Pool, request_id: str, request: dict[str, Any]) -> int:
     """Adds a pending run and returns its number.
 
-    Raises asyncpg.UniqueViolationError while another is pending or running, or where the
-    request_id was used before.
+    Raises asyncpg.UniqueViolationError while another is pending or running, or if the request_id
+    was used before.
     """
     return int(
         await connection.fetchval(
@@ -82,7 +82,7 @@ async def fail_dead_runs(connection: Connection | Pool) -> None:
 
 
 async def end(connection: Connection | Pool, run_id: int, status: str, error: str) -> bool:
-    """Ends a run without a result, unless it has ended already; tells whether it did."""
+    """Ends a run without a result. Returns False if it had ended already."""
     return bool(
         await connection.fetchval(
             """
@@ -97,7 +97,7 @@ async def end(connection: Connection | Pool, run_id: int, status: str, error: st
 
 
 async def request_cancel(pool: Pool, run_id: int) -> bool:
-    """Asks a run to stop; tells whether it was still under way."""
+    """Asks a run to stop. Returns False if it had ended already."""
     return bool(
         await pool.fetchval(
             """
@@ -110,7 +110,7 @@ async def request_cancel(pool: Pool, run_id: int) -> bool:
 
 
 async def last_window_end(connection: Connection) -> Any:
-    """End of the window of the last run that trained the main line as a datetime, or None."""
+    """Returns the end of the window, a datetime, of the last run of the main line, or None."""
     return await connection.fetchval(
         """
         SELECT max((metadata->'training'->>'window_end')::timestamptz) FROM system_tasks
@@ -122,7 +122,7 @@ async def last_window_end(connection: Connection) -> Any:
 
 
 async def last_was_gated(connection: Connection) -> bool:
-    """Whether the last run that ended with a version was held back by a gate."""
+    """Returns True if a gate held back the version of the last run that made one."""
     status = await connection.fetchval(
         """
         SELECT status FROM system_tasks
@@ -134,7 +134,7 @@ async def last_was_gated(connection: Connection) -> bool:
 
 
 async def note(connection: Connection, task: str, request_id: str, metadata: str) -> None:
-    """Adds a finished entry of another kind of task; one that is there already stays."""
+    """Adds a finished entry of another kind of task, unless its request_id is there already."""
     await connection.execute(
         """
         INSERT INTO system_tasks (

@@ -1,4 +1,4 @@
-"""What a training run asks of the database: exactly-once reading and one commit."""
+"""The queries of a training run: exactly-once reading and one commit."""
 
 import json
 from datetime import datetime
@@ -21,17 +21,17 @@ _DUE = {
 
 
 def query(rebuild: bool, select: str = INTERACTIONS.select_list) -> str:
-    """SQL for what a run reads: $1 is the highest id, $2 the start of the window.
+    """Returns the SQL by which a run reads: $1 is the highest id, $2 the start of the window.
 
     Args:
-        rebuild: whether what was trained before is read too.
-        select: what to select of it, `i` being an interaction.
+        rebuild: True to read interactions too that were trained before.
+        select: the select list, in which `i` is an interaction.
     """
     return f"SELECT {select} FROM {_DUE[rebuild]}"  # noqa: S608 - constant text
 
 
 async def begin(connection: Connection, run_id: int) -> dict[str, Any] | None:
-    """Marks a pending run as running and returns its request; None if it is not pending."""
+    """Marks a pending run as running and returns its request, or None if it is not pending."""
     request = await connection.fetchval(
         """
         UPDATE system_tasks SET status = 'running', started_at = now()
@@ -43,7 +43,7 @@ async def begin(connection: Connection, run_id: int) -> dict[str, Any] | None:
 
 
 async def report(connection: Connection, run_id: int, stage: str, progress: float) -> bool:
-    """Notes how far a run is; tells whether it is to go on."""
+    """Stores the stage and progress (0 to 1) of a run. Returns True if it is to go on."""
     return bool(
         await connection.fetchval(
             """
@@ -58,7 +58,7 @@ async def report(connection: Connection, run_id: int, stage: str, progress: floa
 
 
 async def snapshot(connection: Connection) -> int:
-    """An id up to which every interaction is committed, and below which none can appear.
+    """Returns an id up to which every interaction is committed, and below which none can appear.
 
     Raises as `while_none_inserts`.
     """
@@ -70,19 +70,22 @@ async def snapshot(connection: Connection) -> int:
 
 
 async def export_snapshot(connection: Connection) -> str:
-    """Has others `see` what this connection sees, for as long as it stays as it is."""
+    """Begins a transaction and returns the name of its snapshot, for `import_snapshot`.
+
+    The name is valid until the transaction ends.
+    """
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     return str(await connection.fetchval("SELECT pg_export_snapshot()"))
 
 
-async def see(connection: Connection, snapshot: str) -> None:
-    """Begins a transaction that sees what `export_snapshot` named."""
+async def import_snapshot(connection: Connection, snapshot: str) -> None:
+    """Begins a transaction that sees the snapshot of a name that `export_snapshot` gave."""
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
 
 
 async def fill_in_profiles(connection: Connection) -> None:
-    """Gives stored profiles to interactions that have none.
+    """Fills stored profiles in where interactions have none.
 
     An interaction and its person's profile that were stored at the same time did not see each
     other. Locks profiles in the order in which `profiles.put` does.
@@ -107,10 +110,10 @@ async def fill_in_profiles(connection: Connection) -> None:
 
 
 async def base_version(connection: Connection | Pool) -> int | None:
-    """The version an incremental run goes on from.
+    """Returns the version that an incremental run goes on from, or None.
 
-    The newest trained one of the main line, served or not: the watermarks belong to it. Before any
-    training, the active version if it was imported.
+    It is the newest trained one of the main line, served or not, since the watermarks belong to
+    it. Before any training it is the active version if that was imported.
     """
     version: int | None = await connection.fetchval(
         """
@@ -130,7 +133,7 @@ async def base_version(connection: Connection | Pool) -> int | None:
 async def expected_rows(
     connection: Connection, rebuild: bool, through: int, window_start: datetime
 ) -> int:
-    """The planner's estimate of what a run reads, for showing progress."""
+    """Returns the planner's estimate of the rows that a run reads, for showing progress."""
     plan = await connection.fetchval(
         f"EXPLAIN (FORMAT JSON) {query(rebuild)}", through, window_start
     )
@@ -138,7 +141,7 @@ async def expected_rows(
 
 
 async def still_wanted(connection: Connection, run_id: int) -> bool:
-    """Whether a run may commit; holds its row until the transaction ends."""
+    """Returns True if a run may commit. Locks its row until the transaction ends."""
     row = await connection.fetchrow(
         "SELECT status, cancel_requested FROM system_tasks WHERE id = $1 FOR UPDATE", run_id
     )
@@ -148,7 +151,13 @@ async def still_wanted(connection: Connection, run_id: int) -> bool:
 async def set_watermarks(
     connection: Connection, users: NDArray[np.int64], trained_through: NDArray[np.int64]
 ) -> None:
-    """Says up to which id each of these people is trained."""
+    """Sets the id up to which each person is trained.
+
+    Args:
+        connection: in a transaction.
+        users: keys, shape (n,).
+        trained_through: interaction ids, shape (n,).
+    """
     await connection.execute(
         """
         UPDATE users SET trained_through = w.id
@@ -163,7 +172,10 @@ async def set_watermarks(
 async def lower_watermarks(
     connection: Connection, users: NDArray[np.int64], trained_through: NDArray[np.int64]
 ) -> None:
-    """Takes people back whose interactions a rebuild left out, so that a later run has them."""
+    """Lowers the watermarks of people whose interactions a rebuild left out, for a later run.
+
+    Arguments are those of `set_watermarks`; one that is lower already stays.
+    """
     await connection.execute(
         """
         UPDATE users SET trained_through = w.id
@@ -176,9 +188,13 @@ async def lower_watermarks(
 
 
 async def complete(connection: Connection, run_id: int, held_back: str, metadata: str) -> None:
-    """Ends a run with its results, given as a JSON object that joins its metadata.
+    """Ends a run with its results.
 
-    It is completed, or gated for the reasons given in `held_back`.
+    Args:
+        connection: in the transaction of the run.
+        run_id: its number.
+        held_back: why its version is not served: the run is gated then; empty if it is completed.
+        metadata: JSON object that is merged into the run's metadata.
     """
     await connection.execute(
         """

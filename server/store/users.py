@@ -1,4 +1,4 @@
-"""People: everything that is stored about one of them."""
+"""Deletion of all that is stored about a person."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from server.store.profiles import PROFILES_CHANNEL
 
 @dataclass(frozen=True)
 class Deleted:
-    """How many rows of each kind were deleted."""
+    """The numbers of deleted rows."""
 
     interactions: int = 0
     interaction_keys: int = 0
@@ -18,7 +18,7 @@ class Deleted:
 
 
 async def delete(pool: Pool, user_id: str) -> Deleted:
-    """Deletes a person, all or nothing. Raises as `while_none_inserts`."""
+    """Deletes all rows of a person, or none. Raises TimeoutError as `while_none_inserts`."""
     async with pool.acquire() as connection:
         return await while_none_inserts(connection, lambda: _delete(connection, user_id))
 

@@ -176,7 +176,7 @@ async def _read(
     """Reads a shard from the database as it was when the snapshot was taken."""
     connection = await asyncpg.connect(database_url(settings))
     try:
-        await training.see(connection, snapshot)
+        await training.import_snapshot(connection, snapshot)
         return await read_shard(connection, settings, reading, shard)
     finally:
         connection.terminate()
