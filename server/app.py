@@ -30,7 +30,7 @@ from server.background.rollout_watch import watch_rollouts
 from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
 from server.contract.vocabulary import unknown_names
-from server.jobs.processes import Workers
+from server.jobs.processes import Jobs
 from server.observability import metrics, rpc_metrics, tracing
 from server.rpc import authorization
 from server.rpc.calls import Calls
@@ -213,8 +213,8 @@ class App:
             for task in alive:
                 task.cancel()
             await asyncio.wait(alive, timeout=RESTART_SECONDS)
-        if self._runtime.workers is not None:
-            await self._runtime.workers.stop()
+        if self._runtime.jobs is not None:
+            await self._runtime.jobs.stop()
         if self._runtime.pool is not None:
             with contextlib.suppress(*STORE_ERRORS):
                 async with asyncio.timeout(2):
@@ -233,7 +233,7 @@ class App:
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
         runtime.decider = Decider(self._holder, runtime.tokens, settings.served_exploration())
         metrics.set_decision_counts(runtime.decider.decided)
-        runtime.workers = Workers(settings, url)
+        runtime.jobs = Jobs(settings, url)
         runtime.pool = pool
         ready = asyncio.Event()
         self._run_forever(
@@ -247,8 +247,8 @@ class App:
         )
         self._run_forever(lambda: maintain_partitions(pool, settings.retention))
         self._run_forever(lambda: count_shadow(self._holder, pool))
-        workers = runtime.workers
-        self._run_forever(lambda: watch_rollouts(settings, pool, workers))
+        jobs = runtime.jobs
+        self._run_forever(lambda: watch_rollouts(settings, pool, jobs))
         schedule = settings.training_schedule()
         if schedule is not None:
             grace = timedelta(seconds=settings.schedule_grace_seconds)

@@ -92,7 +92,7 @@ class Monitor(Collector):
             self._expires_at,
         )
         yield from self._database()
-        yield self._workers()
+        yield self._jobs()
         yield self._profiles()
         yield from _of_figures(self._figures)
 
@@ -117,12 +117,12 @@ class Monitor(Collector):
             None if pool is None else pool.get_max_size(),
         )
 
-    def _workers(self) -> Metric:
+    def _jobs(self) -> Metric:
         family = GaugeMetricFamily(
             "recparams_worker_processes", "Worker processes of this server", labels=["task"]
         )
-        workers = self._runtime.workers
-        for task, count in () if workers is None else workers.running().items():
+        jobs = self._runtime.jobs
+        for task, count in () if jobs is None else jobs.running().items():
             family.add_metric([task], count)
         return family
 

@@ -11,7 +11,7 @@ from rl.arms import RULE_BASED, Activation
 from rl.state import StateSpace
 from server.contract.errors import ServiceError
 from server.contract.vocabulary import ARM_NAMES
-from server.jobs.processes import Workers, run_for
+from server.jobs.processes import Jobs, run_for
 from server.jobs.reports import message_json
 from server.observability import metrics
 from server.settings import Settings
@@ -25,21 +25,21 @@ LEAST_REST = 4.0
 TASK = "rollout_watch"
 
 
-async def watch_rollouts(settings: Settings, pool: Pool, workers: Workers) -> None:
+async def watch_rollouts(settings: Settings, pool: Pool, jobs: Jobs) -> None:
     """Compares the arms again and again, on one replica at a time. Runs until cancelled."""
     while True:
         try:
             async with pool.acquire() as connection:
                 await _follow(connection)
                 if await try_lock(connection, WATCH_LOCK):
-                    await _lead(connection, settings, workers)
+                    await _lead(connection, settings, jobs)
         except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))
         metrics.clear_arm_metrics()
         await asyncio.sleep(settings.watch_seconds)
 
 
-async def _lead(connection: Connection, settings: Settings, workers: Workers) -> None:
+async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
     """Compares the arms for as long as this replica holds the lock."""
     while True:
         started = time.monotonic()
@@ -47,7 +47,7 @@ async def _lead(connection: Connection, settings: Settings, workers: Workers) ->
         if current.experiment_id is None:
             metrics.clear_arm_metrics()
         else:
-            await _compare(connection, settings, workers, current.experiment_id)
+            await _compare(connection, settings, jobs, current.experiment_id)
         # Where many interactions make a look long, looks take up a fifth of the time at most.
         spent = time.monotonic() - started
         await asyncio.sleep(max(settings.watch_seconds, LEAST_REST * spent))
@@ -63,9 +63,9 @@ async def _follow(connection: Connection) -> Activation:
 
 
 async def _compare(
-    connection: Connection, settings: Settings, workers: Workers, experiment_id: int
+    connection: Connection, settings: Settings, jobs: Jobs, experiment_id: int
 ) -> None:
-    found = await run_for(workers, pb.GetExperimentResponse, "experiment", str(experiment_id))
+    found = await run_for(jobs, pb.GetExperimentResponse, "experiment", str(experiment_id))
     metrics.set_arm_metrics(found)
     worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
     if worse:

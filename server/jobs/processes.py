@@ -29,7 +29,7 @@ STORE_AWAY = 4
 """Exit code of a job that cannot reach the database."""
 
 
-class Workers:
+class Jobs:
     """The jobs of this server, each a process that ends with it.
 
     Args:
@@ -141,12 +141,12 @@ class Workers:
 _M = TypeVar("_M", bound=Message)
 
 
-async def run_for(workers: Workers, answer: type[_M], *arguments: str) -> _M:
+async def run_for(jobs: Jobs, answer: type[_M], *arguments: str) -> _M:
     """Runs a job that writes a message of the type `answer`, and returns it.
 
     Raises RuntimeError if it fails, and as `_ended`.
     """
-    code, output = await workers.run(*arguments)
+    code, output = await jobs.run(*arguments)
     if code != 0:
         raise RuntimeError(f"job {arguments[0]} exited with code {code}")
     return answer.FromString(output)

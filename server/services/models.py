@@ -79,7 +79,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
             raise refused(
                 "NO_TABLE", f"version {version} has no table: {row['algorithm']} keeps none"
             )
-        async for piece in self._runtime.require_workers().stream("export", str(version)):
+        async for piece in self._runtime.require_jobs().stream("export", str(version)):
             yield pb.ExportModelResponse(chunk=piece)
 
     async def ImportModel(
@@ -87,7 +87,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
     ) -> pb.ImportModelResponse:
         pool = self._runtime.require_pool()
         upload = _Upload(request)
-        code, output = await self._runtime.require_workers().feed(upload.pieces(), "import")
+        code, output = await self._runtime.require_jobs().feed(upload.pieces(), "import")
         if code == INVALID_FILE:
             # It quotes the file, and clients refuse an answer whose metadata are too large.
             raise invalid("chunk", output.decode()[:LONGEST_DESCRIPTION])

@@ -134,7 +134,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         if times["started_at"] is None:
             raise not_found(f"experiment {number}")
         response = await run_for(
-            self._runtime.require_workers(), pb.GetExperimentResponse, "experiment", str(number)
+            self._runtime.require_jobs(), pb.GetExperimentResponse, "experiment", str(number)
         )
         response.started_at.FromDatetime(times["started_at"])
         if times["ended_at"] is not None:
@@ -161,7 +161,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         await check_evaluated(self._runtime, policies)
         wanted = EvaluationRequest(shadow.since, datetime.now(UTC), policies, by_segment=False)
         found = await run_for(
-            self._runtime.require_workers(),
+            self._runtime.require_jobs(),
             training_pb2.EvaluateResponse,
             "evaluate",
             wanted.to_json(),

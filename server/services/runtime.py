@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from server.contract.errors import store_unavailable
-from server.jobs.processes import Workers
+from server.jobs.processes import Jobs
 from server.serving.decider import Decider
 from server.serving.policies import PolicyHolder
 from server.serving.tokens import TokenCodec
@@ -18,7 +18,7 @@ class Runtime:
     pool: Pool | None = None
     tokens: TokenCodec | None = None
     decider: Decider | None = None
-    workers: Workers | None = None
+    jobs: Jobs | None = None
 
     def require_pool(self) -> Pool:
         """The pool. Raises UNAVAILABLE before the first connection."""
@@ -26,11 +26,11 @@ class Runtime:
             raise store_unavailable()
         return self.pool
 
-    def require_workers(self) -> Workers:
-        """The worker processes. Raises as `require_pool`."""
-        if self.workers is None:
+    def require_jobs(self) -> Jobs:
+        """The jobs. Raises as `require_pool`."""
+        if self.jobs is None:
             raise store_unavailable()
-        return self.workers
+        return self.jobs
 
     def require_decider(self) -> Decider:
         """The decider. Raises UNAVAILABLE until the token key is known."""

@@ -79,7 +79,7 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
     async def _start(self, store: Connection | Pool, run_id: int) -> None:
         try:
             pool = self._runtime.require_pool()
-            await self._runtime.require_workers().start_training(pool, run_id)
+            await self._runtime.require_jobs().start_training(pool, run_id)
         except BaseException:
             await tasks.end(store, run_id, "failed", "the trainer could not be started")
             raise
@@ -187,5 +187,5 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         )
         await check_evaluated(self._runtime, policies)
         return await run_for(
-            self._runtime.require_workers(), pb.EvaluateResponse, "evaluate", wanted.to_json()
+            self._runtime.require_jobs(), pb.EvaluateResponse, "evaluate", wanted.to_json()
         )
