@@ -18,7 +18,7 @@ from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
 from rl.policy import EXPLORATION, RULE_BASED, GreedyTable
 from rl.rules import rule_based_action
-from rl.state import Context, StateSpace
+from rl.state import TRAITS, Context, StateSpace
 from server.contract.vocabulary import (
     ARM_NAMES,
     CONTENT_TYPE_NAMES,
@@ -34,7 +34,7 @@ from server.serving.answers import CHOSEN, DOUBLE, by_whom, how, in_batch
 from server.serving.plain_requests import read_plain
 from server.serving.policies import PolicyHolder, Serving
 from server.serving.prepared_arm import ServedArm, served
-from server.serving.tokens import RECORD, TokenCodec
+from server.serving.tokens import DECISION_ID_BITS, RECORD, Decision, TokenCodec
 
 _SOURCE_COLUMN = np.array(SOURCE_NUMBERS, dtype=np.uint8)
 _NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
@@ -143,19 +143,27 @@ class Decider:
             chance = min(chance, 1.0)
             ending = arm.by_whom + DOUBLE.pack(chance) + arm.how[source]
         arm.decided[source] += 1
-        token = self._tokens.issue(
-            user,
+        content_type, mood, time_of_day = context
+        openness, conscientiousness, extraversion, agreeableness, neuroticism = traits
+        decision = Decision(
+            random.getrandbits(DECISION_ID_BITS),
             time.time_ns() // 1_000_000,
             arm.version,
             chance,
-            *context,
+            content_type,
+            mood,
+            time_of_day,
             action,
             arm.number,
             SOURCE_NUMBERS[source],
-            traits,
+            openness,
+            conscientiousness,
+            extraversion,
+            agreeableness,
+            neuroticism,
             plan.serving.plan.id,
         )
-        return CHOSEN[action] + token + ending
+        return CHOSEN[action] + self._tokens.issue(user, decision) + ending
 
     def decide_without_profile(
         self, user: bytes, reason: pb.FallbackReason.ValueType, context: ContextNumbers
@@ -176,8 +184,8 @@ class Decider:
         )
         action = rule_based_action(_NEUTRAL_TRAITS, names).index
         source = SOURCE_NUMBERS[RULE_BASED]
-        token = self._tokens.issue(
-            user,
+        decision = Decision(
+            random.getrandbits(DECISION_ID_BITS),
             time.time_ns() // 1_000_000,
             RULES_VERSION,
             1.0,
@@ -185,9 +193,10 @@ class Decider:
             action,
             number,
             source,
-            UNKNOWN_TRAITS,
+            *UNKNOWN_TRAITS,
             plan.serving.plan.id,
         )
+        token = self._tokens.issue(user, decision)
         whom = by_whom(RULES_VERSION, number)
         return CHOSEN[action] + token + whom + DOUBLE.pack(1.0) + how(source, reason)
 
@@ -233,6 +242,7 @@ class Decider:
             shadow.agreements += int(np.count_nonzero(shadowed == likeliest))
 
         records = np.empty(n, dtype=RECORD)
+        records["decision_id"] = generator.integers(1 << DECISION_ID_BITS, size=n, dtype=np.uint64)
         records["decided_at"] = time.time_ns() // 1_000_000
         records["model_version"] = np.array([arm.version for arm in arms])[which]
         records["propensity"] = chance
@@ -241,9 +251,10 @@ class Decider:
         records["action"] = action
         records["arm"] = np.array([arm.number for arm in arms])[which]
         records["source"] = _SOURCE_COLUMN[source]
-        records["traits"] = scores
+        for position, name in enumerate(TRAITS):
+            records[name] = scores[:, position]
         records["activation"] = plan.serving.plan.id
-        tokens = self._tokens.issue_all(users, records, generator)
+        tokens = self._tokens.issue_all(users, records)
         return self._answers(arms, which, action, source, chance, tokens)
 
     def _context_indices(self, contexts: NDArray[np.uint8]) -> NDArray[np.int32]:
