@@ -21,7 +21,8 @@ from server.services.recommendation_requests import (
     parse_request,
 )
 from server.services.runtime import Runtime
-from server.serving.decider import Decider, batch_answer
+from server.serving.answers import batch_answer
+from server.serving.decider import Decider
 from server.serving.plain_requests import read_plain_batch
 from server.settings import Settings
 from server.store import interactions, profiles

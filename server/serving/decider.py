@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
-from rl.policy import EXPLORATION, RULE_BASED, GreedyTable
+from rl.policy import EXPLORATION, RULE_BASED
 from rl.rules import rule_based_action
 from rl.state import TRAITS, Context, StateSpace
 from server.contract.vocabulary import (
@@ -30,34 +29,19 @@ from server.contract.vocabulary import (
     Traits,
     context_table,
 )
-from server.serving.answers import CHOSEN, DOUBLE, by_whom, how, in_batch
+from server.serving.answers import (
+    ACTION_PARTS,
+    PROPENSITY,
+    source_part,
+    version_and_arm_part,
+)
 from server.serving.plain_requests import read_plain
-from server.serving.policies import PolicyHolder, Serving
-from server.serving.prepared_arm import ServedArm, served
+from server.serving.policies import PolicyHolder
+from server.serving.prepared_arm import PreparedArm, PreparedPlan, prepare_plan
 from server.serving.tokens import DECISION_ID_BITS, RECORD, Decision, TokenCodec
 
 _SOURCE_COLUMN = np.array(SOURCE_NUMBERS, dtype=np.uint8)
 _NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What decisions need of what is served, prepared once for each change of it.
-
-    Attributes:
-        serving: what is served.
-        arms: by name.
-        only: the arm, where there is one.
-        lookup: whether every policy in it has one action a state.
-    """
-
-    serving: Serving
-    arms: dict[str, ServedArm]
-    only: ServedArm | None
-    lookup: bool
-
-    def arm_of(self, user: bytes) -> ServedArm:
-        return self.only or self.arms[self.serving.arm_of(user.decode()).name]
 
 
 class Decider:
@@ -85,7 +69,7 @@ class Decider:
         for numbers, index in self.contexts.items():
             self._context_array[numbers] = index
         self.decided: dict[tuple[str, int], list[int]] = {}
-        self._plan = self._prepare(holder.serving)
+        self._plan = self._prepare()
 
     def answer(self, message: bytes) -> bytes | None:
         """The encoded answer to an encoded request.
@@ -117,10 +101,10 @@ class Decider:
         plan = self._plan
         if plan.serving is not self._holder.serving:
             plan = self._current_plan()
-        if not plan.lookup:
+        if not plan.is_lookup:
             scores, contexts = np.array([traits]), np.array([context], dtype=np.uint8)
             return self.decide_all([user], scores, contexts)[0]
-        arm = plan.only or plan.arm_of(user)
+        arm = plan.only_arm or plan.arm_of(user)
         greedy = action = arm.actions[state]
         source = arm.sources[state]
         if arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
@@ -131,17 +115,21 @@ class Decider:
         if shadow is not None:
             shadow.decisions += 1
             shadow.agreements += shadow.actions[state] == greedy
-        if plan.only is not None:
-            chance = arm.greedy_chance if action == greedy else arm.other_chance
+        if plan.only_arm is not None:
+            propensity = arm.greedy_propensity if action == greedy else arm.other_propensity
             ending = arm.endings[source]
         else:
             # Over the arms too: which one a person is in was drawn as well, by the salt.
-            chance = 0.0
+            propensity = 0.0
             for one in plan.arms.values():
-                chance += one.greedy_chance if one.actions[state] == action else one.other_chance
+                propensity += (
+                    one.greedy_propensity if one.actions[state] == action else one.other_propensity
+                )
             # Shares that sum to 1 may, in floating point, sum to a little more.
-            chance = min(chance, 1.0)
-            ending = arm.by_whom + DOUBLE.pack(chance) + arm.how[source]
+            propensity = min(propensity, 1.0)
+            ending = (
+                arm.version_and_arm_part + PROPENSITY.pack(propensity) + arm.source_parts[source]
+            )
         arm.decided[source] += 1
         content_type, mood, time_of_day = context
         openness, conscientiousness, extraversion, agreeableness, neuroticism = traits
@@ -151,7 +139,7 @@ class Decider:
             random.getrandbits(DECISION_ID_BITS),
             time.time_ns() // 1_000_000,
             arm.version,
-            chance,
+            propensity,
             content_type,
             mood,
             time_of_day,
@@ -165,7 +153,7 @@ class Decider:
             neuroticism,
             plan.serving.plan.id,
         )
-        return CHOSEN[action] + self._tokens.issue(user, decision) + ending
+        return ACTION_PARTS[action] + self._tokens.issue(user, decision) + ending
 
     def decide_without_profile(
         self, user: bytes, reason: pb.FallbackReason.ValueType, context: ContextNumbers
@@ -198,9 +186,12 @@ class Decider:
             *UNKNOWN_TRAITS,
             plan.serving.plan.id,
         )
-        token = self._tokens.issue(user, decision)
-        whom = by_whom(RULES_VERSION, number)
-        return CHOSEN[action] + token + whom + DOUBLE.pack(1.0) + how(source, reason)
+        ending = (
+            version_and_arm_part(RULES_VERSION, number)
+            + PROPENSITY.pack(1.0)
+            + source_part(source, reason)
+        )
+        return ACTION_PARTS[action] + self._tokens.issue(user, decision) + ending
 
     def decide_all(
         self, users: list[bytes], traits: NDArray[np.floating], contexts: NDArray[np.uint8]
@@ -222,7 +213,7 @@ class Decider:
             scores = np.asarray(traits, dtype=np.float64)
         states = self._space.cells(scores) * self._n_contexts + self._context_indices(contexts)
         arms = list(plan.arms.values())
-        if plan.only is not None:
+        if plan.only_arm is not None:
             which = np.zeros(n, dtype=np.intp)
         else:
             which = np.array([arms.index(plan.arm_of(user)) for user in users])
@@ -233,10 +224,10 @@ class Decider:
         action = np.choose(which, [one.action for one in chosen])
         source = np.choose(which, [one.source for one in chosen])
         source[action != likeliest] = EXPLORATION
-        chance = np.zeros(n)
+        propensity = np.zeros(n)
         for arm, one in zip(arms, chosen, strict=True):
-            chance += arm.chance(one, action)
-        np.minimum(chance, 1.0, out=chance)
+            propensity += arm.propensity(one, action)
+        np.minimum(propensity, 1.0, out=propensity)
         shadow = plan.serving.shadow
         if shadow is not None:
             shadowed = shadow.policy.likeliest(states, scores)
@@ -247,7 +238,7 @@ class Decider:
         records["decision_id"] = generator.integers(1 << DECISION_ID_BITS, size=n, dtype=np.uint64)
         records["decided_at"] = time.time_ns() // 1_000_000
         records["model_version"] = np.array([arm.version for arm in arms])[which]
-        records["propensity"] = chance
+        records["propensity"] = propensity
         for position, name in enumerate(("content_type", "mood", "time_of_day")):
             records[name] = contexts[:, position]
         records["action"] = action
@@ -257,7 +248,7 @@ class Decider:
             records[name] = scores[:, position]
         records["activation"] = plan.serving.plan.id
         tokens = self._tokens.issue_all(users, records)
-        return self._answers(arms, which, action, source, chance, tokens)
+        return self._answers(arms, which, action, source, propensity, tokens)
 
     def _context_indices(self, contexts: NDArray[np.uint8]) -> NDArray[np.int32]:
         table = self._context_array
@@ -270,14 +261,14 @@ class Decider:
 
     def _answers(
         self,
-        arms: Sequence[ServedArm],
+        arms: Sequence[PreparedArm],
         which: NDArray[np.intp],
         action: NDArray[np.integer],
         source: NDArray[np.uint8],
-        chance: NDArray[np.float64],
+        propensity: NDArray[np.float64],
         tokens: list[bytes],
     ) -> list[bytes]:
-        chances = chance.astype("<f8").tobytes()
+        propensities = propensity.astype("<f8").tobytes()
         answers = []
         rows = zip(which.tolist(), action.tolist(), source.tolist(), tokens, strict=True)
         for i, (w, a, s, token) in enumerate(rows):
@@ -286,41 +277,20 @@ class Decider:
             ending = (
                 arm.endings[s]
                 if len(arms) == 1 and arm.is_table
-                else arm.by_whom + chances[8 * i : 8 * i + 8] + arm.how[s]
+                else arm.version_and_arm_part
+                + propensities[8 * i : 8 * i + 8]
+                + arm.source_parts[s]
             )
-            answers.append(CHOSEN[a] + token + ending)
+            answers.append(ACTION_PARTS[a] + token + ending)
         return answers
 
     def _counts(self, arm: str, version: int) -> list[int]:
         return self.decided.setdefault((arm, version), [0] * len(SOURCE_NUMBERS))
 
-    def _current_plan(self) -> _Plan:
+    def _current_plan(self) -> PreparedPlan:
         if self._plan.serving is not self._holder.serving:
-            self._plan = self._prepare(self._holder.serving)
+            self._plan = self._prepare()
         return self._plan
 
-    def _prepare(self, serving: Serving) -> _Plan:
-        no_model = serving.version == RULES_VERSION
-        reason = pb.FALLBACK_REASON_NO_MODEL if no_model else pb.FALLBACK_REASON_UNSPECIFIED
-        arms = {
-            arm.name: served(
-                arm,
-                arm.policy.epsilon if self._exploration is None else self._exploration,
-                reason,
-                self._counts(arm.name, arm.version),
-            )
-            for arm in serving.arms
-        }
-        shadow = serving.shadow
-        return _Plan(
-            serving,
-            arms,
-            next(iter(arms.values())) if len(arms) == 1 else None,
-            all(arm.is_table for arm in arms.values())
-            and (shadow is None or isinstance(shadow.policy, GreedyTable)),
-        )
-
-
-def batch_answer(answers: list[bytes]) -> bytes:
-    """The encoded BatchGetRecommendationParamsResponse of encoded answers."""
-    return b"".join([part for answer in answers for part in (in_batch(len(answer)), answer)])
+    def _prepare(self) -> PreparedPlan:
+        return prepare_plan(self._holder.serving, self._exploration, self._counts)
