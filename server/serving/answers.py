@@ -1,4 +1,4 @@
-"""Answers in wire form, put together from parts that protobuf encoded beforehand.
+"""Answers in wire form, concatenated from parts that protobuf encoded beforehand.
 
 Concatenating encoded messages of one type gives the encoding of the message with the fields of all
 of them (https://protobuf.dev/programming-guides/encoding/, "Last One Wins"). The parts go in the

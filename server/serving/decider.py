@@ -1,6 +1,6 @@
-"""Decisions: state in, action and token out. Works from memory alone.
+"""Decisions from memory: state in, action and token out.
 
-Answers are made in wire form, since making messages of them would cost more than deciding.
+Answers are made in wire form, since building messages would cost more than deciding.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Decider:
     """Chooses actions and issues their tokens.
 
     Args:
-        holder: the policy in memory.
+        holder: holds the policy in memory.
         tokens: issues the tokens.
         exploration: probability of a random action, 0 to 1; None follows the served policy's.
 
     Attributes:
         contexts: context index of each (content type, mood, time of day), as enum numbers.
-        decided: decisions by (arm, version), a count for each source.
+        decided: counts of decisions by (arm, version), each a list with one count a source.
     """
 
     def __init__(self, holder: PolicyHolder, tokens: TokenCodec, exploration: float | None) -> None:
@@ -86,7 +86,7 @@ class Decider:
             return None
 
     def decide(self, user: bytes, traits: Traits, context: ContextNumbers) -> bytes:
-        """The encoded answer for a person with a profile.
+        """Returns the encoded answer for a person with a profile.
 
         Args:
             user: the user id in UTF-8.
@@ -94,8 +94,8 @@ class Decider:
             context: one of `contexts`.
 
         Raises:
-            KeyError: where the context is none of them.
-            ValueError: where a score is out of range.
+            KeyError: if the context is none of them.
+            ValueError: if a score is out of range.
         """
         state = self._space.cell(traits) * self._n_contexts + self.contexts[context]
         plan = self._plan
@@ -158,11 +158,11 @@ class Decider:
     def decide_without_profile(
         self, user: bytes, reason: pb.FallbackReason.ValueType, context: ContextNumbers
     ) -> bytes:
-        """The encoded answer for a person of whom nothing is known: the rules, at neutral scores.
+        """Returns the encoded answer of the rules, at neutral scores, for an unknown person.
 
         Args:
             user: the user id in UTF-8.
-            reason: why nothing is known.
+            reason: the fallback reason to state.
             context: one of `contexts`.
         """
         plan = self._current_plan()
@@ -196,16 +196,16 @@ class Decider:
     def decide_all(
         self, users: list[bytes], traits: NDArray[np.floating], contexts: NDArray[np.uint8]
     ) -> list[bytes]:
-        """`decide` for n people at once, as arrays; the answers in the same order.
+        """Returns the encoded answers for n people, in their order.
 
         Args:
             users: user ids in UTF-8.
-            traits: scores, shape (n, 5).
+            traits: scores, 0 to 100, shape (n, 5).
             contexts: content types, moods and times of day as enum numbers, shape (n, 3).
 
         Raises:
-            KeyError: where a context is none of `contexts`.
-            ValueError: where a score is not from 0 to 100.
+            KeyError: if a context is none of the attribute `contexts`.
+            ValueError: if a score is out of range.
         """
         plan = self._current_plan()
         n = len(users)

@@ -1,10 +1,10 @@
-"""Decision tokens: what was decided, for whom, encrypted and authenticated.
+"""Decision tokens: encrypted and authenticated records of decisions.
 
 A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
 as associated data. It lets a reaction name its decision without the server storing decisions,
 cannot be read, made up, changed, or used for somebody else, and needs no nonce. Callers that decide
-by themselves make tokens of another format (server/serving/delegated_tokens.py), which are read
-here too.
+by themselves make tokens of another format (server/serving/delegated_tokens.py); `TokenCodec.read`
+reads both.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Decision(NamedTuple):
         content_type, mood, time_of_day: the context.
         action: 0 to 26.
         arm: the policy arm.
-        source: the source of the action: learned, rules, exploration and so on.
+        source: the decision source.
         openness, conscientiousness, extraversion, agreeableness, neuroticism: the scores, 0 to
             100; NaN where there was no profile.
         activation: the activation in force, 0 before any.
@@ -108,8 +108,8 @@ class TokenCodec:
     """Issues and reads tokens with one secret key.
 
     Args:
-        key: the secret.
-        others: keys whose tokens are read too.
+        key: the secret that tokens are issued and read with.
+        others: earlier secrets, whose tokens are read too.
     """
 
     def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
@@ -143,11 +143,14 @@ class TokenCodec:
         ]
 
     def delegate(self, now: int) -> delegated_tokens.DelegatedKey:
-        """A key for a caller that decides by itself, from `now`, seconds since 1970."""
+        """Returns a key for a caller that decides by itself, from `now`, seconds since 1970."""
         return delegated_tokens.delegate(self._key, now)
 
     def read(self, token: bytes, user_id: str) -> Decision:
-        """What a token says. Raises InvalidTokenError unless it was issued for this person."""
+        """Returns the decision of a token.
+
+        Raises InvalidTokenError unless it was issued by this deployment for this person.
+        """
         user = user_id.encode()
         if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
             for codec in (self, *self._others):
@@ -168,7 +171,7 @@ def _decision(record: bytes) -> Decision:
 
 
 def _checked(decision: Decision, sealed: delegated_tokens.Sealed) -> Decision:
-    """A decision that a caller made, if it is one that can be. Raises InvalidTokenError."""
+    """Returns a decision that a caller made. Raises InvalidTokenError if it is impossible."""
     apart = delegated_tokens.CLOCKS_APART_MS
     if not sealed.issued - apart <= decision.decided_at <= sealed.expires + apart:
         raise InvalidTokenError("was made outside the lifetime of its key")
