@@ -28,7 +28,7 @@ from rl.arms import (  # noqa: E402
     position_of,
 )
 from rl.policy import GreedyTable, rule_based_policy  # noqa: E402
-from rl.state import StateSpace  # noqa: E402
+from rl.state import TRAITS, StateSpace  # noqa: E402
 from server.contract.vocabulary import action_index, context_table  # noqa: E402
 from server.serving.decider import Decider  # noqa: E402
 from server.serving.policies import Arm, PolicyHolder, Serving  # noqa: E402
@@ -106,13 +106,19 @@ def tokens(rng: np.random.Generator) -> list[dict[str, Any]]:
         for name, top in (("content_type", 3), ("mood", 8), ("time_of_day", 4), ("arm", 3)):
             record[name] = 1 + rng.integers(top)
         record["action"], record["source"] = rng.integers(N_ACTIONS), 1 + rng.integers(4)
-        record["traits"] = rng.uniform(0, 100, 5)
+        for name, score in zip(TRAITS, rng.uniform(0, 100, 5), strict=True):
+            record[name] = score
         record["activation"] = rng.integers(1 << 32)
         data = record.tobytes()
         tag = hashlib.blake2b(id_ + data + user.encode(), key=key[:16], digest_size=16).digest()
         stream = hashlib.blake2b(tag, key=key[16:]).digest()
         sealed = bytes(a ^ b for a, b in zip(data, stream, strict=False))
-        fields = {name: record[name][0].tolist() for name in RECORD.names or ()}
+        fields: dict[str, Any] = {}
+        for name, value in zip(RECORD.names or (), record[0].item(), strict=True):
+            if name in TRAITS:
+                fields.setdefault("traits", []).append(value)
+            else:
+                fields[name] = value
         found.append(
             {
                 "user_id": user,

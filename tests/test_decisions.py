@@ -24,8 +24,13 @@ from server.contract.vocabulary import (
     PARAMS_MESSAGES,
     TIME_OF_DAY_NAMES,
 )
-from server.serving.answers import by_whom, how, in_batch
-from server.serving.decider import Decider, batch_answer
+from server.serving.answers import (
+    batch_answer,
+    batch_entry_prefix,
+    source_part,
+    version_and_arm_part,
+)
+from server.serving.decider import Decider
 from server.serving.policies import Arm, PolicyHolder, Serving, Shadow
 from server.serving.tokens import Decision, TokenCodec
 from tests.support import request
@@ -350,7 +355,11 @@ def test_without_a_profile_the_rules_answer(served: Serving, reason: int) -> Non
 def test_parts_are_what_protobuf_encodes(version: int, arm: int) -> None:
     for source in pb.DecisionSource.values():
         for reason in pb.FallbackReason.values():
-            parts = by_whom(version, arm) + np.float64(0.25).tobytes() + how(source, reason)
+            parts = (
+                version_and_arm_part(version, arm)
+                + np.float64(0.25).tobytes()
+                + source_part(source, reason)
+            )
             assert (
                 parts
                 == Response(
@@ -367,7 +376,7 @@ def test_parts_are_what_protobuf_encodes(version: int, arm: int) -> None:
 def test_lengths_in_batches(length: int) -> None:
     """A string that is field 1 is encoded as an answer in a batch is."""
     encoded = pb.GetRecommendationParamsRequest(user_id="x" * length).SerializeToString()
-    assert in_batch(length) + b"x" * length == encoded
+    assert batch_entry_prefix(length) + b"x" * length == encoded
 
 
 @pytest.mark.parametrize("served", EVERY.values(), ids=EVERY)

@@ -3,15 +3,18 @@
 import math
 import struct
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.serving.tokens import TOKEN_BYTES, Decision, InvalidTokenError, TokenCodec
+from rl.state import TRAITS
+from server.serving.tokens import RECORD, TOKEN_BYTES, Decision, InvalidTokenError, TokenCodec
 
 float32 = st.floats(0, 100, width=32)
 decisions = st.builds(
-    dict,
+    Decision,
+    decision_id=st.integers(0, 2**63 - 1),
     decided_at=st.integers(0, 2**63),
     model_version=st.integers(0, 2**32 - 1),
     propensity=st.floats(0, 1, width=32),
@@ -21,38 +24,55 @@ decisions = st.builds(
     action=st.integers(0, 26),
     arm=st.integers(0, 255),
     source=st.integers(0, 255),
-    traits=st.tuples(float32, float32, float32, float32, float32),
+    **dict.fromkeys(TRAITS, float32),
     activation=st.integers(0, 2**32 - 1),
+)
+DECISION = Decision(
+    decision_id=8,
+    decided_at=1,
+    model_version=0,
+    propensity=1.0,
+    content_type=1,
+    mood=1,
+    time_of_day=1,
+    action=0,
+    arm=1,
+    source=1,
+    openness=1.0,
+    conscientiousness=2.0,
+    extraversion=3.0,
+    agreeableness=4.0,
+    neuroticism=5.0,
+    activation=7,
 )
 keys = st.binary(min_size=1, max_size=64)
 users = st.text(min_size=1, max_size=128)
 
 
 @given(keys, users, decisions)
-def test_round_trip(key: bytes, user: str, fields: dict[str, object]) -> None:
+def test_round_trip(key: bytes, user: str, made: Decision) -> None:
     codec = TokenCodec(key)
-    token = codec.issue(user.encode(), **fields)
+    token = codec.issue(user.encode(), made)
     assert len(token) == TOKEN_BYTES < 120
     decision = codec.read(token, user)
     assert isinstance(decision, Decision)
-    assert {name: getattr(decision, name) for name in fields} == fields
-    assert 0 <= decision.decision_id < 2**63
+    assert decision == made
+    assert decision.traits == tuple(getattr(made, name) for name in TRAITS)
 
 
 @given(keys, users, decisions)
-def test_a_token_tells_nothing(key: bytes, user: str, fields: dict[str, object]) -> None:
-    """The same decision twice shares no run of bytes, and the scores are not in it."""
+def test_a_token_tells_nothing(key: bytes, user: str, made: Decision) -> None:
+    """The same decision under two ids shares no run of bytes, and the scores are not in it."""
     codec = TokenCodec(key)
-    first, second = (codec.issue(user.encode(), **fields)[1:] for _ in range(2))
+    again = made._replace(decision_id=made.decision_id ^ 1)
+    first, second = (codec.issue(user.encode(), one)[1:] for one in (made, again))
     assert sum(a == b for a, b in zip(first, second, strict=True)) < TOKEN_BYTES // 4
-    assert struct.pack("<5f", *fields["traits"]) not in first
+    assert struct.pack("<5f", *made.traits) not in first
 
 
 @given(keys, users, decisions, st.integers(0, TOKEN_BYTES * 8 - 1))
-def test_any_changed_bit_is_refused(
-    key: bytes, user: str, fields: dict[str, object], bit: int
-) -> None:
-    token = bytearray(TokenCodec(key).issue(user.encode(), **fields))
+def test_any_changed_bit_is_refused(key: bytes, user: str, made: Decision, bit: int) -> None:
+    token = bytearray(TokenCodec(key).issue(user.encode(), made))
     token[bit // 8] ^= 1 << bit % 8
     with pytest.raises(InvalidTokenError):
         TokenCodec(key).read(bytes(token), user)
@@ -60,9 +80,9 @@ def test_any_changed_bit_is_refused(
 
 @given(keys, keys, users, users, decisions, st.binary(max_size=TOKEN_BYTES * 2))
 def test_other_keys_people_and_bytes_are_refused(
-    key: bytes, other_key: bytes, user: str, other: str, fields: dict[str, object], junk: bytes
+    key: bytes, other_key: bytes, user: str, other: str, made: Decision, junk: bytes
 ) -> None:
-    token = TokenCodec(key).issue(user.encode(), **fields)
+    token = TokenCodec(key).issue(user.encode(), made)
     if key != other_key:
         with pytest.raises(InvalidTokenError):
             TokenCodec(other_key).read(token, user)
@@ -74,26 +94,31 @@ def test_other_keys_people_and_bytes_are_refused(
 
 
 def test_tokens_of_other_keys_are_read_where_they_are_named() -> None:
-    fields = (1, 0, 1.0, 1, 1, 1, 0, 1, 1, (1.0, 2.0, 3.0, 4.0, 5.0), 0)
     codec = TokenCodec(b"new", [b"older", b"oldest"])
     for key in (b"new", b"older", b"oldest"):
-        token = TokenCodec(key).issue(b"ada", *fields)
+        token = TokenCodec(key).issue(b"ada", DECISION)
         assert codec.read(token, "ada").traits == (1.0, 2.0, 3.0, 4.0, 5.0)
         with pytest.raises(InvalidTokenError):
             codec.read(token, "bob")
     with pytest.raises(InvalidTokenError):
-        codec.read(TokenCodec(b"unknown").issue(b"ada", *fields), "ada")
+        codec.read(TokenCodec(b"unknown").issue(b"ada", DECISION), "ada")
     # It issues with its own key alone.
-    TokenCodec(b"new").read(codec.issue(b"ada", *fields), "ada")
+    TokenCodec(b"new").read(codec.issue(b"ada", DECISION), "ada")
 
 
 def test_unknown_traits_survive() -> None:
     codec = TokenCodec(b"key")
-    nan = math.nan
-    token = codec.issue(b"u", 1, 0, 1.0, 1, 1, 1, 0, 1, 1, (nan, nan, nan, nan, nan), 7)
+    token = codec.issue(b"u", DECISION._replace(**dict.fromkeys(TRAITS, math.nan)))
     assert all(math.isnan(score) for score in codec.read(token, "u").traits)
 
 
 def test_values_that_do_not_fit_are_an_error_at_once() -> None:
     with pytest.raises(struct.error):
-        TokenCodec(b"key").issue(b"u", 1, 0, 1.0, 300, 1, 1, 0, 1, 1, (1, 2, 3, 4, 5), 0)
+        TokenCodec(b"key").issue(b"u", DECISION._replace(content_type=300))
+
+
+@given(decisions)
+def test_one_at_a_time_and_all_at_once_say_the_same(made: Decision) -> None:
+    codec = TokenCodec(b"key")
+    (token,) = codec.issue_all([b"u"], np.array([made], dtype=RECORD))
+    assert codec.read(token, "u") == codec.read(codec.issue(b"u", made), "u") == made

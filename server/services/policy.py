@@ -1,4 +1,4 @@
-"""PolicyService: what is served, for callers that decide by themselves."""
+"""PolicyService: streams the served policy to callers that decide by themselves."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Ends all streams in good order, so that watchers go to other replicas at once."""
+        """Ends all streams in good order, so that watchers turn to other replicas at once."""
         self._stopping.set()
         self._runtime.holder.replaced.set()
 
@@ -44,7 +44,7 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         key: DelegatedKey | None = None
         with metrics.WATCHERS.track_inprogress():
             while not self._stopping.is_set():
-                # Taken before what is sent: what comes meanwhile is not missed.
+                # Taken before the snapshot, so that no change in between is missed.
                 replaced = self._runtime.holder.replaced
                 snapshot = await self._snapshots.current()
                 response = pb.WatchPolicyResponse(

@@ -1,4 +1,4 @@
-"""RecommendationService: decisions out, reactions in."""
+"""RecommendationService: answers decisions, records reactions, stores profiles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from server.services.recommendation_requests import (
     parse_request,
 )
 from server.services.runtime import Runtime
-from server.serving.decider import Decider, batch_answer
+from server.serving.answers import batch_answer
+from server.serving.decider import Decider
 from server.serving.plain_requests import read_plain_batch
 from server.settings import Settings
 from server.store import interactions, profiles
@@ -35,7 +36,13 @@ PROFILE_PAUSE = 1.0
 
 
 class RecommendationService(grpc_pb.RecommendationServiceServicer):
-    """Answers decisions from memory; reactions and profiles go to the database."""
+    """Answers decisions from memory; writes reactions and profiles to the database.
+
+    Args:
+        settings: the server's settings.
+        runtime: the shared parts.
+        cache: profiles in memory.
+    """
 
     def __init__(self, settings: Settings, runtime: Runtime, cache: ProfileCache) -> None:
         self._settings = settings
@@ -137,9 +144,9 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
     async def _stored_profiles(
         self, user_ids: Iterable[str]
     ) -> tuple[dict[str, Traits], pb.FallbackReason.ValueType]:
-        """Profiles of these people, and why those that are missing are missing.
+        """Returns the profiles of these people, and the fallback reason of those without one.
 
-        While the database cannot be asked, what memory has of them will do.
+        While the database cannot be asked, profiles in memory are used even if out of date.
         """
         found: dict[str, Traits] = {}
         missing = []

@@ -1,4 +1,4 @@
-"""From messages to checked values, with every wrong field noted by its path."""
+"""Parsers of requests, which note every invalid field by its path."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,7 +64,7 @@ def _time_of_day(
     path: str,
     violations: Violations,
 ) -> int:
-    """The given time of day, or the one of an instant and an offset from UTC in minutes."""
+    """Returns the given time of day, or that of an instant at an offset from UTC in minutes."""
     if given:
         return given
     if not -LARGEST_OFFSET <= offset <= LARGEST_OFFSET:
@@ -84,7 +84,14 @@ def parse_request(
     path: str,
     violations: Violations,
 ) -> tuple[Traits | None, ContextNumbers]:
-    """Trait scores, where the request has them, and context of a request."""
+    """Returns the trait scores of a request, None without any, and its context.
+
+    Args:
+        request: the request.
+        contexts: the contexts of this deployment.
+        path: prefix of the paths of its fields.
+        violations: takes note of invalid fields.
+    """
     check_name(request.user_id, LONGEST_USER_ID, f"{path}user_id", violations)
     traits = None
     if request.HasField("personality"):
@@ -104,14 +111,14 @@ def parse_request(
 
 @dataclass(frozen=True)
 class InteractionRules:
-    """What an interaction is checked against.
+    """The limits and the token reader that interactions are checked with.
 
     Attributes:
         tokens: reads decision tokens.
         contexts: the contexts of this deployment.
         now: the server's time.
-        retention: how far back interactions may lie.
-        token_max_age: how old a decision may be.
+        retention: the greatest age of an interaction.
+        token_max_age: the greatest age of a decision.
     """
 
     tokens: TokenCodec
@@ -124,7 +131,7 @@ class InteractionRules:
 def parse_interaction(
     message: pb.Interaction, rules: InteractionRules, path: str, violations: Violations
 ) -> NewInteraction | None:
-    """A checked interaction, or None after noting what is wrong with it."""
+    """Returns a checked interaction, or None after noting its invalid fields."""
     own = Violations()
     check_name(message.interaction_id, LONGEST_INTERACTION_ID, f"{path}interaction_id", own)
     check_name(message.user_id, LONGEST_USER_ID, f"{path}user_id", own)
@@ -231,7 +238,7 @@ def _token_choice(
         time_of_day=token.time_of_day,
         action=token.action,
         traits=None if isnan(token.traits[0]) else token.traits,
-        # Without a profile the choice was none of the state that a later profile gives the row.
+        # A profile that is stored later gives the row a state in which this choice was not made.
         propensity=None if isnan(token.traits[0]) else token.propensity,
         model_version=token.model_version,
         policy_arm=token.arm,

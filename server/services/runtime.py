@@ -1,4 +1,4 @@
-"""What the services share once the database has answered."""
+"""The parts of a running server that its services share."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,15 @@ from server.store.database import Pool
 
 @dataclass
 class Runtime:
-    """Parts that appear as the server starts; the `require` methods refuse calls until then."""
+    """Parts that are set as the server starts.
+
+    Attributes:
+        holder: holds the policy in memory.
+        pool: connections to the database, once it has answered.
+        tokens: issues and reads decision tokens, once the token key is known.
+        decider: makes decisions, once the token key is known.
+        workers: the worker processes, once they have been started.
+    """
 
     holder: PolicyHolder
     pool: Pool | None = None
@@ -21,25 +29,25 @@ class Runtime:
     jobs: Jobs | None = None
 
     def require_pool(self) -> Pool:
-        """The pool. Raises UNAVAILABLE before the first connection."""
+        """Returns the pool. Raises UNAVAILABLE before the first connection."""
         if self.pool is None:
             raise store_unavailable()
         return self.pool
 
     def require_jobs(self) -> Jobs:
-        """The jobs. Raises as `require_pool`."""
+        """Returns the jobs. Raises UNAVAILABLE before the first connection."""
         if self.jobs is None:
             raise store_unavailable()
         return self.jobs
 
     def require_decider(self) -> Decider:
-        """The decider. Raises UNAVAILABLE until the token key is known."""
+        """Returns the decider. Raises UNAVAILABLE until the token key is known."""
         if self.decider is None:
             raise store_unavailable()
         return self.decider
 
     def require_tokens(self) -> TokenCodec:
-        """The token codec. Raises as `require_decider`."""
+        """Returns the token codec. Raises UNAVAILABLE until the token key is known."""
         if self.tokens is None:
             raise store_unavailable()
         return self.tokens

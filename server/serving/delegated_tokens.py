@@ -1,4 +1,4 @@
-"""Tokens of callers that decide by themselves: keys for them, and reading what they sealed.
+"""Keys for callers that decide by themselves, and the tokens that they seal.
 
 A key is derived from the deployment's token key and the key's id, which holds its lifetime, so
 nothing is stored. A token is a format number, the key's id, a tag and the record of
@@ -18,10 +18,10 @@ FORMAT = b"\x05"
 TAG_BYTES = 16
 KEY_BYTES = 32
 LIFETIME_SECONDS = 24 * 3600
-"""Of a key. Watchers are given a new one after half of it."""
+"""Lifetime of a key. Watchers are given a new key after half of it."""
 
 CLOCKS_APART_MS = 5 * 60 * 1000
-"""By how much a caller's clock may be off."""
+"""Milliseconds by which a caller's clock may be off."""
 
 _ID = struct.Struct("<II8s")
 OVERHEAD_BYTES = len(FORMAT) + _ID.size + TAG_BYTES
@@ -33,7 +33,7 @@ class DelegatedKey:
     """A key to seal tokens with.
 
     Attributes:
-        id: its lifetime and a random part, 16 bytes.
+        id: the key's lifetime and a random part, 16 bytes.
         key: the secret, 32 bytes.
         expires_at: seconds since 1970.
     """
@@ -44,7 +44,12 @@ class DelegatedKey:
 
 
 def delegate(master: bytes, now: int) -> DelegatedKey:
-    """A new key, from `now`, seconds since 1970, for `LIFETIME_SECONDS`."""
+    """Returns a new key, valid for `LIFETIME_SECONDS`.
+
+    Args:
+        master: the deployment's token key.
+        now: start of its lifetime, seconds since 1970.
+    """
     expires_at = now + LIFETIME_SECONDS
     id_ = _ID.pack(now, expires_at, secrets.token_bytes(8))
     return DelegatedKey(id_, _derived(master, id_), expires_at)
@@ -56,11 +61,11 @@ def _derived(master: bytes, id_: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What was in a token.
+    """The contents of an opened token.
 
     Attributes:
-        record: as server/serving/tokens.py packs it.
-        issued, expires: the lifetime of its key, milliseconds since 1970.
+        record: the record, as server/serving/tokens.py packs it.
+        issued, expires: the lifetime of the token's key, milliseconds since 1970.
     """
 
     record: bytes
@@ -69,7 +74,7 @@ class Sealed:
 
 
 def open_sealed(master: bytes, token: bytes, user: bytes) -> Sealed | None:
-    """What is in a token; None where this key or this user is not what it was sealed with.
+    """Opens a token; returns None if it was sealed with another key or for another user.
 
     Args:
         master: the deployment's token key.

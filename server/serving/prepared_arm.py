@@ -1,9 +1,10 @@
-"""An arm as decisions use it: how it chooses, and with what probability.
+"""Plans and their arms, prepared once for all decisions.
 
-A policy with one action a state is looked up. Any other is asked for the probabilities of all
-actions, from which one is drawn.
+A policy with one action a state is a table to look up. Any other is asked for the probabilities of
+all actions, from which one is drawn.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
+from rl.arms import RULES_VERSION
 from rl.policy import EXPLORATION, GreedyTable, Policy, draw, propensity
 from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
-from server.serving.answers import DOUBLE, by_whom, how
-from server.serving.policies import Arm
+from server.serving.answers import PROPENSITY, source_part, version_and_arm_part
+from server.serving.policies import Arm, Serving
 
 States = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -22,37 +24,40 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Choices:
-    """What one arm would do for n people, columns of shape (n,).
+    """The choices of one arm for n people; columns of shape (n,).
 
     Attributes:
-        likeliest: the likeliest action.
-        source: where that comes from.
-        action: one drawn from the policy and its exploration.
-        chances: share of the arm times the probability of every action, (n, 27), or None where
-            they are those of `likeliest` and the rest.
+        likeliest: the policy's likeliest action, 0 to 26.
+        source: the source of the likeliest action, as `rl.policy` numbers sources.
+        action: an action drawn from the policy and its exploration.
+        propensities: the arm's share times the probability of every action, (n, 27); None for a
+            table, whose propensities are `greedy_propensity` and `other_propensity` of the arm.
     """
 
     likeliest: NDArray[np.uint8]
     source: NDArray[np.uint8]
     action: NDArray[np.int64]
-    chances: NDArray[np.float64] | None
+    propensities: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
-class ServedArm:
-    """What a decision needs of an arm.
+class PreparedArm:
+    """An arm with everything that its decisions need.
 
     Attributes:
-        version, number: the arm's version and its number in the contract.
-        policy: what it serves.
-        actions, sources: of every state, where the policy is a table with one action a state.
-        share: of all people, 0 to 1.
+        version: the model version; 0 is the rules.
+        number: the arm's enum number in the contract.
+        policy: the policy that chooses.
+        actions, sources: the table's action and source of every state, a byte each; empty where
+            the policy is no table.
+        share: the arm's share of all people, 0 to 1.
         epsilon: probability of a random action, 0 to 1.
-        greedy_chance, other_chance: the arm's share times the propensity of such a table's action
-            and of any other one.
-        by_whom, how: parts of the answer; `how` by source.
-        endings: by source, what follows the token where this is the only arm and a table.
-        decided: counts decisions by source.
+        greedy_propensity, other_propensity: the share times the propensity of a table's action and
+            of any other one.
+        version_and_arm_part: the encoded version and arm of its answers.
+        source_parts: by source, the encoded source and fallback reason.
+        endings: by source, all that follows the token where this is the only arm and a table.
+        decided: decisions so far, by source; counted up by the decider.
     """
 
     version: int
@@ -62,25 +67,25 @@ class ServedArm:
     sources: bytes
     share: float
     epsilon: float
-    greedy_chance: float
-    other_chance: float
-    by_whom: bytes
-    how: tuple[bytes, ...]
+    greedy_propensity: float
+    other_propensity: float
+    version_and_arm_part: bytes
+    source_parts: tuple[bytes, ...]
     endings: tuple[bytes, ...]
     decided: list[int]
 
     @property
     def is_table(self) -> bool:
-        """Whether it has one action a state."""
+        """True if the policy has one action a state."""
         return isinstance(self.policy, GreedyTable)
 
     def choose(self, states: States, scores: Scores, generator: np.random.Generator) -> Choices:
-        """What it would do for n people.
+        """Chooses actions for n people.
 
         Args:
             states: state indices, (n,).
             scores: trait scores, 0 to 100, (n, 5).
-            generator: draws.
+            generator: the source of randomness.
         """
         n = len(states)
         explores = generator.random(n) < self.epsilon
@@ -92,37 +97,87 @@ class ServedArm:
         dist = self.policy.action_dist(states, scores)
         drawn = draw(generator, dist)
         likeliest = dist.argmax(axis=1).astype(np.uint8)
-        chances = self.share * ((1.0 - self.epsilon) * dist + self.epsilon / N_ACTIONS)
-        return Choices(likeliest, source, np.where(explores, anything, drawn), chances)
+        propensities = self.share * ((1.0 - self.epsilon) * dist + self.epsilon / N_ACTIONS)
+        return Choices(likeliest, source, np.where(explores, anything, drawn), propensities)
 
-    def chance(self, choices: Choices, action: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Share of the arm times the probability with which it takes these actions, (n,)."""
-        if choices.chances is None:
-            same = action == choices.likeliest
-            return np.where(same, self.greedy_chance, self.other_chance)
-        found: NDArray[np.float64] = choices.chances[np.arange(len(action)), action]
+    def propensity(self, choices: Choices, action: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Returns the share times the probability that the arm takes these actions, (n,)."""
+        if choices.propensities is None:
+            is_greedy = action == choices.likeliest
+            return np.where(is_greedy, self.greedy_propensity, self.other_propensity)
+        found: NDArray[np.float64] = choices.propensities[np.arange(len(action)), action]
         return found
 
 
-def served(
+@dataclass(frozen=True)
+class PreparedPlan:
+    """A plan with everything that decisions need, prepared once for each change of it.
+
+    Attributes:
+        serving: the plan.
+        arms: its arms by name.
+        only_arm: the arm, where there is but one.
+        is_lookup: True if every policy in it, the shadow's too, has one action a state.
+    """
+
+    serving: Serving
+    arms: dict[str, PreparedArm]
+    only_arm: PreparedArm | None
+    is_lookup: bool
+
+    def arm_of(self, user: bytes) -> PreparedArm:
+        """Returns the arm of a person, by the user id in UTF-8."""
+        return self.only_arm or self.arms[self.serving.arm_of(user.decode()).name]
+
+
+def prepare_plan(
+    serving: Serving, exploration: float | None, counts: Callable[[str, int], list[int]]
+) -> PreparedPlan:
+    """Prepares a plan.
+
+    Args:
+        serving: the plan.
+        exploration: probability of a random action, 0 to 1; None follows each policy's.
+        counts: returns the counts by source of an arm, by name and version.
+    """
+    no_model = serving.version == RULES_VERSION
+    reason = pb.FALLBACK_REASON_NO_MODEL if no_model else pb.FALLBACK_REASON_UNSPECIFIED
+    arms = {
+        arm.name: prepare_arm(
+            arm,
+            arm.policy.epsilon if exploration is None else exploration,
+            reason,
+            counts(arm.name, arm.version),
+        )
+        for arm in serving.arms
+    }
+    shadow = serving.shadow
+    return PreparedPlan(
+        serving,
+        arms,
+        next(iter(arms.values())) if len(arms) == 1 else None,
+        all(arm.is_table for arm in arms.values())
+        and (shadow is None or isinstance(shadow.policy, GreedyTable)),
+    )
+
+
+def prepare_arm(
     arm: Arm, epsilon: float, reason: pb.FallbackReason.ValueType, decided: list[int]
-) -> ServedArm:
+) -> PreparedArm:
     """Prepares an arm.
 
     Args:
-        arm: what is served to whom.
+        arm: the arm.
         epsilon: probability of a random action, 0 to 1.
-        reason: why it is the rules that answer, if it is.
-        decided: where to count its decisions, by source.
+        reason: the fallback reason of its answers.
+        decided: the counts of its decisions, by source.
     """
     number = ARM_NUMBERS[arm.name]
-    greedy_chance, other_chance = (
-        arm.share * propensity(epsilon, greedy=greedy) for greedy in (True, False)
-    )
-    whom = by_whom(arm.version, number)
-    hows = tuple(how(source, reason) for source in SOURCE_NUMBERS)
+    greedy, other = (arm.share * propensity(epsilon, greedy=greedy) for greedy in (True, False))
+    beginning = version_and_arm_part(arm.version, number)
+    source_parts = tuple(source_part(source, reason) for source in SOURCE_NUMBERS)
     table = arm.policy if isinstance(arm.policy, GreedyTable) else None
-    return ServedArm(
+    return PreparedArm(
         version=arm.version,
         number=number,
         policy=arm.policy,
@@ -130,13 +185,13 @@ def served(
         sources=b"" if table is None else table.sources,
         share=arm.share,
         epsilon=epsilon,
-        greedy_chance=greedy_chance,
-        other_chance=other_chance,
-        by_whom=whom,
-        how=hows,
+        greedy_propensity=greedy,
+        other_propensity=other,
+        version_and_arm_part=beginning,
+        source_parts=source_parts,
         endings=tuple(
-            whom + DOUBLE.pack(other_chance if source == EXPLORATION else greedy_chance) + one
-            for source, one in enumerate(hows)
+            beginning + PROPENSITY.pack(other if source == EXPLORATION else greedy) + part
+            for source, part in enumerate(source_parts)
         ),
         decided=decided,
     )

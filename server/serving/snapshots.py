@@ -1,4 +1,4 @@
-"""What is served, encoded once for all callers that decide by themselves."""
+"""Snapshots of the policy in memory, encoded once for all callers that decide by themselves."""
 
 import asyncio
 import hashlib
@@ -19,17 +19,22 @@ from server.serving.policies import Arm, PolicyHolder, Serving
 
 @dataclass(frozen=True)
 class EncodedSnapshot:
-    """A PolicySnapshot, compressed with zlib, and its SHA-256 before that."""
+    """An encoded PolicySnapshot.
+
+    Attributes:
+        compressed: the message, compressed with zlib.
+        checksum: SHA-256 of the message before compression.
+    """
 
     compressed: bytes
     checksum: bytes
 
 
 class Snapshots:
-    """Encodes what is served when it is first asked for.
+    """Encodes each policy when its snapshot is first asked for.
 
     Args:
-        holder: the policy in memory.
+        holder: holds the policy in memory.
         exploration: probability of a random action, 0 to 1; None follows the served policy's.
     """
 
@@ -40,10 +45,10 @@ class Snapshots:
         self._encoded: tuple[tuple[Arm, ...], EncodedSnapshot] | None = None
 
     async def current(self) -> EncodedSnapshot:
-        """What is served now."""
+        """Returns the snapshot of the policy in memory."""
         async with self._lock:
             serving = self._holder.serving
-            # The shadow changes too, which callers have no part in.
+            # By the arms: a new shadow, of which callers see nothing, needs no new snapshot.
             if self._encoded is None or self._encoded[0] is not serving.arms:
                 encoded = await asyncio.to_thread(
                     encode, self._holder.space, serving, self._exploration
@@ -53,7 +58,13 @@ class Snapshots:
 
 
 def encode(space: StateSpace, serving: Serving, exploration: float | None) -> EncodedSnapshot:
-    """A snapshot; arguments as in `Snapshots`."""
+    """Encodes a snapshot.
+
+    Args:
+        space: the state space.
+        serving: the plan.
+        exploration: as in `Snapshots`.
+    """
     data = _message(space, serving, exploration).SerializeToString(deterministic=True)
     return EncodedSnapshot(zlib.compress(data), hashlib.sha256(data).digest())
 

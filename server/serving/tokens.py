@@ -1,19 +1,18 @@
-"""Decision tokens: what was decided, for whom, encrypted and authenticated.
+"""Decision tokens: encrypted and authenticated records of decisions.
 
 A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
 as associated data. It lets a reaction name its decision without the server storing decisions,
 cannot be read, made up, changed, or used for somebody else, and needs no nonce. Callers that decide
-by themselves make tokens of another format (server/serving/delegated_tokens.py), which are read
-here too.
+by themselves make tokens of another format (server/serving/delegated_tokens.py); `TokenCodec.read`
+reads both.
 """
 
 import contextlib
 import hashlib
 import math
-import random
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, get_type_hints
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -31,25 +30,70 @@ from server.contract.vocabulary import (
 )
 from server.serving import delegated_tokens
 
+UInt64 = Annotated[int, "Q"]
+UInt32 = Annotated[int, "I"]
+UInt8 = Annotated[int, "B"]
+Float32 = Annotated[float, "f"]
+"""Types of a record's fields, with their format characters, which struct and numpy share."""
+
+
+class Decision(NamedTuple):
+    """A decision as its token states it; the fields of the record, in their order.
+
+    Numbers are the contract's enum numbers where it has one.
+
+    Attributes:
+        decision_id: random, 63 bits.
+        decided_at: milliseconds since 1970 UTC.
+        model_version: 0 for the rules.
+        propensity: above 0 and up to 1.
+        content_type, mood, time_of_day: the context.
+        action: 0 to 26.
+        arm: the policy arm.
+        source: the decision source.
+        openness, conscientiousness, extraversion, agreeableness, neuroticism: the scores, 0 to
+            100; NaN where there was no profile.
+        activation: the activation in force, 0 before any.
+    """
+
+    decision_id: UInt64
+    decided_at: UInt64
+    model_version: UInt32
+    propensity: Float32
+    content_type: UInt8
+    mood: UInt8
+    time_of_day: UInt8
+    action: UInt8
+    arm: UInt8
+    source: UInt8
+    openness: Float32
+    conscientiousness: Float32
+    extraversion: Float32
+    agreeableness: Float32
+    neuroticism: Float32
+    activation: UInt32
+
+    @property
+    def traits(self) -> Traits:
+        """The five scores."""
+        return (
+            self.openness,
+            self.conscientiousness,
+            self.extraversion,
+            self.agreeableness,
+            self.neuroticism,
+        )
+
+
 FORMAT = b"\x04"
-RECORD = np.dtype(
-    [
-        ("decision_id", "<u8"),
-        ("decided_at", "<u8"),
-        ("model_version", "<u4"),
-        ("propensity", "<f4"),
-        ("content_type", "u1"),
-        ("mood", "u1"),
-        ("time_of_day", "u1"),
-        ("action", "u1"),
-        ("arm", "u1"),
-        ("source", "u1"),
-        ("traits", "<f4", 5),
-        ("activation", "<u4"),
-    ]
-)
-"""What a token says, as `Decision`; `_RECORD` packs the same bytes."""
-_RECORD = struct.Struct("<QQIfBBBBBB5fI")
+DECISION_ID_BITS = 63
+_FORMATS = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Decision, include_extras=True).items()
+}
+RECORD = np.dtype([(name, f"<{character}") for name, character in _FORMATS.items()])
+"""The record as numpy lays it out, for many decisions at once; the bytes are those of `_RECORD`."""
+_RECORD = struct.Struct("<" + "".join(_FORMATS.values()))
 _PURPOSE = b"recparams token\0"
 _TAG_BYTES = 16
 TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
@@ -60,42 +104,12 @@ class InvalidTokenError(ValueError):
     """A token that this deployment did not issue for this person. The message says why."""
 
 
-class Decision(NamedTuple):
-    """What a token says. Numbers are the contract's enum numbers where it has one.
-
-    Attributes:
-        decision_id: random, 63 bits.
-        decided_at: milliseconds since 1970 UTC.
-        model_version: 0 for the rules.
-        propensity: above 0 and up to 1, float32.
-        content_type, mood, time_of_day: the context.
-        action: 0 to 26.
-        arm: the policy arm.
-        source: how the choice was made.
-        traits: five scores as float32; NaN where there was no profile.
-        activation: the activation in force, 0 before any.
-    """
-
-    decision_id: int
-    decided_at: int
-    model_version: int
-    propensity: float
-    content_type: int
-    mood: int
-    time_of_day: int
-    action: int
-    arm: int
-    source: int
-    traits: Traits
-    activation: int
-
-
 class TokenCodec:
     """Issues and reads tokens with one secret key.
 
     Args:
-        key: the secret.
-        others: keys whose tokens are read too.
+        key: the secret that tokens are issued and read with.
+        others: earlier secrets, whose tokens are read too.
     """
 
     def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
@@ -104,49 +118,24 @@ class TokenCodec:
         self._cipher = AESSIV(hashlib.sha512(_PURPOSE + key).digest())
         self._others = [TokenCodec(other) for other in others]
 
-    def issue(
-        self,
-        user: bytes,
-        decided_at: int,
-        model_version: int,
-        propensity: float,
-        content_type: int,
-        mood: int,
-        time_of_day: int,
-        action: int,
-        arm: int,
-        source: int,
-        traits: Traits,
-        activation: int,
-    ) -> bytes:
-        """A token of `TOKEN_BYTES` bytes for a user id in UTF-8. Arguments as in `Decision`."""
-        record = _RECORD.pack(
-            random.getrandbits(63),
-            decided_at,
-            model_version,
-            propensity,
-            content_type,
-            mood,
-            time_of_day,
-            action,
-            arm,
-            source,
-            *traits,
-            activation,
-        )
-        return FORMAT + self._cipher.encrypt(record, [FORMAT + user])
+    def issue(self, user: bytes, decision: Decision) -> bytes:
+        """Returns a token of `TOKEN_BYTES` bytes.
 
-    def issue_all(
-        self, users: list[bytes], records: NDArray[np.void], generator: np.random.Generator
-    ) -> list[bytes]:
-        """Tokens of n people.
+        Args:
+            user: the user id in UTF-8.
+            decision: what the token states.
+
+        Raises struct.error if a number does not fit its field.
+        """
+        return FORMAT + self._cipher.encrypt(_RECORD.pack(*decision), [FORMAT + user])
+
+    def issue_all(self, users: list[bytes], records: NDArray[np.void]) -> list[bytes]:
+        """Returns the tokens of n people.
 
         Args:
             users: their ids in UTF-8.
-            records: of kind `RECORD`, shape (n,); decision_id is filled in.
-            generator: draws the decision ids.
+            records: their decisions, dtype `RECORD`, shape (n,).
         """
-        records["decision_id"] = generator.integers(1 << 63, size=len(records), dtype=np.uint64)
         data, size, encrypt = records.tobytes(), RECORD.itemsize, self._cipher.encrypt
         return [
             FORMAT + encrypt(data[i * size : (i + 1) * size], [FORMAT + user])
@@ -154,11 +143,14 @@ class TokenCodec:
         ]
 
     def delegate(self, now: int) -> delegated_tokens.DelegatedKey:
-        """A key for a caller that decides by itself, from `now`, seconds since 1970."""
+        """Returns a key for a caller that decides by itself, from `now`, seconds since 1970."""
         return delegated_tokens.delegate(self._key, now)
 
     def read(self, token: bytes, user_id: str) -> Decision:
-        """What a token says. Raises InvalidTokenError unless it was issued for this person."""
+        """Returns the decision of a token.
+
+        Raises InvalidTokenError unless it was issued by this deployment for this person.
+        """
         user = user_id.encode()
         if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
             for codec in (self, *self._others):
@@ -175,18 +167,17 @@ class TokenCodec:
 
 
 def _decision(record: bytes) -> Decision:
-    fields = _RECORD.unpack(record)
-    return Decision._make((*fields[:10], fields[10:15], fields[15]))
+    return Decision._make(_RECORD.unpack(record))
 
 
 def _checked(decision: Decision, sealed: delegated_tokens.Sealed) -> Decision:
-    """A decision that a caller made, if it is one that can be. Raises InvalidTokenError."""
+    """Returns a decision that a caller made. Raises InvalidTokenError if it is impossible."""
     apart = delegated_tokens.CLOCKS_APART_MS
     if not sealed.issued - apart <= decision.decided_at <= sealed.expires + apart:
         raise InvalidTokenError("was made outside the lifetime of its key")
     unknown = all(math.isnan(score) for score in decision.traits)
     if not (
-        decision.decision_id < 1 << 63
+        decision.decision_id < 1 << DECISION_ID_BITS
         and 0.0 < decision.propensity <= 1.0
         and decision.content_type in CONTENT_TYPE_NAMES
         and decision.mood in MOOD_NAMES
