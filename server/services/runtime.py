@@ -19,7 +19,7 @@ class Runtime:
         pool: connections to the database, once it has answered.
         tokens: issues and reads decision tokens, once the token key is known.
         decider: makes decisions, once the token key is known.
-        workers: the worker processes, once they have been started.
+        jobs: the processes that do long work, once they can be started.
     """
 
     holder: PolicyHolder
