@@ -1,4 +1,4 @@
-"""The asyncio client: the same as the blocking one, awaited."""
+"""The asyncio client, with the methods of the blocking one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -26,7 +26,7 @@ from recparams_client.types import (
 
 
 class AsyncRecParamsClient:
-    """Asks for decisions and reports reactions, within one event loop.
+    """A client that asks for decisions and reports reactions, within one event loop.
 
     Args:
         address: host:port, any gRPC target (as in "dns:///recparams:50051"), or a sequence of
@@ -34,7 +34,7 @@ class AsyncRecParamsClient:
         decision_timeout: seconds until the rules answer instead of the server.
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
-        api_key: says who calls, where the server asks; send it over TLS only.
+        api_key: the caller's secret, where the server asks who calls; send it over TLS only.
     """
 
     def __init__(
@@ -55,9 +55,13 @@ class AsyncRecParamsClient:
     async def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None
     ) -> Recommendation:
-        """Decides for one person. Never waits longer than the timeout.
+        """Returns a decision for one person, and never waits longer than the timeout.
 
-        When the server is late or away the hand-written rules answer, and `is_fallback` says so.
+        When the server is late or away the hand-written rules answer, and `is_fallback` is True.
+
+        Args:
+            request: the person and the context.
+            timeout: seconds; None is `decision_timeout`.
 
         Raises:
             ValueError: an unknown name, or no time.
@@ -77,7 +81,7 @@ class AsyncRecParamsClient:
     async def batch_get_recommendation_params(
         self, requests: Iterable[DecisionRequest], *, timeout: float | None = None
     ) -> list[Recommendation]:
-        """Decides for up to 256 people at once, in order. Otherwise as the single call."""
+        """Returns decisions for up to 256 people, in order. Otherwise as the single call."""
         message = conversion.batch_message(requests)
         try:
             response = await self._stub.BatchGetRecommendationParams(
@@ -93,9 +97,13 @@ class AsyncRecParamsClient:
     async def record_interactions(
         self, interactions: Iterable[Interaction], *, timeout: float | None = None
     ) -> RecordResult:
-        """Stores up to 1000 reactions, all or none. When it returns they are in the database.
+        """Stores up to 1000 interactions, all or none, and returns when they are in the database.
 
         Repeating a call with the same interactions is safe.
+
+        Args:
+            interactions: each with the token of its decision.
+            timeout: seconds, retries included; None is `write_timeout`.
 
         Raises:
             ValueError: an unknown reaction, or the token of a fallback.
@@ -108,7 +116,7 @@ class AsyncRecParamsClient:
     async def put_personality_profiles(
         self, profiles: Mapping[str, PersonalityProfile], *, timeout: float | None = None
     ) -> int:
-        """Stores up to 1000 profiles by user id, all or none; returns how many.
+        """Stores up to 1000 profiles by user id, all or none, and returns their number.
 
         Raises:
             RecParamsError: refused, or not stored within the timeout.

@@ -1,4 +1,4 @@
-"""How a channel is set up: balancing over replicas, retries, keepalive."""
+"""The set-up of channels: balancing over replicas, retries, keepalive."""
 
 import json
 from collections.abc import Sequence
@@ -56,13 +56,13 @@ LONG_LIVED = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.max_receive_message_length", 1 << 28),
 )
-"""Of the channel of a stream."""
+"""Options of the channel of a stream."""
 
 
 def tls_credentials(
     ca: str | Path, cert: str | Path | None = None, key: str | Path | None = None
 ) -> grpc.ChannelCredentials:
-    """Credentials for TLS, from PEM files.
+    """Returns credentials for TLS from PEM files.
 
     Args:
         ca: certificates that the server's must lead to.
@@ -84,7 +84,7 @@ def connect(
     credentials: grpc.ChannelCredentials | None,
     options: Sequence[tuple[str, Any]] = OPTIONS,
 ) -> Any:
-    """A channel.
+    """Returns a channel.
 
     Args:
         kind: `grpc` or `grpc.aio`.
@@ -93,7 +93,7 @@ def connect(
         options: of the channel.
 
     Raises:
-        ValueError: where there is no address.
+        ValueError: there is no address.
     """
     where = target(address)
     if credentials is None:
@@ -102,15 +102,15 @@ def connect(
 
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...] | None:
-    """Metadata that says who calls."""
+    """Returns the metadata of calls with an API key."""
     return None if api_key is None else ((API_KEY_HEADER, api_key),)
 
 
 def target(address: str | Sequence[str]) -> str:
-    """A gRPC target of host:port, of a gRPC target itself, or of several ip:port.
+    """Returns the gRPC target of host:port, of a gRPC target itself, or of several ip:port.
 
     Raises:
-        ValueError: where there is no address.
+        ValueError: there is no address.
     """
     if isinstance(address, str):
         return address

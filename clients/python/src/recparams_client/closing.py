@@ -1,4 +1,4 @@
-"""What is closed at the end of a with statement."""
+"""A base class of what a with statement closes."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -6,11 +6,11 @@ from typing import Self
 
 
 class Closing(ABC):
-    """Closes itself where a with statement ends."""
+    """A context manager that closes itself."""
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of everything."""
+        """Releases all resources."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Between the client's dataclasses and the contract's messages."""
+"""Conversions between the client's dataclasses and the contract's messages."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -22,7 +22,7 @@ _PARAM_NAMES = tuple(field.name for field in fields(RecommendationParams))
 
 
 def _names(enum: Any, prefix: str) -> dict[int, str]:
-    """Number -> name in lower case; the unspecified value has an empty name."""
+    """Returns number -> name in lower case; the unspecified value has an empty name."""
     names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
     return {**names, 0: ""}
 
@@ -56,12 +56,12 @@ def _stamp(moment: datetime, what: str) -> Timestamp:
 
 
 def profile_message(profile: PersonalityProfile) -> types.PersonalityProfile:
-    """Scores as a message; their range is the server's to check."""
+    """Returns scores as a message; the server checks their range."""
     return types.PersonalityProfile(**vars(profile))
 
 
 def request_message(request: DecisionRequest) -> pb.GetRecommendationParamsRequest:
-    """A request as a message. Raises ValueError on an unknown name or a missing time."""
+    """Returns a request as a message. Raises ValueError on an unknown name or a missing time."""
     message = pb.GetRecommendationParamsRequest(
         user_id=request.user_id,
         content_type=_number(CONTENT_TYPES, "content_type", request.content_type),
@@ -82,7 +82,7 @@ def request_message(request: DecisionRequest) -> pb.GetRecommendationParamsReque
 
 
 def recommendation(response: pb.GetRecommendationParamsResponse) -> Recommendation:
-    """A response as a dataclass."""
+    """Returns a response as a dataclass."""
     return Recommendation(
         params=RecommendationParams(*(getattr(response.params, name) for name in _PARAM_NAMES)),
         energy=ENERGIES[response.action.energy],
@@ -100,14 +100,17 @@ def recommendation(response: pb.GetRecommendationParamsResponse) -> Recommendati
 def batch_message(
     requests: Iterable[DecisionRequest],
 ) -> pb.BatchGetRecommendationParamsRequest:
-    """Requests as one message."""
+    """Returns requests as one message. Raises ValueError as `request_message`."""
     return pb.BatchGetRecommendationParamsRequest(
         requests=[request_message(request) for request in requests]
     )
 
 
 def record_message(interactions: Iterable[Interaction]) -> pb.RecordInteractionsRequest:
-    """Interactions as one message. Raises ValueError on an unknown reaction or an empty token."""
+    """Returns interactions as one message.
+
+    Raises ValueError on an unknown reaction or an empty token.
+    """
     return pb.RecordInteractionsRequest(
         interactions=[_interaction_message(interaction) for interaction in interactions]
     )
@@ -130,14 +133,14 @@ def _interaction_message(interaction: Interaction) -> pb.Interaction:
 
 
 def record_result(response: pb.RecordInteractionsResponse) -> RecordResult:
-    """A response as a dataclass."""
+    """Returns a response as a dataclass."""
     return RecordResult(response.recorded, response.duplicates)
 
 
 def profiles_message(
     profiles: Mapping[str, PersonalityProfile],
 ) -> pb.PutPersonalityProfilesRequest:
-    """Profiles by user id as one message."""
+    """Returns profiles by user id as one message."""
     return pb.PutPersonalityProfilesRequest(
         profiles=[
             pb.UserPersonalityProfile(user_id=user_id, personality=profile_message(profile))

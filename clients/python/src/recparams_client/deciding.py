@@ -41,13 +41,16 @@ class LocalDecision:
 
     @property
     def decision_token(self) -> bytes:
-        """To send back with the reaction; empty where no key of the server's is valid any more."""
+        """The token to send back with the reaction.
+
+        Empty if no key of the server's was valid any more.
+        """
         if self._token is None:
             self._token = self._decider.token(self.recommendation, self._made)
         return self._token
 
     def with_token(self) -> Recommendation:
-        """The recommendation as the server would have given it."""
+        """Returns the recommendation with its token, as the server gives it."""
         # `replace` would take a microsecond more.
         return Recommendation(
             **{**vars(self.recommendation), "decision_token": self.decision_token}
@@ -55,14 +58,14 @@ class LocalDecision:
 
 
 class Decider:
-    """Decides with one snapshot.
+    """Decisions by one snapshot.
 
     Args:
-        snapshot: what is served to whom.
+        snapshot: the served policy.
         key: gives the key to seal tokens with, or None.
 
     Attributes:
-        is_complete: whether every arm is a table; where not, the server has to be asked.
+        is_complete: True if every arm is a table; if not, only the server can decide.
     """
 
     def __init__(self, snapshot: Snapshot, key: GetKey) -> None:
@@ -94,11 +97,11 @@ class Decider:
         mood: str,
         time_of_day: str,
     ) -> LocalDecision:
-        """A decision for a checked user id, by names.
+        """Returns a decision for a checked user id.
 
         Raises:
-            KeyError: where the snapshot does not know the context.
-            ValueError: where a score is not from 0 to 100.
+            KeyError: the snapshot does not know the context.
+            ValueError: a score is not from 0 to 100.
         """
         context = self._contexts[content_type, mood, time_of_day]
         # As the wire has them: a score close below the edge of a bin may round up to it.
@@ -152,7 +155,7 @@ class Decider:
     def decide_without_profile(
         self, user_id: str, content_type: str, mood: str, time_of_day: str
     ) -> LocalDecision:
-        """The rules' decision at neutral scores. Raises KeyError as `decide`."""
+        """Returns the rules' decision at neutral scores. Raises KeyError as `decide`."""
         context = self._contexts[content_type, mood, time_of_day]
         arm = self._arms[self.snapshot.arm_of(user_id.encode())]
         action = fallback.rules_action({}, content_type, mood, time_of_day)
@@ -168,7 +171,7 @@ class Decider:
         return LocalDecision(self, shared, made)
 
     def token(self, shared: Recommendation, made: Made) -> bytes:
-        """The token of a decision; empty where there is no key for it."""
+        """Returns the token of a decision; empty if there is no key for it."""
         user_id, scores, context, action, arm, source, decided_at = made
         key = self._key()
         if key is None or decided_at > 1e9 * key.expires_at:
@@ -222,5 +225,5 @@ class _Arm:
         ]
 
     def recommendation(self, action: int, source: int, propensity: float) -> Recommendation:
-        """What it recommends by an action."""
+        """Returns the recommendation of an action, 0 to 26."""
         return replace(self._templates[action], source=SOURCES[source], propensity=propensity)

@@ -13,7 +13,12 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class Violation:
-    """A field of the request, by its path, and what is wrong with it."""
+    """A field of a request that is wrong.
+
+    Attributes:
+        field: its path, such as interactions[3].decision_token.
+        description: the error, for people.
+    """
 
     field: str
     description: str
@@ -27,8 +32,8 @@ class RecParamsError(Exception):
         message: one line for people.
         violations: fields that are wrong, for INVALID_ARGUMENT.
         reason: machine-readable, as in "STORE_UNAVAILABLE"; may be empty.
-        metadata: belongs to the reason.
-        retry_after: seconds to wait before trying again; None where the server does not say.
+        metadata: facts that belong to the reason.
+        retry_after: seconds to wait before trying again; None if the server does not say.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class RecParamsError(Exception):
 
 
 def _messages() -> dict[str, Any]:
-    """google.rpc messages by name, so that the client needs no package for these few.
+    """Returns google.rpc messages by name, so that the client needs no package for these few.
 
     A map field travels as repeated key-value entries, and Any and Duration as plain messages.
     """
@@ -101,7 +106,7 @@ _MESSAGES = _messages()
 
 
 def from_rpc_error(raised: Any) -> RecParamsError:
-    """The error of a failed sync or async call."""
+    """Returns the error of a failed sync or async call."""
     details = {}
     for key, value in raised.trailing_metadata() or ():
         # What a proxy garbled must not hide the error itself.

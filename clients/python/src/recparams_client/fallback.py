@@ -31,7 +31,10 @@ _REASONS = {
 
 
 def reason_or_raise(raised: Any) -> str:
-    """Why the rules may answer. Raises RecParamsError where the server refused the request."""
+    """Returns the `fallback_reason` of a failed call.
+
+    Raises RecParamsError if the server refused the request.
+    """
     reason = _REASONS.get(raised.code())
     if reason is None:
         raise from_rpc_error(raised) from None
@@ -39,7 +42,7 @@ def reason_or_raise(raised: Any) -> str:
 
 
 def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recommendation:
-    """The rules' answer to a request, marked as a fallback."""
+    """Returns the rules' answer to a request, marked as a fallback."""
     given = request.personality if request.HasField("personality") else None
     scores = {name: getattr(given, name) for name in TRAITS} if given else {}
     action = rules_action(
@@ -56,7 +59,7 @@ def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recomm
 
 
 def recommendation(action: int, **how: Any) -> Recommendation:
-    """A recommendation of an action, 0 to 26, without a token."""
+    """Returns the recommendation of an action, 0 to 26, without a token."""
     params: Any = PARAMS[action]
     energy, rest = divmod(action, 9)
     diversity, novelty = divmod(rest, 3)
@@ -73,7 +76,7 @@ def recommendation(action: int, **how: Any) -> Recommendation:
 def rules_action(
     scores: Mapping[str, float], content_type: str, mood: str, time_of_day: str
 ) -> int:
-    """The rules' action, 0 to 26. A score that is not there counts as neutral."""
+    """Returns the rules' action, 0 to 26. A score that is not there counts as neutral."""
     energy, diversity, novelty = (
         _level(rule, scores, content_type, mood, time_of_day) for rule in RULES.values()
     )
@@ -99,7 +102,7 @@ def _level(
 
 
 def time_of_day(request: pb.GetRecommendationParamsRequest) -> str:
-    """The time of day of a request, given or by its timestamp."""
+    """Returns the time of day of a request, given or by its timestamp."""
     if request.time_of_day:
         return TIMES_OF_DAY[request.time_of_day]
     hour = (request.timestamp.seconds + request.utc_offset_minutes * 60) % 86400 // 3600

@@ -24,19 +24,19 @@ _MOST_SECONDS = 253402300799
 
 
 class LocalPolicy(Closing):
-    """Decides as `RecParamsClient` does, without a call for each decision. Threads may share one.
+    """The server's policy in this process, without a call for each decision. Threads may share one.
 
-    It keeps the server's policy in memory and up to date. While the server is away it goes on with
-    the last one; before it has any, or when that is older than `max_age`, the hand-written rules
-    answer, and `is_fallback` says so. Personalities come with each request: profiles stored at the
-    server are not known here, and without one the rules answer at neutral scores. A version that is
-    no table (lin_ucb, dqn and their like) is asked for at the server, as `RecParamsClient` does.
+    It keeps the policy in memory and up to date. While the server is away it goes on with the last
+    one; before it has any, or when that is older than `max_age`, the hand-written rules answer,
+    and `is_fallback` is True. Personalities come with each request: profiles stored at the server
+    are not known here, and without one the rules answer at neutral scores. A version that is no
+    table (lin_ucb, dqn and their like) is asked for at the server, as `RecParamsClient` does.
     A thread follows the server, so a process that forks has to make one after that.
 
     Args:
         address, credentials, api_key: as for `RecParamsClient`.
         max_age: seconds without a word from the server after which its policy is not used any more.
-        decision_timeout: seconds until the rules answer, where the server has to be asked.
+        decision_timeout: seconds until the rules answer, if the server has to be asked.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LocalPolicy(Closing):
         self._arrived.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits for the first policy; whether it is there."""
+        """Waits for the first policy, up to `timeout` seconds. Returns True if it is there."""
         return self._arrived.wait(timeout)
 
     @property
@@ -73,7 +73,7 @@ class LocalPolicy(Closing):
 
     @property
     def problem(self) -> str:
-        """Why the server cannot be followed right now; empty while it is."""
+        """The reason for which the server cannot be followed right now; empty while it is."""
         return self._watcher.problem
 
     @property
@@ -83,11 +83,11 @@ class LocalPolicy(Closing):
         return None if decider is None else decider.version
 
     def get_recommendation_params(self, request: DecisionRequest) -> Recommendation:
-        """Decides for one person, with a token to send back with the reaction.
+        """Returns a decision for one person, with a token to send back with the reaction.
 
         Raises:
             ValueError: an unknown name, or no time.
-            RecParamsError: what the server would refuse.
+            RecParamsError: the server would refuse the request.
         """
         decider = self._usable()
         if decider is None:
@@ -97,10 +97,10 @@ class LocalPolicy(Closing):
         return self._decide(decider, request).with_token()
 
     def decide(self, request: DecisionRequest) -> LocalDecision:
-        """The same for hot paths: the token is made when it is first asked for.
+        """Returns a decision whose token is made when it is first asked for, for hot paths.
 
         Raises:
-            LookupError: there is no policy to decide by here: ask `get_recommendation_params`.
+            LookupError: there is no policy here that can decide: ask `get_recommendation_params`.
             ValueError, RecParamsError: as `get_recommendation_params`.
         """
         decider = self._usable()
@@ -150,7 +150,7 @@ def _checked_time(decider: Decider, request: DecisionRequest) -> str:
 
 
 def _refused(decider: Decider, request: DecisionRequest) -> Exception:
-    """What is wrong with a request, as the server says it. Raises ValueError on unknown names."""
+    """Returns the server's error for a wrong request. Raises ValueError on unknown names."""
     message = conversion.request_message(request)
     found = list(_violations(decider, message))
     first = f"{found[0].field}: {found[0].description}"

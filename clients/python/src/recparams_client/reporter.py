@@ -1,4 +1,4 @@
-"""Reports interactions in the background, so that no request waits for the database."""
+"""Reports of interactions in the background, so that no request waits for the database."""
 
 import atexit
 import logging
@@ -35,24 +35,27 @@ OnUndelivered = Callable[[Sequence[Interaction], str], None]
 
 
 class InteractionReporter(Closing):
-    """Takes interactions and has them recorded, in batches, by a thread of its own.
+    """A queue of interactions that a thread of its own records in batches. Threads may share one.
 
-    What the server cannot take for now is tried again until it is stored: interactions are safe to
-    repeat, so none is counted twice. What the server refuses, and what finds no room, is counted
-    and handed to `on_undelivered`. Threads may share one. At the end of the program what is left
-    is sent, for up to `flush_seconds`.
+    Those that the server cannot take for now are tried again until they are stored: interactions
+    are safe to repeat, so none is counted twice. Those that the server refuses, or that find no
+    room, are counted and handed to `on_undelivered`. At the end of the program those left are
+    sent, for up to `flush_seconds`.
 
     Args:
         client: to record by; it is not closed here.
         capacity: most interactions that wait, 1 or more.
-        interval: seconds after which a batch goes, however small.
-        flush_seconds: how long `close`, and the end of the program, wait for what is left.
-        on_undelivered: called in the reporter's thread, or in that of `report` where there is no
-            room, with interactions that are given up and why.
+        interval: seconds after which a batch is sent, however small.
+        flush_seconds: seconds that `close`, and the end of the program, wait for those left.
+        on_undelivered: called with interactions that are given up and the reason, in the reporter's
+            thread, or in that of `report` if there is no room.
 
     Attributes:
-        delivered: interactions that are in the database.
-        undelivered: those given up.
+        delivered: number of interactions that are in the database.
+        undelivered: number of those given up.
+
+    Raises:
+        ValueError: capacity is below 1.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class InteractionReporter(Closing):
         atexit.register(self.close)
 
     def report(self, interaction: Interaction) -> bool:
-        """Takes an interaction. Never waits; False where there is no room or it is closed."""
+        """Queues an interaction. Returns False, at once, if there is no room or it is closed."""
         with self._changed:
             room = len(self._waiting) + self._sending < self._capacity and self._deadline is None
             if room:
@@ -94,14 +97,17 @@ class InteractionReporter(Closing):
         return room
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Sends what waits at once, and waits until it is stored or given up; whether it is."""
+        """Sends the queue at once and waits until all is stored or given up.
+
+        Returns False if that takes longer than `timeout` seconds.
+        """
         with self._changed:
             self._urgent = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not (self._waiting or self._sending), timeout)
 
     def close(self) -> None:
-        """Sends what is left, for up to `flush_seconds`, and gives up what remains then."""
+        """Sends the queue, for up to `flush_seconds`, and gives up what remains then."""
         with self._changed:
             if self._deadline is None:
                 self._deadline = time.monotonic() + self._flush_seconds
@@ -138,7 +144,7 @@ class InteractionReporter(Closing):
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _next(self) -> list[Interaction]:
-        """The next batch; empty when it is closed and there is none left."""
+        """Returns the next batch; empty when the reporter is closed and there is none left."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._deadline is not None)
             self._changed.wait_for(
@@ -150,10 +156,10 @@ class InteractionReporter(Closing):
             return batch
 
     def _send(self, batch: list[Interaction]) -> str:
-        """Records a batch; gives up what is refused. Leaves in it what is to be tried again.
+        """Records a batch, gives up what is refused, and leaves in it what is to be tried again.
 
         Returns:
-            Why there is something to try again; empty where there is not.
+            The reason to try again; empty if there is none.
         """
         while batch:
             try:
@@ -197,7 +203,7 @@ class InteractionReporter(Closing):
 
 
 def _unsendable(batch: list[Interaction]) -> list[Interaction]:
-    """Takes out those that no message can be made of."""
+    """Removes those from a batch that no message can be made of, and returns them."""
     wrong = []
     for one in list(batch):
         try:

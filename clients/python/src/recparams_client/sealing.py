@@ -25,7 +25,7 @@ Scores = tuple[float, float, float, float, float]
 
 @dataclass(frozen=True)
 class SealingKey:
-    """A key of the server's to seal tokens with.
+    """A key of the server's for sealing tokens.
 
     Attributes:
         id: 16 bytes.
@@ -49,7 +49,7 @@ def pack(
     scores: Scores,
     activation: int,
 ) -> bytes:
-    """The record of a decision, with a new decision id."""
+    """Returns the record of a decision, with a new decision id; the module has its layout."""
     return _RECORD.pack(
         random.getrandbits(63),
         decided_at,
@@ -65,7 +65,7 @@ def pack(
 
 
 def seal(key: SealingKey, user: bytes, record: bytes) -> bytes:
-    """The token of a record, for a user id in UTF-8."""
+    """Returns the token of a record, for a user id in UTF-8."""
     mac_key, stream_key = key.key[:16], key.key[16:]
     tag = blake2b(key.id + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
     stream = blake2b(tag, key=stream_key).digest()[: len(record)]

@@ -1,4 +1,4 @@
-"""A policy as it comes from WatchPolicy: checked, and laid out to decide with."""
+"""Snapshots of the served policy, as WatchPolicy sends them."""
 
 import zlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LARGEST_SNAPSHOT = 1 << 28
 
 
 class SnapshotError(ValueError):
-    """What the server sent is no policy that can be decided with. The message says why."""
+    """A snapshot that cannot be decided with. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Context:
     """A content type, mood and time of day.
 
     Attributes:
-        index: its place within a personality cell.
-        numbers: of the contract.
+        index: its position within a personality cell.
+        numbers: the contract's enum numbers.
     """
 
     index: int
@@ -34,15 +34,17 @@ class Context:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is served to whom.
+    """The served policy, and the split of people between its arms.
 
     Attributes:
-        activation: its number, 0 before any.
-        bins: per trait.
-        contexts: by names.
-        salt, percent, rule_based_percent: who is in which arm.
+        activation: its number; 0 before any.
+        bins: of each trait.
+        contexts: by their names (content type, mood, time of day).
+        salt: of the hash that places people in [0, 100).
+        percent: people below it get the version that is active or being rolled out.
+        rule_based_percent: share of the people that get the rules, from 100 down.
         arms: every arm with people in it.
-        checksum: SHA-256.
+        checksum: SHA-256 of the message.
     """
 
     activation: int
@@ -55,7 +57,7 @@ class Snapshot:
     checksum: bytes
 
     def arm_of(self, user: bytes) -> int:
-        """Position of the arm that a person, a user id in UTF-8, is in."""
+        """Returns the position in `arms` of the arm of a person, a user id in UTF-8."""
         if len(self.arms) == 1:
             return 0
         position = 100.0 * position_of(self.salt, user)
@@ -71,13 +73,13 @@ class Snapshot:
 
 
 def position_of(salt: str, user: bytes) -> float:
-    """Where a person falls in [0, 1)."""
+    """Returns the position of a person, a user id in UTF-8, in [0, 1)."""
     digest = sha256(f"{salt}:".encode() + user).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)
 
 
 def decode(compressed: bytes, checksum: bytes) -> Snapshot:
-    """A snapshot from a response. Raises SnapshotError where anything is wrong with it."""
+    """Returns the snapshot of a response. Raises SnapshotError if anything is wrong with it."""
     try:
         inflater = zlib.decompressobj()
         data = inflater.decompress(compressed, LARGEST_SNAPSHOT)

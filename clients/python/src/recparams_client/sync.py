@@ -25,15 +25,14 @@ from recparams_client.types import (
 
 
 class RecParamsClient(Closing):
-    """Asks for decisions and reports reactions. Threads may share one.
-
+    """A client that asks for decisions and reports reactions. Threads may share one.
     Args:
         address: host:port, any gRPC target (as in "dns:///recparams:50051"), or a sequence of
             ip:port; calls go round all of them.
         decision_timeout: seconds until the rules answer instead of the server.
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
-        api_key: says who calls, where the server asks; send it over TLS only.
+        api_key: the caller's secret, where the server asks who calls; send it over TLS only.
     """
 
     def __init__(
@@ -54,9 +53,13 @@ class RecParamsClient(Closing):
     def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None
     ) -> Recommendation:
-        """Decides for one person. Never waits longer than the timeout.
+        """Returns a decision for one person, and never waits longer than the timeout.
 
-        When the server is late or away the hand-written rules answer, and `is_fallback` says so.
+        When the server is late or away the hand-written rules answer, and `is_fallback` is True.
+
+        Args:
+            request: the person and the context.
+            timeout: seconds; None is `decision_timeout`.
 
         Raises:
             ValueError: an unknown name, or no time.
@@ -76,7 +79,7 @@ class RecParamsClient(Closing):
     def batch_get_recommendation_params(
         self, requests: Iterable[DecisionRequest], *, timeout: float | None = None
     ) -> list[Recommendation]:
-        """Decides for up to 256 people at once, in order. Otherwise as the single call."""
+        """Returns decisions for up to 256 people, in order. Otherwise as the single call."""
         message = conversion.batch_message(requests)
         try:
             response = self._stub.BatchGetRecommendationParams(
@@ -92,9 +95,13 @@ class RecParamsClient(Closing):
     def record_interactions(
         self, interactions: Iterable[Interaction], *, timeout: float | None = None
     ) -> RecordResult:
-        """Stores up to 1000 reactions, all or none. When it returns they are in the database.
+        """Stores up to 1000 interactions, all or none, and returns when they are in the database.
 
         Repeating a call with the same interactions is safe.
+
+        Args:
+            interactions: each with the token of its decision.
+            timeout: seconds, retries included; None is `write_timeout`.
 
         Raises:
             ValueError: an unknown reaction, or the token of a fallback.
@@ -107,7 +114,7 @@ class RecParamsClient(Closing):
     def put_personality_profiles(
         self, profiles: Mapping[str, PersonalityProfile], *, timeout: float | None = None
     ) -> int:
-        """Stores up to 1000 profiles by user id, all or none; returns how many.
+        """Stores up to 1000 profiles by user id, all or none, and returns their number.
 
         Raises:
             RecParamsError: refused, or not stored within the timeout.

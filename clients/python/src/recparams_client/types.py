@@ -1,4 +1,4 @@
-"""What goes into the client and comes out of it, as plain frozen dataclasses."""
+"""Arguments and results of the client, as plain frozen dataclasses."""
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -20,8 +20,12 @@ class PersonalityProfile:
 class RecommendationParams:
     """Query parameters for a catalogue API.
 
-    Units: energies, valence and exploration_rate 0 to 1; genre_count 1 or more; popularities 0 to
-    100.
+    Attributes:
+        min_energy, max_energy: 0 to 1.
+        valence: 0 to 1.
+        genre_count: 1 or more.
+        exploration_rate: 0 to 1.
+        popularity_min, popularity_max: 0 to 100.
     """
 
     min_energy: float
@@ -33,7 +37,7 @@ class RecommendationParams:
     popularity_max: int
 
     def as_dict(self) -> dict[str, float]:
-        """By name, as in ``search(**params.as_dict())``."""
+        """Returns the parameters by name, as in ``search(**params.as_dict())``."""
         return asdict(self)
 
 
@@ -47,7 +51,7 @@ class DecisionRequest:
         mood: "neutral", "happy", "sad", "anxious", "calm", "relaxed", "energetic", "stressed".
         time_of_day: "morning", "afternoon", "evening" or "night", in the person's place.
         timestamp: instead of time_of_day: an aware datetime in the person's time zone.
-        personality: their scores; None takes those the server has stored.
+        personality: the person's scores; None takes those the server has stored.
     """
 
     user_id: str
@@ -63,14 +67,14 @@ class Recommendation:
     """A decision.
 
     Attributes:
-        params: what to pass to a catalogue API.
+        params: parameters to pass to a catalogue API.
         energy, diversity, novelty: the action behind them, as in "low", "diverse", "mixed".
         decision_token: send it back with the reaction; empty in a fallback.
         model_version: the version that decided; 0 is the hand-written rules.
         policy_arm: "rl", "previous" or "rule_based".
         propensity: probability with which this action was chosen, above 0 and up to 1.
         source: "learned", "borrowed", "rule_based" or "exploration".
-        fallback_reason: why rules answered, as in "no_model"; empty where they did not stand in.
+        fallback_reason: the reason for which the rules stood in, as in "no_model", or empty.
     """
 
     params: RecommendationParams
@@ -86,7 +90,7 @@ class Recommendation:
 
     @property
     def is_fallback(self) -> bool:
-        """Whether this library answered because the server did not."""
+        """True if this library answered because the server did not."""
         return self.fallback_reason.startswith("client_")
 
 
@@ -96,16 +100,16 @@ def _new_id() -> str:
 
 @dataclass(frozen=True)
 class Interaction:
-    """What a person did with one recommended item.
+    """A person's reaction to one recommended item.
 
     Attributes:
-        user_id: who.
-        decision_token: of the decision it came from. An empty one (of a fallback) cannot be
+        user_id: 1 to 128 characters.
+        decision_token: that of the decision behind it. An empty one, of a fallback, cannot be
             recorded.
         reactions: "like", "dislike", "complete", "skip", "share", "impression".
-        completion_rate: share taken in, 0 to 1.
+        completion_rate: share of the item that was consumed, 0 to 1.
         mood_change: -1 to 1.
-        occurred_at: an aware datetime; None is when the server receives it.
+        occurred_at: an aware datetime; None is the time at which the server receives it.
         interaction_id: unique; keep it when you send the same interaction again.
     """
 
@@ -120,7 +124,7 @@ class Interaction:
 
 @dataclass(frozen=True)
 class RecordResult:
-    """What became of recorded interactions: newly stored, and stored before."""
+    """The numbers of interactions that are stored now, and that were stored before."""
 
     recorded: int
     duplicates: int

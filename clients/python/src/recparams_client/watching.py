@@ -1,4 +1,4 @@
-"""Follows WatchPolicy in a thread: whatever happens to the server, it comes back to it."""
+"""A thread that follows WatchPolicy, and comes back to the server whatever happens to it."""
 
 import random
 import threading
@@ -20,7 +20,7 @@ _FIRST_WORD = 20.0
 
 
 class Watcher:
-    """Keeps what the server last said.
+    """The last message of each kind from WatchPolicy, kept up to date by a thread.
 
     Args:
         channel: to the server; it is not closed here.
@@ -28,9 +28,9 @@ class Watcher:
         on_snapshot: called, in the watcher's thread, with each new snapshot.
 
     Attributes:
-        key: to seal tokens with, or None.
-        heard_at: when the server last said anything, by time.monotonic(); None before it has.
-        problem: why it cannot be followed right now; empty while it is.
+        key: the key to seal tokens with, or None.
+        heard_at: time.monotonic() of the server's last message; None before any.
+        problem: the reason for which it cannot be followed right now; empty while it is.
     """
 
     def __init__(
@@ -103,20 +103,20 @@ class Watcher:
 
 
 class _Watchdog:
-    """Cancels a call that has gone silent, as one does whose server was cut off."""
+    """A timer that cancels a call that has gone silent, as one does whose server was cut off."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
         self._timer: threading.Timer | None = None
 
     def expect(self, seconds: float) -> None:
-        """The next word has to come within so many seconds."""
+        """Has the call cancelled unless it is set anew within so many seconds."""
         self.end()
         self._timer = threading.Timer(seconds, self._call.cancel)
         self._timer.daemon = True
         self._timer.start()
 
     def end(self) -> None:
-        """Nothing more is expected."""
+        """Stops the timer."""
         if self._timer is not None:
             self._timer.cancel()
