@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rl.arms import RULES_VERSION
 from rl.evaluation.comparison import Log, Target, action_shares, compare
 from rl.evaluation.performance import logged_performance
-from rl.objectives import OBJECTIVES, components, weighed
+from rl.objectives import OBJECTIVES, components, weighted_reward
 from rl.policy import Policy, rule_based_policy
 from rl.reward import reaction_flags, rewards
 from rl.state import TRAITS, StateSpace
@@ -113,7 +113,7 @@ def _report(
     settings: Settings, request: EvaluationRequest, columns: Columns, evaluated: list[_Evaluated]
 ) -> dict[str, Any]:
     space, objectives = settings.space(), settings.objectives()
-    reward = weighed(objectives, columns["engagement"], columns["action"])
+    reward = weighted_reward(objectives, columns["engagement"], columns["action"])
     performance = logged_performance(columns["user"], columns["mask"], reward, columns["pscore"])
     known_state = columns["state"] >= 0
     usable = known_state & ~np.isnan(columns["pscore"])
