@@ -149,7 +149,7 @@ def draw_visits(
         start: seconds since 1970.
 
     Returns:
-        First situations in [start, start + WEEK), a person's `SECONDS_BETWEEN_VISITS` or more apart.
+        First situations in [start, start + WEEK), those of a person `SECONDS_BETWEEN_VISITS` apart.
     """
     person = np.repeat(people, rng.poisson(population.visits_per_week[people]))
     hour = population.peak_hour[person] + rng.normal(0.0, HOURS_OF_SPREAD, size=len(person))
