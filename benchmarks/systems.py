@@ -14,7 +14,7 @@ from rl.smoothing import Smoothing
 from rl.state import Context
 from rl.transitions import TERMINAL
 from simulation.compare.logs import SPACE, Log, transitions
-from simulation.compare.systems import DICE, System
+from simulation.compare.systems import RNG, System
 
 SETTINGS = Hyperparameters()
 EPSILON = 0.05
@@ -56,8 +56,8 @@ class Recparams(System):
         )
 
     def decide(self, ready: int) -> int:
-        if DICE.random() < self.policy.epsilon:
-            return int(DICE.random() * N_ACTIONS)
+        if RNG.random() < self.policy.epsilon:
+            return int(RNG.random() * N_ACTIONS)
         return self.policy.actions[ready]
 
 
@@ -96,6 +96,6 @@ class DictOfDicts(System):
             self.agent.update(*step)
 
     def decide(self, ready: Any) -> int:
-        if DICE.random() < EPSILON:
-            return int(DICE.random() * N_ACTIONS)
+        if RNG.random() < EPSILON:
+            return int(RNG.random() * N_ACTIONS)
         return self._number[self.agent.choose(ready)]

@@ -17,7 +17,7 @@ from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
 from rl.action import ACTION_LEVELS
 from rl.learners.q_learning import train
-from rl.policy import LEAST_EVIDENCE
+from rl.policy import MIN_EVIDENCE
 from rl.reward import RewardWeights
 from rl.rules import rule_table
 from rl.smoothing import Smoothing, smooth
@@ -78,7 +78,7 @@ def borrowed(found: Learned, *, smoothing: Smoothing, by_level: bool) -> Actions
         smoothing=smoothing,
         levels=ACTION_LEVELS if by_level else ACTION_LEVELS[:0],
     )
-    known = np.repeat(smoothed.evidence >= LEAST_EVIDENCE, found.space.n_contexts)
+    known = np.repeat(smoothed.evidence >= MIN_EVIDENCE, found.space.n_contexts)
     return np.where(known, smoothed.advantage.argmax(axis=1), rules)
 
 

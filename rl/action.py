@@ -89,13 +89,13 @@ class Action:
 
     @classmethod
     def from_index(cls, index: int) -> "Action":
-        """The action of an index. Raises IndexError outside 0 to 26."""
+        """Returns the action of an index. Raises IndexError outside 0 to 26."""
         if not 0 <= index < N_ACTIONS:
             raise IndexError(f"action {index} is outside 0 to {N_ACTIONS - 1}")
         return cls(ENERGIES[index // 9], DIVERSITIES[index // 3 % 3], NOVELTIES[index % 3])
 
     def to_params(self) -> RecommendationParams:
-        """The parameters of this action, every field set."""
+        """Returns the parameters that this action stands for, every field set."""
         return RecommendationParams(
             **_ENERGY_PARAMS[self.energy],  # type: ignore[arg-type]
             **_DIVERSITY_PARAMS[self.diversity],  # type: ignore[arg-type]
@@ -107,14 +107,14 @@ ACTIONS = tuple(Action.from_index(index) for index in range(N_ACTIONS))
 
 
 def infer_action(params: RecommendationParams) -> Action:
-    """The action whose parameters are nearest to logged ones, dimension by dimension.
+    """Returns the action whose parameters are nearest to logged ones, dimension by dimension.
 
     The distance along a dimension is the sum of squared differences over the fields that are
     given, each divided by its range; ties go to the lower level. Inverts `Action.to_params`. Values
     beyond a million count as a million, so that squares stay numbers.
 
     Raises:
-        ValueError: where a field is not finite, or a dimension has no field at all.
+        ValueError: if a field is not finite, or a dimension has no field at all.
     """
     given = {f.name: getattr(params, f.name) for f in fields(params)}
     given = {name: float(value) for name, value in given.items() if value is not None}

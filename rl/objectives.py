@@ -1,4 +1,4 @@
-"""Objectives: what a recommendation is good for, kept apart until they are weighed.
+"""Objectives of a recommendation, and the reward as their weighted sum.
 
 *Engagement* is the reward of the reactions (rl/reward.py). *Diversity* and *novelty* are how
 diverse and how new what was recommended is, from the level of the action: 0, 0.5 or 1.
@@ -22,10 +22,10 @@ LEVELS = ACTION_INTENSITIES[:, [list(DIMENSIONS).index(name) for name in OBJECTI
 
 @dataclass(frozen=True)
 class Objectives:
-    """Factors on the objectives; the reward that is learned is their weighted sum.
+    """Weights of the objectives; the reward that is learned is their weighted sum.
 
     Raises:
-        ValueError: where one is not a finite number; its message begins with the field's name.
+        ValueError: if one is not a finite number; its message begins with the field's name.
     """
 
     engagement: float = 1.0
@@ -38,27 +38,27 @@ class Objectives:
                 raise ValueError(f"{field.name} must be a finite number")
 
     def to_dict(self) -> dict[str, float]:
-        """As plain JSON types."""
+        """Returns the weights as plain JSON types."""
         return asdict(self)
 
     def offsets(self) -> NDArray[np.float32]:
-        """What each action brings whatever the reaction, float32 (27,)."""
+        """Returns the reward of each action that does not depend on reactions, float32 (27,)."""
         weights = np.array((self.diversity, self.novelty), dtype=np.float32)
         return (LEVELS @ weights).astype(np.float32)
 
 
 def components(engagement: NDArray[np.float32], action: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The objectives of n interactions in the order of `OBJECTIVES`, float32 (n, 3)."""
+    """Returns the objectives of n interactions in the order of `OBJECTIVES`, float32 (n, 3)."""
     return np.column_stack((engagement, LEVELS[action])).astype(np.float32)
 
 
-def weighed(
+def weighted_reward(
     objectives: Objectives, engagement: NDArray[np.float32], action: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """The reward that is learned, float32 (n,).
+    """Returns the reward that is learned, float32 (n,).
 
     Args:
-        objectives: the factors.
+        objectives: the weights.
         engagement: reward of the reactions, float32 (n,).
         action: 0 to 26, shape (n,).
     """

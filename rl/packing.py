@@ -1,4 +1,4 @@
-"""Named arrays as bytes and back: NumPy's npz format, in which nothing is executed."""
+"""Serialisation of named arrays in NumPy's npz format, without pickling."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """The same arrays give the same bytes."""
+    """Serialises arrays by name. The same arrays give the same bytes."""
     stream = BytesIO()
     np.savez(stream, allow_pickle=False, **arrays)
     return stream.getvalue()
 
 
 def unpack(data: bytes) -> dict[str, NDArray[Any]]:
-    """Writable arrays. Raises ValueError where the bytes are none that `pack` gives."""
+    """Returns the arrays by name, writable. Raises ValueError unless `pack` made the bytes."""
     try:
         with np.load(BytesIO(data), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

@@ -1,4 +1,4 @@
-"""What is served: policies, and how their choices were arrived at."""
+"""Policies, and the sources of their choices."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,21 +23,21 @@ LEARNED, BORROWED, RULE_BASED, EXPLORATION = range(4)
 SOURCES = "learned", "borrowed", "rule_based", "exploration"
 """Their names."""
 
-OWN_VISITS = 10
+MIN_OWN_VISITS = 10
 """Visits of a state from which its choice counts as learned rather than borrowed."""
 
-LEAST_EVIDENCE = 1.0
+MIN_EVIDENCE = 1.0
 """Kernel-weighted visits of similar people below which the rules answer."""
 
 
 class Policy(ABC):
-    """What is served: how likely each action is in each state. Immutable.
+    """Probabilities of the actions in each state. Immutable.
 
     Attributes:
-        kind: which sort of policy it is, for storing it.
+        kind: name of the type of policy, with which it is stored.
         space: the state space it was built for.
         epsilon: probability of a uniformly random action when exploration is on, 0 to 1.
-        needs_traits: whether it looks at scores, and not at states alone.
+        needs_traits: True if it depends on trait scores and not on states alone.
     """
 
     kind: ClassVar[str]
@@ -47,40 +47,40 @@ class Policy(ABC):
 
     @abstractmethod
     def action_dist(self, state: States, traits: Traits) -> NDArray[np.float64]:
-        """Probabilities of all actions for n people, without `epsilon`: float64 (n, 27).
+        """Returns probabilities of all actions for n people, without `epsilon`, float64 (n, 27).
 
         Args:
             state: state indices, int32 (n,), 0 to n_states - 1.
-            traits: the scores that the states were made of, 0 to 100, shape (n, 5).
+            traits: trait scores of the people, 0 to 100, shape (n, 5).
         """
 
     def likeliest(self, state: States, traits: Traits) -> NDArray[np.uint8]:
-        """The likeliest action, the first of equals: uint8 (n,). Arguments as in `action_dist`."""
+        """Returns the likeliest action, the first of equals, uint8 (n,), as `action_dist`."""
         actions: NDArray[np.uint8] = self.action_dist(state, traits).argmax(axis=1).astype(np.uint8)
         return actions
 
     @abstractmethod
     def sources_of(self, state: States) -> NDArray[np.uint8]:
-        """Where the likeliest action of each state comes from: LEARNED, BORROWED or RULE_BASED."""
+        """Returns the source of the likeliest action of each state, LEARNED to RULE_BASED, (n,)."""
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that `from_arrays` needs but the space and epsilon."""
+        """Returns the arrays, by name, from which `from_arrays` makes this policy again."""
 
     @classmethod
     @abstractmethod
     def from_arrays(cls, space: StateSpace, epsilon: float, arrays: Arrays) -> Self:
-        """The inverse of `arrays`. Raises ValueError or KeyError where they do not fit."""
+        """Makes a policy of its arrays. Raises ValueError or KeyError if they do not fit."""
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Raises ValueError where it is not a probability."""
+    """Raises ValueError unless epsilon is a probability."""
     if not 0.0 <= epsilon <= 1.0:
         raise ValueError(f"epsilon must be from 0 to 1, not {epsilon}")
 
 
 def check_bytes(space: StateSpace, name: str, column: bytes, top: int) -> None:
-    """Raises ValueError where a column is not one byte below `top` for each state."""
+    """Raises ValueError unless a column has one byte below `top` for each state."""
     if len(column) != space.n_states:
         raise ValueError(f"{name} has {len(column)} states, not {space.n_states}")
     highest = int(np.frombuffer(column, dtype=np.uint8).max())
@@ -90,7 +90,7 @@ def check_bytes(space: StateSpace, name: str, column: bytes, top: int) -> None:
 
 @dataclass(frozen=True)
 class GreedyTable(Policy):
-    """One action for every state.
+    """Deterministic policy with one action for every state.
 
     Attributes:
         space, epsilon: as in `Policy`.
@@ -98,7 +98,7 @@ class GreedyTable(Policy):
         sources: one byte a state: LEARNED, BORROWED or RULE_BASED.
 
     Raises:
-        ValueError: where the arrays do not fit the space or hold impossible values.
+        ValueError: if the arrays do not fit the space or hold impossible values.
     """
 
     kind: ClassVar[str] = "greedy_table"
@@ -122,7 +122,7 @@ class GreedyTable(Policy):
 
     @property
     def greedy(self) -> NDArray[np.uint8]:
-        """The action of every state, (n_states,)."""
+        """Greedy action of every state, uint8 (n_states,)."""
         return np.frombuffer(self.actions, dtype=np.uint8)
 
     def sources_of(self, state: States) -> NDArray[np.uint8]:
@@ -138,18 +138,18 @@ class GreedyTable(Policy):
 
 
 def rule_based_policy(space: StateSpace, epsilon: float) -> GreedyTable:
-    """The rules as a policy."""
+    """Returns the hand-written rules as a policy."""
     sources = bytes([RULE_BASED]) * space.n_states
     return GreedyTable(space, rule_table(space).tobytes(), sources, epsilon)
 
 
 @dataclass(frozen=True)
-class Published:
-    """A smoothed table: what every state's choice rests on.
+class SmoothedTable:
+    """Smoothed Q-table with the rules' actions and the source of each state's choice.
 
     Attributes:
         advantage: of each action, comparable within a state, float32 (n_states, n_actions).
-        known: where similar people have enough visits to go by, bool (n_states,).
+        known: True where similar people have `MIN_EVIDENCE` visits, bool (n_states,).
         rules: the rules' action, uint8 (n_states,).
         sources: LEARNED, BORROWED or RULE_BASED, uint8 (n_states,).
     """
@@ -160,28 +160,28 @@ class Published:
     sources: NDArray[np.uint8]
 
 
-def smoothed(
+def smooth_table(
     space: StateSpace,
     q: NDArray[np.float32],
     visits: NDArray[np.int32],
     *,
     learning_rate: float,
     smoothing: Smoothing,
-) -> Published:
-    """Smooths a table.
+) -> SmoothedTable:
+    """Smooths a Q-table.
 
     Args:
         space: the state space.
         q, visits: float32 and int32, shape (n_states, n_actions).
         learning_rate: the step size `q` was learned with.
-        smoothing: how to borrow.
+        smoothing: strength of the smoothing.
     """
     rules = rule_table(space)
     found = smooth(space, q, visits, rules, learning_rate=learning_rate, smoothing=smoothing)
-    known = np.repeat(found.evidence >= LEAST_EVIDENCE, space.n_contexts)
-    own = visits.sum(axis=1) >= OWN_VISITS
+    known = np.repeat(found.evidence >= MIN_EVIDENCE, space.n_contexts)
+    own = visits.sum(axis=1) >= MIN_OWN_VISITS
     sources = np.where(own, LEARNED, np.where(known, BORROWED, RULE_BASED)).astype(np.uint8)
-    return Published(found.advantage, known, rules, sources)
+    return SmoothedTable(found.advantage, known, rules, sources)
 
 
 def publish(
@@ -193,19 +193,19 @@ def publish(
     epsilon: float,
     smoothing: Smoothing,
 ) -> GreedyTable:
-    """The greedy policy of a table, smoothed; arguments as in `smoothed`.
+    """Returns the greedy policy of a smoothed table; arguments as in `smooth_table`.
 
     Args:
-        epsilon: the exploration to ask for.
+        epsilon: exploration rate of the policy, 0 to 1.
     """
-    table = smoothed(space, q, visits, learning_rate=learning_rate, smoothing=smoothing)
+    table = smooth_table(space, q, visits, learning_rate=learning_rate, smoothing=smoothing)
     best = table.advantage.argmax(axis=1).astype(np.uint8)
     actions = np.where(table.known, best, table.rules)
     return GreedyTable(space, actions.tobytes(), table.sources.tobytes(), epsilon)
 
 
 def draw(rng: np.random.Generator, dist: NDArray[np.float64]) -> NDArray[np.int64]:
-    """An action for each of n people, int64 (n,), by probabilities of all actions, (n, 27)."""
+    """Draws an action for each of n people, int64 (n,), from probabilities of shape (n, 27)."""
     # Counting what lies below a point avoids a last bin that rounding makes a little short.
     below = dist.cumsum(axis=1)[:, :-1] <= rng.random(len(dist))[:, None]
     drawn: NDArray[np.int64] = below.sum(axis=1)
@@ -213,5 +213,5 @@ def draw(rng: np.random.Generator, dist: NDArray[np.float64]) -> NDArray[np.int6
 
 
 def propensity(epsilon: float, *, greedy: bool) -> float:
-    """Probability with which an epsilon-greedy choice gives the greedy, or one other, action."""
+    """Returns the propensity of the greedy action, or of one other, under epsilon-greedy."""
     return epsilon / N_ACTIONS + (1.0 - epsilon if greedy else 0.0)

@@ -1,4 +1,4 @@
-"""The seed's q_table.json: {state: {action: Q-value}}, with what is needed to learn on from it.
+"""The seed's q_table.json, {state: {action: Q-value}}, with visits and hyperparameters.
 
 A state's key is ``str`` of (five trait bins, content type, mood, time of day), an action's is
 ``str`` of (energy, diversity, novelty), as in ``"(3, 3, 2, 4, 1, 'music', 'calm', 'evening')"``.
@@ -25,7 +25,7 @@ ASSUMED_VISITS = 50
 
 @dataclass(frozen=True)
 class QTable:
-    """A table: float32 `q` and int32 `visits`, both (n_states, n_actions)."""
+    """Q-table: float32 `q` and int32 `visits`, both (n_states, n_actions)."""
 
     space: StateSpace
     q: NDArray[np.float32]
@@ -34,7 +34,7 @@ class QTable:
 
 
 def dump(table: QTable) -> Iterator[str]:
-    """The table as pieces of JSON text, one state a line; visited pairs only."""
+    """Yields the table as pieces of JSON text, one state a line; visited pairs only."""
     head = {
         "format": FORMAT,
         "space": table.space.to_dict(),
@@ -56,12 +56,12 @@ def dump(table: QTable) -> Iterator[str]:
 
 
 def load(text: str | bytes, space: StateSpace) -> QTable:
-    """A table from JSON text: what `dump` gives, or a bare {state: {action: Q-value}}.
+    """Reads a table from the JSON text of `dump`, or from a bare {state: {action: Q-value}}.
 
     A bare file is read in the given space and its values are taken as settled.
 
     Raises:
-        ValueError: where the text is not such a file; names the first entry that is wrong.
+        ValueError: if the text is not such a file; names the first entry that is wrong.
     """
     try:
         data = json.loads(text)

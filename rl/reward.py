@@ -1,4 +1,4 @@
-"""The reward: a weighted sum of what a person did with a recommended item."""
+"""The reward: a weighted sum of reactions, completion rate and mood change."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -26,7 +26,7 @@ class RewardWeights:
     Each field becomes a setting of the server, ``reward_`` and its name, described by its metadata.
 
     Raises:
-        ValueError: where a weight is not a finite number.
+        ValueError: if a weight is not a finite number.
     """
 
     like: float = _weight(1.0, "Reward of a like.")
@@ -45,7 +45,7 @@ class RewardWeights:
 
 
 def reaction_mask(reactions: Iterable[str]) -> int:
-    """Bits of the named reactions; naming one twice counts once. Raises ValueError if unknown."""
+    """Returns the mask of the named reactions. Raises ValueError if a name is unknown."""
     mask = 0
     for reaction in reactions:
         mask |= 1 << REACTIONS.index(reaction)
@@ -53,7 +53,7 @@ def reaction_mask(reactions: Iterable[str]) -> int:
 
 
 def reaction_flags(mask: NDArray[np.integer[Any]], reaction: str) -> NDArray[np.bool_]:
-    """Which rows of masks, shape (n,), have the reaction."""
+    """Returns True for each mask that has the reaction, shape (n,) -> bool (n,)."""
     return (mask >> REACTIONS.index(reaction) & 1).astype(np.bool_)
 
 
@@ -63,13 +63,13 @@ def rewards(
     completion_rate: ArrayLike,
     mood_change: ArrayLike,
 ) -> NDArray[np.float32]:
-    """Rewards of n interactions.
+    """Returns the rewards of n interactions.
 
     Args:
         weights: the weights.
-        mask: reaction masks, shape (n,), 0 to 63.
-        completion_rate: 0 to 1, shape (n,); NaN where not reported, which counts 0.
-        mood_change: -1 to 1, shape (n,); NaN where not reported, which counts 0.
+        mask: reaction masks, shape (n,), 0 to 2^len(REACTIONS) - 1.
+        completion_rate: 0 to 1, shape (n,); NaN if not reported, which counts 0.
+        mood_change: -1 to 1, shape (n,); NaN if not reported, which counts 0.
 
     Returns:
         float32 (n,): the sum of the reactions' weights + completion_rate's weight x it +

@@ -1,6 +1,6 @@
-"""The rule-based policy: what a thoughtful person would choose without any data.
+"""The rule-based policy, written by hand.
 
-It is the baseline that a learned policy has to beat, the answer where there is no model, and the
+It is the baseline that a learned policy has to beat, the fallback without a model, and the
 prior of the smoothed policy. Each dimension of the action has an integer score, a sum over traits
 (-1 below 40, +1 from 60) and context, cut at two thresholds. Integers keep every implementation of
 it equal to the last bit.
@@ -66,7 +66,7 @@ RULES = {"energy": ENERGY_RULE, "diversity": DIVERSITY_RULE, "novelty": NOVELTY_
 
 
 def rule_based_action(traits: Sequence[float], context: Context) -> Action:
-    """The rules' action for five scores (0 to 100, in the order of `TRAITS`) and a context."""
+    """Returns the rules' action for five scores (0 to 100, in the order of `TRAITS`)."""
     energy, diversity, novelty = (
         _level(rule, _score(rule, traits, context)) for rule in RULES.values()
     )
@@ -74,7 +74,7 @@ def rule_based_action(traits: Sequence[float], context: Context) -> Action:
 
 
 def rule_table(space: StateSpace) -> NDArray[np.uint8]:
-    """The rules' action in every state, uint8 (n_states,), with each cell at its midpoints."""
+    """Returns the rules' action in every state, at midpoints of its cell, uint8 (n_states,)."""
     midpoints = (np.arange(space.bins) + 0.5) * (100.0 / space.bins)
     lean = np.where(midpoints < LOW_TRAIT, -1, np.where(midpoints >= HIGH_TRAIT, 1, 0))
     action = np.zeros((space.n_cells, space.n_contexts), dtype=np.int64)

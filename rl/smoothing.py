@@ -40,12 +40,15 @@ Levels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How far and how strongly to borrow.
+    """Width and strength of the smoothing.
 
     Args:
-        kernel_width: standard deviation of the personality kernel, in trait points (of 100).
-        shrinkage: visits a parent level is worth.
-        rule_bonus: advantage the rules' action has in the absence of data, in units of reward.
+        kernel_width: standard deviation of the personality kernel, in trait points, above 0.
+        shrinkage: weight of a parent level, in visits, above 0.
+        rule_bonus: prior advantage of the rules' action, in units of reward, 0 or more.
+
+    Raises:
+        ValueError: if a value is out of range.
     """
 
     kernel_width: float = 20.0
@@ -59,7 +62,7 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Smoothed:
-    """The result.
+    """Result of the smoothing.
 
     Attributes:
         advantage: float32 (n_states, n_actions), comparable within a state.
@@ -80,7 +83,7 @@ def smooth(
     smoothing: Smoothing,
     levels: Levels = ACTION_LEVELS,
 ) -> Smoothed:
-    """Smooths a table.
+    """Smooths a Q-table.
 
     Args:
         space: the state space, n_states = cells x contexts.
@@ -88,7 +91,7 @@ def smooth(
         visits: updates of each pair, int32, same shape.
         rule_actions: the prior's action in each state, uint8 (n_states,).
         learning_rate: the step size `q` was learned with.
-        smoothing: how to smooth.
+        smoothing: width and strength.
         levels: level of each action in each dimension, (n_dimensions, n_actions), from 0; without
             dimensions actions have nothing in common.
     """
@@ -126,7 +129,7 @@ def smooth(
 
 
 def _unbiased_sums(q: Floats, visits: NDArray[np.int32], learning_rate: float) -> Floats:
-    """Visits x bias-corrected Q, 0 where not visited."""
+    """Returns visits x bias-corrected Q, 0 for pairs without visits."""
     sums = np.zeros(q.shape, dtype=np.float32)
     visited = np.flatnonzero(visits)
     n = visits.ravel()[visited].astype(np.float64)
@@ -137,13 +140,13 @@ def _unbiased_sums(q: Floats, visits: NDArray[np.int32], learning_rate: float) -
 
 
 def _of_others(sums: Floats) -> Floats:
-    """For each action, the sum over all the other ones of its state."""
+    """Returns, for each action, the sum over all other actions of its state."""
     others: Floats = sums.sum(axis=-1, keepdims=True) - sums
     return others
 
 
 def _over_similar_people(space: StateSpace, table: Floats, smoothing: Smoothing) -> Floats:
-    """Kernel-weighted sums along the five personality axes of (cells, ...)."""
+    """Returns kernel-weighted sums along the five personality axes of (cells, ...)."""
     centre = np.arange(space.bins) * (100.0 / space.bins)
     distance = (centre[:, None] - centre[None, :]) / smoothing.kernel_width
     kernel = np.exp(-0.5 * distance**2).astype(np.float32)
@@ -161,7 +164,7 @@ def _shrink_down(
     levels: Levels,
     k: float,
 ) -> Floats:
-    """From everybody down to the pair's own data, each level shrunk to the one above.
+    """Shrinks each level to the one above, from everybody down to the pair's own data.
 
     Everybody's visits count once each: kernel sums over all cells would count them many times.
     """
@@ -231,7 +234,7 @@ def _refine(
     k: float,
     scratch: NDArray[np.float64],
 ) -> None:
-    """Brings a level, (actions,), one down, in place: first by what actions share, then by each."""
+    """Brings a level, (actions,), one down, in place: by shared dimensions, then by action."""
     for d in range(levels.shape[0]):
         scratch[:] = 0
         for a in range(len(level)):

@@ -29,7 +29,7 @@ OUT_OF_VOCABULARY = -2
 
 @dataclass(frozen=True)
 class Context:
-    """What a recommendation is for, by vocabulary name."""
+    """Context of a recommendation, by vocabulary names."""
 
     content_type: str
     mood: str
@@ -45,8 +45,8 @@ class StateSpace:
         content_types, moods, times_of_day: distinct names; their order is the table's order.
 
     Raises:
-        ValueError: on bins out of range, an empty or repeating vocabulary, or more states than an
-            int32 can number.
+        ValueError: if bins are out of range, a vocabulary is empty or repeats a name, or there are
+            more states than an int32 can number.
     """
 
     bins: int = 5
@@ -66,22 +66,22 @@ class StateSpace:
 
     @cached_property
     def n_cells(self) -> int:
-        """Personality cells: bins ** 5."""
+        """Number of personality cells, bins ** 5."""
         return int(self.bins ** len(TRAITS))
 
     @cached_property
     def n_contexts(self) -> int:
-        """Content types x moods x times of day."""
+        """Number of contexts: content types x moods x times of day."""
         return len(self.content_types) * len(self.moods) * len(self.times_of_day)
 
     @cached_property
     def n_states(self) -> int:
-        """Cells x contexts."""
+        """Number of states: cells x contexts."""
         return self.n_cells * self.n_contexts
 
     @cached_property
     def context_shape(self) -> tuple[int, int, int]:
-        """(content types, moods, times of day)."""
+        """Numbers of content types, moods and times of day."""
         return len(self.content_types), len(self.moods), len(self.times_of_day)
 
     @cached_property
@@ -95,7 +95,7 @@ class StateSpace:
         return {context: index for index, context in enumerate(names)}
 
     def discretize(self, score: float) -> int:
-        """Bin of one trait score: ``min(int(score / (100 / bins)), bins - 1)``.
+        """Returns the bin of a trait score, ``min(int(score / (100 / bins)), bins - 1)``.
 
         Bins are closed below and open above, and 100 belongs to the last one.
 
@@ -108,7 +108,7 @@ class StateSpace:
         return min(int(float(score) / (100.0 / self.bins)), self.bins - 1)
 
     def cell(self, traits: Sequence[float]) -> int:
-        """Cell of five trait scores in the order of `TRAITS`. Raises as `discretize`."""
+        """Returns the cell of five scores in the order of `TRAITS`. Raises as `discretize`."""
         o, c, e, a, n = map(float, traits)
         if not (
             0 <= o <= 100 and 0 <= c <= 100 and 0 <= e <= 100 and 0 <= a <= 100 and 0 <= n <= 100
@@ -125,7 +125,7 @@ class StateSpace:
         )
 
     def cells(self, traits: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Cells of n people with scores of shape (n, 5): int64 (n,). Raises as `discretize`."""
+        """Returns the cells of n people, scores (n, 5) -> int64 (n,). Raises as `discretize`."""
         if not (traits.min(initial=0.0) >= 0.0 and traits.max(initial=0.0) <= 100.0):
             raise ValueError("trait scores must be from 0 to 100")
         bins = np.minimum((traits / (100.0 / self.bins)).astype(np.int64), self.bins - 1)
@@ -133,7 +133,7 @@ class StateSpace:
         return cells
 
     def cells_if_known(self, traits: ArrayLike) -> NDArray[np.int64]:
-        """Cells of n rows of scores, (n, 5), as int64 (n,); NO_CELL where one is NaN or wrong."""
+        """Returns the cells of scores (n, 5), int64 (n,); NO_CELL if one is NaN or out of range."""
         scores = np.asarray(traits, dtype=np.float64).reshape(-1, len(TRAITS))
         with np.errstate(invalid="ignore"):
             known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
@@ -141,26 +141,26 @@ class StateSpace:
 
     @cached_property
     def _cell_parts(self) -> tuple[tuple[int, ...], ...]:
-        """What each bin of each trait adds to a cell; a score of 100 falls into the last bin."""
+        """Summand of a cell for each bin of each trait; a score of 100 falls into the last bin."""
         bins = (*range(self.bins), self.bins - 1)
         return tuple(
             tuple(b * self.bins**place for b in bins) for place in reversed(range(len(TRAITS)))
         )
 
     def context(self, context: Context) -> int:
-        """Index of a context.
+        """Returns the index of a context.
 
         Raises:
-            KeyError: where the vocabularies do not have it.
+            KeyError: if the vocabularies do not have it.
         """
         return self._contexts[context]
 
     def index(self, traits: Sequence[float], context: Context) -> int:
-        """State index, 0 <= index < n_states. Raises as `cell` and `context`."""
+        """Returns the state index, 0 to n_states - 1. Raises as `cell` and `context`."""
         return self.cell(traits) * self.n_contexts + self._contexts[context]
 
     def decode(self, state: int) -> tuple[tuple[int, ...], Context]:
-        """Trait bins and context of a state index: the inverse of the encoding.
+        """Returns the trait bins and the context of a state index.
 
         Raises:
             IndexError: unless 0 <= state < n_states.
@@ -181,15 +181,15 @@ class StateSpace:
         mood: NDArray[np.integer[Any]],
         time_of_day: NDArray[np.integer[Any]],
     ) -> NDArray[np.int32]:
-        """State indices of n rows.
+        """Returns the state indices of n rows.
 
         Args:
-            traits: scores, shape (n, 5); NaN where unknown.
+            traits: scores, shape (n, 5); NaN if unknown.
             content_type, mood, time_of_day: positions in the vocabularies, shape (n,); negative
-                where the vocabulary has no such name.
+                if the vocabulary has no such name.
 
         Returns:
-            int32 (n,): the state, `UNKNOWN_PERSONALITY` where a score is NaN or out of range, or
+            int32 (n,): the state, `UNKNOWN_PERSONALITY` if a score is NaN or out of range, or
             `OUT_OF_VOCABULARY`, which takes precedence.
         """
         cell = self.cells_if_known(traits).astype(np.int32)
@@ -200,12 +200,12 @@ class StateSpace:
         return np.where(foreign, OUT_OF_VOCABULARY, state).astype(np.int32)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types: the inverse of `from_dict`."""
+        """Returns the space as plain JSON types, which `from_dict` reads."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StateSpace":
-        """From what `to_dict` gives. Raises ValueError or KeyError on anything else."""
+        """Makes a space from the result of `to_dict`. Raises ValueError or KeyError on others."""
         if type(data["bins"]) is not int:
             raise ValueError(f"bins must be a whole number, not {data['bins']!r}")
         vocabularies = {}
@@ -239,7 +239,7 @@ def context_one_hots(space: StateSpace) -> tuple[NDArray[np.float64], ...]:
 
 
 def time_of_day(hour: int) -> str:
-    """Name of the time of day of a local hour, 0 to 23.
+    """Returns the name of the time of day of a local hour, 0 to 23.
 
     Morning from 5, afternoon from 12, evening from 17, night from 22.
     """

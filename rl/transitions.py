@@ -1,4 +1,4 @@
-"""From logged interactions to transitions: (state, action, reward, next_state).
+"""Transitions (state, action, reward, next_state) made of logged interactions.
 
 Consecutive interactions of one person within `session_gap` chain; any other successor, or one in
 another personality cell, ends the episode.
@@ -24,12 +24,12 @@ class Interactions:
 
     Attributes:
         id: int64, unique, in order of arrival.
-        user: int64, whose interaction it is.
+        user: int64, person of each interaction.
         time: int64, microseconds since any fixed instant.
         state: int32, a state index, or `UNKNOWN_PERSONALITY`, or `OUT_OF_VOCABULARY`.
         action: uint8, 0 to 26.
         reward: float32.
-        traits: scores 0 to 100, float32 (n, 5), or None where no learner needs them.
+        traits: scores 0 to 100, float32 (n, 5), or None if no learner needs them.
     """
 
     id: NDArray[np.int64]
@@ -54,14 +54,14 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Columns of m transitions, in the order in which they are to be learned.
+    """Columns of m transitions, in the order of learning.
 
     Attributes:
         state: int32 (m,).
         action: uint8 (m,).
         reward: float32 (m,).
-        next_state: int32 (m,), `TERMINAL` where the episode ends.
-        traits: scores 0 to 100, float32 (m, 5), or None where nobody asked for them.
+        next_state: int32 (m,), `TERMINAL` if the episode ends.
+        traits: scores 0 to 100, float32 (m, 5), or None if no learner needs them.
     """
 
     state: NDArray[np.int32]
@@ -85,11 +85,11 @@ class Transitions:
 
 @dataclass(frozen=True)
 class TrainedThrough:
-    """Up to which id each person's interactions were trained.
+    """Highest interaction id trained of each person.
 
     Attributes:
         users: int64 (u,), ascending.
-        ids: int64 (u,), the highest id dealt with of each.
+        ids: int64 (u,), the highest id of each that was trained or passed over.
     """
 
     users: NDArray[np.int64]
@@ -97,11 +97,11 @@ class TrainedThrough:
 
     @classmethod
     def nothing(cls) -> "TrainedThrough":
-        """Nobody's."""
+        """Returns a record without people."""
         return cls(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def merged(self, other: "TrainedThrough") -> "TrainedThrough":
-        """What either has, the higher id where both have a person."""
+        """Returns the people of both records, with the higher id if both have a person."""
         users = np.union1d(self.users, other.users)
         ids = np.zeros(len(users), dtype=np.int64)
         for one in (self, other):
@@ -110,7 +110,7 @@ class TrainedThrough:
         return TrainedThrough(users, ids)
 
     def covers(self, user: NDArray[np.int64], id_: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which interactions, given by columns of shape (n,), were trained."""
+        """Returns True for each interaction that was trained; columns of shape (n,)."""
         if not len(self.users):
             return np.zeros(len(user), dtype=np.bool_)
         at = np.minimum(np.searchsorted(self.users, user), len(self.users) - 1)
@@ -118,23 +118,23 @@ class TrainedThrough:
         return trained
 
     def to_bytes(self) -> bytes:
-        """Both columns, little-endian."""
+        """Serialises both columns, little-endian."""
         return self.users.astype("<i8").tobytes() + self.ids.astype("<i8").tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "TrainedThrough":
-        """From what `to_bytes` gives."""
+        """Makes a record from the result of `to_bytes`."""
         users, ids = np.frombuffer(data, dtype="<i8").astype(np.int64).reshape(2, -1)
         return cls(users, ids)
 
 
 @dataclass(frozen=True)
 class Due:
-    """How far a run brings each person, and what it leaves.
+    """People and interactions that a run trains, and those that it leaves for later.
 
     Attributes:
         users: int64 (u,), the people trained, ascending.
-        trained_through: int64 (u,), the highest id dealt with of each of them.
+        trained_through: int64 (u,), the highest id of each that is trained or passed over.
         waiting_users: int64 (w,), the people of whom nothing is trained, ascending.
         first_waiting: int64 (w,), the lowest id of each of them.
         waiting: interactions left for a later run.
@@ -150,17 +150,17 @@ class Due:
     out_of_vocabulary: int
 
     def due(self) -> dict[str, Any]:
-        """These alone, by name."""
+        """Returns the fields of `Due` by name."""
         return {field.name: getattr(self, field.name) for field in fields(Due)}
 
 
 @dataclass(frozen=True)
 class Batch(Due):
-    """What one training run learns.
+    """Transitions of one training run.
 
     Attributes:
         transitions: sorted by (personality cell, time, id).
-        rows: int64 (m,), which interaction each transition is.
+        rows: int64 (m,), position of each transition among the interactions.
     """
 
     transitions: Transitions
@@ -222,7 +222,7 @@ def prepare(
 
 
 def _by_time(interactions: Interactions) -> NDArray[np.int64] | None:
-    """The order by (time, id); None where that is how they are, as they mostly arrive."""
+    """Returns the order by (time, id); None if they are in it, as they mostly arrive."""
     ids, times = interactions.id, interactions.time
     later = times[1:] > times[:-1]
     if (later | ((times[1:] == times[:-1]) & (ids[1:] > ids[:-1]))).all():
@@ -237,7 +237,7 @@ def _lowest(
     among: NDArray[np.bool_],
     n_people: int,
 ) -> NDArray[np.int64]:
-    """Lowest id of each person among some rows, the highest int64 where there is none."""
+    """Returns the lowest id of each person among some rows, the highest int64 if there is none."""
     lowest = np.full(n_people, np.iinfo(np.int64).max)
     for i in range(len(ids)):
         if among[i] and ids[i] < lowest[person[i]]:
@@ -252,7 +252,7 @@ def _due(
     state: NDArray[np.int32],
     blocked_from: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which rows are due; of each person the highest id dealt with, the lowest, how many due."""
+    """Returns a mask of rows due, and of each person the highest and lowest id and number due."""
     n_people = len(blocked_from)
     due = np.zeros(len(ids), dtype=np.bool_)
     through = np.zeros(n_people, dtype=np.int64)
@@ -278,7 +278,7 @@ def _next_states(
     n_contexts: int,
     session_gap: int,
 ) -> NDArray[np.int32]:
-    """Successors of rows sorted by (time, id)."""
+    """Returns the next states of rows sorted by (time, id)."""
     next_state = np.full(len(state), TERMINAL, dtype=np.int32)
     following = np.full(n_people, -1, dtype=np.int64)
     for i in range(len(state) - 1, -1, -1):
@@ -299,7 +299,7 @@ def _next_states(
 def _by_cell(
     state: NDArray[np.int32], chosen: NDArray[np.bool_], n_contexts: int
 ) -> NDArray[np.int64]:
-    """Chosen rows by personality cell, otherwise in their order: a counting sort."""
+    """Sorts chosen rows by personality cell, otherwise in their order (counting sort)."""
     n_cells = 1
     for i in range(len(state)):
         if chosen[i]:

@@ -56,7 +56,7 @@ class Crowd:
     Attributes:
         name: what their names begin with.
         population: the people.
-        weights: what their reactions are worth.
+        weights: weights of the reward.
         metadata: sent with each call, such as a key.
         numbers: of the interactions.
     """
@@ -68,23 +68,23 @@ class Crowd:
     numbers: count[int] = field(default_factory=count)
 
     def user_id(self, person: int) -> str:
-        """The name by which the server knows a person."""
+        """Returns the id by which the server knows a person."""
         return f"{self.name}-{person}"
 
     def personality(self, person: int) -> types.PersonalityProfile:
-        """A person's scores as a message."""
+        """Returns a person's scores as a message."""
         scores = self.population.traits[person].tolist()
         return types.PersonalityProfile(**dict(zip(TRAITS, scores, strict=True)))
 
 
 @dataclass(frozen=True)
-class Lived:
-    """What came of a number of visits.
+class VisitTotals:
+    """Totals of a number of visits.
 
     Attributes:
-        interactions: how many were recorded.
+        interactions: number that were recorded.
         total_reward: sum of their rewards.
-        likes: how many were liked.
+        likes: number of them that were liked.
         leavers: the people who will not come back, indices.
     """
 
@@ -95,7 +95,7 @@ class Lived:
 
 
 async def put_profiles(stub: Stub, crowd: Crowd) -> None:
-    """Stores everybody's scores."""
+    """Stores the scores of the whole crowd on the server."""
     for first in range(0, len(crowd.population), MOST_PROFILES):
         people = range(first, min(first + MOST_PROFILES, len(crowd.population)))
         await stub.PutPersonalityProfiles(
@@ -112,7 +112,7 @@ async def put_profiles(stub: Stub, crowd: Crowd) -> None:
         )
 
 
-async def live_through(
+async def play_visits(
     stub: Stub,
     crowd: Crowd,
     visits: Situations,
@@ -120,22 +120,22 @@ async def live_through(
     *,
     until: int,
     on_visits: Callable[[int], None],
-) -> Lived:
-    """Plays visits to their end: asks for each decision, reacts, and records what happened.
+) -> VisitTotals:
+    """Plays visits to their end: asks for each decision, reacts, and records the interaction.
 
     Args:
         stub: the server.
         crowd: the people, whose profiles it has.
-        visits: where each visit begins.
-        rng: decides what people do.
+        visits: first situation of each visit.
+        rng: draws the reactions.
         until: the instant at which all visits have ended, seconds since 1970.
         on_visits: called with the number of visits just ended.
 
     Raises:
-        grpc.aio.AioRpcError: a call failed.
+        grpc.aio.AioRpcError: if a call failed.
     """
     blocks = iter([visits[i : i + VISITS_TOGETHER] for i in range(0, len(visits), VISITS_TOGETHER)])
-    lived: list[Lived] = []
+    totals: list[VisitTotals] = []
 
     async def backend(own: np.random.Generator) -> None:
         for block in blocks:
@@ -144,7 +144,7 @@ async def live_through(
                 answers = await _decide(stub, crowd, at)
                 did = react(own, crowd.population, at, _actions(answers))
                 await _record(stub, crowd, at, answers, did)
-                lived.append(_lived(crowd, at, did))
+                totals.append(_totals(crowd, at, did))
                 at = next_situations(own, at, did)
                 at = at[at.time < until]
             on_visits(len(block))
@@ -155,18 +155,18 @@ async def live_through(
                 group.create_task(backend(own))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return Lived(
-        sum(one.interactions for one in lived),
-        sum(one.total_reward for one in lived),
-        sum(one.likes for one in lived),
-        frozenset().union(*(one.leavers for one in lived)),
+    return VisitTotals(
+        sum(one.interactions for one in totals),
+        sum(one.total_reward for one in totals),
+        sum(one.likes for one in totals),
+        frozenset().union(*(one.leavers for one in totals)),
     )
 
 
 async def greedy_actions(stub: Stub, crowd: Crowd, at: Situations) -> Ints:
-    """What the server holds to be best, asked in batches, each with the person's scores.
+    """Returns the server's greedy actions, asked for in batches with the people's scores.
 
-    Answers that a server drew at random in order to learn are asked for again.
+    Requests that the server answered with an exploratory action are sent again.
 
     Returns:
         Actions 0 to 26, shape (m,).
@@ -214,7 +214,7 @@ def _requests(
 async def _decide(
     stub: Stub, crowd: Crowd, at: Situations
 ) -> Sequence[pb.GetRecommendationParamsResponse]:
-    """One call each, all at once: these are different people."""
+    """Makes one call for each situation, all at once: these are different people."""
     calls = [
         stub.GetRecommendationParams(request, timeout=SECONDS, metadata=crowd.metadata)
         for request in _requests(crowd, at, with_personality=False)
@@ -262,9 +262,9 @@ async def _record(
     )
 
 
-def _lived(crowd: Crowd, at: Situations, did: Outcomes) -> Lived:
+def _totals(crowd: Crowd, at: Situations, did: Outcomes) -> VisitTotals:
     reward = rewards(crowd.weights, did.mask, did.completion_rate, did.mood_change)
-    return Lived(
+    return VisitTotals(
         len(at),
         float(reward.sum(dtype=np.float64)),
         int(np.count_nonzero(reaction_flags(did.mask, "like"))),

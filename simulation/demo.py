@@ -1,8 +1,7 @@
-"""The demo: simulated weeks of use against a running server, and what it learned from each.
+"""The demo: simulated weeks of use of a running server, and its policy after each of them.
 
-What was learned is measured on other people, whom the server has never seen: it is asked what it
-would give them, and so are the rules and a die, for the same people in the same situations. Nothing
-they do is recorded.
+Policies are measured on held-out people, whom the server has never seen: the learned one, the rules
+and a random one in the same situations. Nothing held-out people do is recorded.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from rl.action import N_ACTIONS
 from rl.reward import RewardWeights, reaction_flags
 from rl.rules import rule_table
 from rl.state import StateSpace
-from simulation.crowd import Crowd, Lived, greedy_actions, live_through, put_profiles
+from simulation.crowd import Crowd, VisitTotals, greedy_actions, play_visits, put_profiles
 from simulation.people.population import (
     WEEK,
     Floats,
@@ -57,7 +56,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to simulate: people, weeks, and the seed of both."""
+    """Size of the simulation: people, weeks, and the seed of both."""
 
     people: int
     weeks: int
@@ -65,8 +64,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One policy on the held-out people: exact mean reward, and the like rate of one draw."""
+class PolicyPerformance:
+    """Exact mean reward of a policy on held-out people, and the like rate of one draw."""
 
     reward: float
     like_rate: float
@@ -74,24 +73,24 @@ class Measured:
 
 @dataclass(frozen=True)
 class Week:
-    """One simulated week and what is known after training on it. Week 0 is before everything.
+    """One simulated week and the policies after training on it. Week 0 is before everything.
 
     Attributes:
         number: 0 to the number of weeks.
-        lived: what was recorded.
+        recorded: totals of the visits that were recorded.
         learned, rules, random, optimum: the policies on the held-out people.
         gain: mean over held-out people of the learned policy's reward above the rules'.
         gain_error: half the width of its 95 % interval.
         states: states with at least one update.
-        held_back: why the gates held the week's version back; empty where it is served.
+        held_back: reasons why the gates held the week's version back; empty if it is served.
     """
 
     number: int
-    lived: Lived
-    learned: Measured
-    rules: Measured
-    random: Measured
-    optimum: Measured
+    recorded: VisitTotals
+    learned: PolicyPerformance
+    rules: PolicyPerformance
+    random: PolicyPerformance
+    optimum: PolicyPerformance
     gain: float
     gain_error: float
     states: int
@@ -99,7 +98,7 @@ class Week:
 
 
 Report = Callable[[str, float], None]
-"""Told what is being done and how much of it is done, 0 to 1."""
+"""Called with the name of the step under way and its progress, 0 to 1."""
 
 
 class HeldOut:
@@ -122,17 +121,17 @@ class HeldOut:
         self.random: Ints = rng.integers(0, N_ACTIONS, size=len(self.at))
         self.optimum: Ints = self._expected.argmax(axis=1)
 
-    def measure(self, actions: Ints) -> Measured:
-        """How these actions, shape (m,), would do."""
+    def measure(self, actions: Ints) -> PolicyPerformance:
+        """Returns the performance of actions, shape (m,), one for each held-out situation."""
         rng = np.random.default_rng(self._seed)
         did = react(rng, self.crowd.population, self.at, actions)
-        return Measured(
+        return PolicyPerformance(
             float(self._rewards(actions).mean()),
             float(reaction_flags(did.mask, "like").mean()),
         )
 
     def gain(self, actions: Ints) -> tuple[float, float]:
-        """Mean over people of the reward above the rules', and half its 95 % interval."""
+        """Returns the mean gain of people over the rules, and half its 95 % interval."""
         above = self._rewards(actions) - self._rewards(self.rules)
         visits = np.bincount(self.at.person, minlength=HELD_OUT_PEOPLE)
         total = np.bincount(self.at.person, weights=above, minlength=HELD_OUT_PEOPLE)
@@ -147,17 +146,17 @@ class HeldOut:
 async def simulate_weeks(
     address: str, admin_key: str, plan: Plan, report: Report
 ) -> AsyncIterator[Week]:
-    """Lives through the weeks that end now, training after each; yields each when it is known.
+    """Simulates the weeks that end now and trains after each; yields each week when it is done.
 
     Args:
         address: host:port of a server without interactions, which explores.
         admin_key: its admin key.
-        plan: how much to simulate.
-        report: told about progress.
+        plan: size of the simulation.
+        report: called with the progress.
 
     Raises:
-        DemoError: a training run did not complete.
-        grpc.aio.AioRpcError: a call failed.
+        DemoError: if a training run did not complete.
+        grpc.aio.AioRpcError: if a call failed.
     """
     rng = np.random.default_rng(plan.seed)
     weights = RewardWeights()
@@ -177,13 +176,13 @@ async def simulate_weeks(
         )
         report("storing profiles", 0.0)
         await put_profiles(stub, crowd)
-        lived, states, held_back = Lived(0, 0.0, 0, frozenset()), 0, ""
+        recorded, states, held_back = VisitTotals(0, 0.0, 0, frozenset()), 0, ""
         for number in range(plan.weeks + 1):
             if number > 0:
                 start = end - (plan.weeks - number + 1) * WEEK
                 visits = draw_visits(rng, crowd.population, people, start)
-                progress = _Fraction(len(visits), report, f"week {number}: people use the service")
-                lived = await live_through(
+                progress = _Progress(len(visits), report, f"week {number}: people use the service")
+                recorded = await play_visits(
                     stub, crowd, visits, rng, until=start + WEEK, on_visits=progress.add
                 )
                 run = await operator.train(f"demo-week-{number}", start + WEEK, number, report)
@@ -195,7 +194,7 @@ async def simulate_weeks(
             gain, gain_error = held_out.gain(actions)
             yield Week(
                 number=number,
-                lived=lived,
+                recorded=recorded,
                 learned=held_out.measure(actions),
                 rules=rules,
                 random=random,
@@ -205,12 +204,12 @@ async def simulate_weeks(
                 states=states,
                 held_back=held_back,
             )
-            people = np.setdiff1d(people, list(lived.leavers))
+            people = np.setdiff1d(people, list(recorded.leavers))
 
 
 @dataclass(frozen=True)
 class _Operator:
-    """Who trains the server."""
+    """Operator of the server, who trains it."""
 
     training: TrainingServiceAsyncStub
     models: ModelServiceAsyncStub
@@ -256,7 +255,7 @@ class _Operator:
         return answer.serving_version
 
 
-class _Fraction:
+class _Progress:
     """Counts towards a total and reports the share."""
 
     def __init__(self, total: int, report: Report, what: str) -> None:
@@ -264,6 +263,6 @@ class _Fraction:
         report(what, 0.0)
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Adds to the number done and reports the share."""
         self._done += count
         self._report(self._what, self._done / self._total)

@@ -1,4 +1,4 @@
-"""A server of the demo's own: a child process on an embedded Postgres in a folder of its own."""
+"""The demo's server: a child process on an embedded Postgres in a folder of its own."""
 
 import fcntl
 import os
@@ -27,10 +27,10 @@ SHUTDOWN_SECONDS = 20.0
 
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder for one demo at a time, emptied first; its Postgres is stopped at the end.
+    """Empties and locks a folder for one demo; its Postgres is stopped at the end.
 
     Raises:
-        DemoError: the folder holds something that is not a demo's, or another demo runs in it.
+        DemoError: if the folder holds something that is not a demo's, or another demo runs in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / MARK
@@ -61,7 +61,7 @@ def stop_postgres(folder: Path) -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises DemoError where it is taken."""
+    """Returns the port, or a free one for 0. Raises DemoError if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -75,10 +75,10 @@ def free_port(host: str, port: int) -> int:
 def running_server(
     folder: Path, host: str, port: int, admin_key: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server that explores, SERVING when it is handed over and drained at the end.
+    """Runs a server that explores; it is SERVING within the block and drained at its end.
 
     Raises:
-        DemoError: it ended instead of serving, or took too long.
+        DemoError: if it ended instead of serving, or took too long.
     """
     inherited = {
         name: value

@@ -1,4 +1,4 @@
-"""The picture of a demo: reward on people never seen, week by week."""
+"""Chart of a demo: reward on held-out people, week by week."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def draw(weeks: Sequence[Week], file: Path) -> None:
         weight="bold",
     )
 
-    recorded = sum(week.lived.interactions for week in weeks)
+    recorded = sum(week.recorded.interactions for week in weeks)
     axes.set_title(
         f"On people it has never seen, after each week of learning ({recorded:,} interactions)",
         loc="left",

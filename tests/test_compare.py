@@ -11,10 +11,10 @@ import pytest
 
 from rl.reward import RewardWeights
 from simulation.compare.logs import simulate
-from simulation.compare.measure import Plan, Trial, judge, trials
+from simulation.compare.measure import Plan, Trial, draw_held_out, trials
 from simulation.compare.peers import MABWiser, VowpalWabbit
 from simulation.compare.report import Mean, Results
-from simulation.compare.systems import Chance, Contestant, Learned, Rules, one_hot
+from simulation.compare.systems import Contestant, LearnerSystem, RandomSystem, RulesSystem, one_hot
 from simulation.people.simulator import expected_rewards
 from tests.support import ROOT, environment
 
@@ -111,7 +111,7 @@ def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...], tmp_path: Pa
 
 def test_outside_libraries_learn_too() -> None:
     peers = MABWiser("LinUCB", alpha=1.0), MABWiser("LinTS", alpha=1.0), VowpalWabbit(epsilon=0.0)
-    found = run_all(Chance(), *peers)
+    found = run_all(RandomSystem(), *peers)
     for peer in peers:
         assert found[peer.name].value > found["random"].value + 0.1
         assert found[peer.name].size_bytes > 1000
@@ -119,8 +119,15 @@ def test_outside_libraries_learn_too() -> None:
 
 
 def test_a_decision_is_what_the_policy_says() -> None:
-    log = simulate(np.random.default_rng(1), judge(np.random.default_rng(2), SMALL).population, 800)
-    for system in (Learned("q_learning"), Learned("lin_ucb"), Rules(), VowpalWabbit(epsilon=0.0)):
+    log = simulate(
+        np.random.default_rng(1), draw_held_out(np.random.default_rng(2), SMALL).population, 800
+    )
+    for system in (
+        LearnerSystem("q_learning"),
+        LearnerSystem("lin_ucb"),
+        RulesSystem(),
+        VowpalWabbit(epsilon=0.0),
+    ):
         system.prepare(log)
         system.reset()
         system.learn()
@@ -130,17 +137,21 @@ def test_a_decision_is_what_the_policy_says() -> None:
 
 
 def test_people_to_judge_by_know_what_is_best() -> None:
-    by = judge(np.random.default_rng(5), SMALL)
-    best = one_hot(by.mean.argmax(axis=1))
-    assert by.value(best) == pytest.approx(by.best)
-    assert np.array_equal(by.mean, expected_rewards(by.population, by.log.at, RewardWeights()))
-    behaviour = 0.7 * Rules().action_dist(by.log.traits, by.log.context) + 0.3 / 27
-    logged = behaviour[np.arange(len(by.log)), by.log.action]
-    assert np.allclose(logged, by.log.propensity)
-    found = by.estimate(behaviour)
-    assert found.value == pytest.approx(by.log.reward.mean(), abs=0.03)
-    assert by.per_visit(Rules(), np.random.default_rng(1)) > by.value(
-        Rules().action_dist(by.log.traits, by.log.context)
+    held_out = draw_held_out(np.random.default_rng(5), SMALL)
+    best = one_hot(held_out.mean.argmax(axis=1))
+    assert held_out.value(best) == pytest.approx(held_out.best)
+    assert np.array_equal(
+        held_out.mean, expected_rewards(held_out.population, held_out.log.at, RewardWeights())
+    )
+    behaviour = (
+        0.7 * RulesSystem().action_dist(held_out.log.traits, held_out.log.context) + 0.3 / 27
+    )
+    logged = behaviour[np.arange(len(held_out.log)), held_out.log.action]
+    assert np.allclose(logged, held_out.log.propensity)
+    found = held_out.estimate(behaviour)
+    assert found.value == pytest.approx(held_out.log.reward.mean(), abs=0.03)
+    assert held_out.per_visit(RulesSystem(), np.random.default_rng(1)) > held_out.value(
+        RulesSystem().action_dist(held_out.log.traits, held_out.log.context)
     )
 
 

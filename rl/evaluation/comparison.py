@@ -1,4 +1,4 @@
-"""Several policies on one log: every estimate, by segment, pair by pair, and by objective."""
+"""Off-policy comparison of several policies on one log."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +64,7 @@ class Target:
     policy: Policy | None
 
     def action_dist(self, state: NDArray[np.int32], traits: NDArray[np.float32]) -> Floats:
-        """Probabilities of all actions, (n, 27); arguments as in `Policy.action_dist`."""
+        """Returns probabilities of all actions, (n, 27); arguments as in `Policy.action_dist`."""
         if self.policy is None:
             return np.full((len(state), N_ACTIONS), 1 / N_ACTIONS)
         return self.policy.action_dist(state, traits)
@@ -72,7 +72,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Segment:
-    """Estimates within a part of the log."""
+    """Estimates on the rows of the log that share one value of one dimension."""
 
     dimension: str
     value: str
@@ -81,15 +81,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """One policy.
+    """Evaluation of one policy.
 
     Attributes:
         target: the policy.
         estimates: over the whole log, in the order of `ESTIMATORS`.
         segments: the same by content type, mood, time of day and tercile of each trait.
-        action_shares: how often it would take each action on this log, 27 shares of 1.
+        action_shares: share of each action on this log, 27 numbers that sum to 1.
         objectives: doubly robust estimate of each of `OBJECTIVES`.
-        pareto_optimal: whether no other policy is at least as good in every objective and better
+        pareto_optimal: True if no other policy is at least as good in every objective and better
             in one.
     """
 
@@ -112,7 +112,7 @@ class PairReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All policies, and all pairs of them."""
+    """Evaluations of all policies and of all pairs of them."""
 
     policies: tuple[PolicyReport, ...]
     pairs: tuple[PairReport, ...]
@@ -132,16 +132,16 @@ def compare(
 
     Args:
         space: the state space of the log and of the targets.
-        log: what was logged.
+        log: the logged interactions.
         targets: the policies, with distinct names.
-        objectives: what the reward is made of.
+        objectives: weights of the objectives in the reward.
         confidence: of the intervals, above 0 and below 1.
         rng: draws the bootstrap samples of the estimates over the whole log; None draws none.
-        by_segment: whether to look at segments too.
+        by_segment: True to estimate within segments too.
     """
     engagement = estimate_rewards(space, log.state, log.action, log.engagement, log.person)
     apart, shares = zip(*(_by_objective(log, one, engagement) for one in targets), strict=True)
-    seen = [_weighed(objectives, rounds_of) for rounds_of in apart]
+    seen = [_weighted(objectives, rounds_of) for rounds_of in apart]
     by_objective = [
         {
             name: estimate(DoublyRobust(), columns, confidence=confidence)
@@ -189,7 +189,7 @@ def compare(
 
 
 def _pair(one: str, other: str, found: Estimate) -> PairReport:
-    """A difference whose reason calls the two policies by their names."""
+    """Returns a difference whose reason calls the two policies by their names."""
     reason = found.reason.replace("the first policy", one).replace("the second policy", other)
     return PairReport(one, other, replace(found, reason=reason))
 
@@ -197,7 +197,7 @@ def _pair(one: str, other: str, found: Estimate) -> PairReport:
 def _by_objective(
     log: Log, target: Target, engagement: NDArray[np.float32]
 ) -> tuple[dict[str, Rounds], tuple[float, ...]]:
-    """The log as a policy sees it, with each of `OBJECTIVES` alone as the reward.
+    """Returns the log as a policy sees it, with each of `OBJECTIVES` alone as the reward.
 
     Made in pieces: 27 probabilities a row take much memory.
 
@@ -207,7 +207,7 @@ def _by_objective(
         engagement: estimated for all actions, shape (n, 27).
 
     Returns:
-        Rounds by objective, and how often the policy takes each action, 27 shares.
+        Rounds by objective, and the policy's share of each action, 27 numbers.
     """
     cluster = unique_inverse(log.person)[1]
     traits = np.zeros((len(log), len(TRAITS)), np.float32) if log.traits is None else log.traits
@@ -244,8 +244,8 @@ def _by_objective(
     return by_objective, tuple((taken / max(1, len(log))).tolist())
 
 
-def _weighed(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
-    """The same with the weighted sum as the reward: each of its parts is a sum of theirs."""
+def _weighted(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
+    """Returns rounds whose reward is the weighted sum of the objectives."""
     weights = [getattr(objectives, name) for name in by_objective]
 
     def total(column: str) -> Floats:
@@ -264,13 +264,13 @@ def _weighed(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
 
 
 def action_shares(action: NDArray[np.uint8]) -> tuple[float, ...]:
-    """How often each action occurs, shape (n,) -> 27 shares; zeros where n is 0."""
+    """Returns the share of each action in a column of shape (n,): 27 numbers, zeros if n is 0."""
     counts = np.bincount(action, minlength=N_ACTIONS)
     return tuple((counts / max(1, len(action))).tolist())
 
 
 def _pareto(values: list[list[float]]) -> list[bool]:
-    """Which rows no other row dominates; rows with a NaN are out of it."""
+    """Returns True for each row that no other row dominates; rows with a NaN take no part."""
     known = [not np.isnan(row).any() for row in values]
     return [
         known[i]
@@ -283,7 +283,7 @@ def _pareto(values: list[list[float]]) -> list[bool]:
 
 
 def _segments(space: StateSpace, log: Log) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Name of the dimension, name of the part, and which rows are in it; empty parts are not."""
+    """Yields dimension, value and a mask of rows, bool (n,), of every segment that has rows."""
     parts = np.unravel_index(log.state % space.n_contexts, space.context_shape)
     names = {
         "content_type": space.content_types,

@@ -27,7 +27,7 @@ class Rounds:
         reward: float64.
         estimated: estimated reward of the logged action, float64.
         direct: estimated reward of the target policy, the mean over its actions, float64.
-        cluster: whose round it is, int64.
+        cluster: person of each round, int64.
     """
 
     weight: Floats
@@ -57,7 +57,7 @@ def rounds(
     estimated_rewards: NDArray[np.floating[Any]],
     cluster: NDArray[np.integer[Any]] | None = None,
 ) -> Rounds:
-    """Reduces the log of n rounds to what the estimators need.
+    """Reduces the log of n rounds to the columns that the estimators need.
 
     Args:
         reward: shape (n,), finite.
@@ -65,10 +65,10 @@ def rounds(
         pscore: above 0 up to 1, shape (n,); rows without one are left out before.
         action_dist: shape (n, n_actions), rows sum to 1.
         estimated_rewards: shape (n, n_actions), finite, from a model not fit to the same person.
-        cluster: whose round it is, shape (n,); without it every round is somebody else's.
+        cluster: person of each round, shape (n,); None: every round is another person's.
 
     Raises:
-        ValueError: where shapes, types or ranges are not as above.
+        ValueError: if shapes, types or ranges are not as above.
     """
     n, n_actions = reward.size, action_dist.shape[-1] if action_dist.ndim else 0
     cluster = np.arange(n) if cluster is None else cluster
@@ -103,16 +103,16 @@ def rounds(
 
 
 class Estimator(ABC):
-    """Estimates the mean reward of the target policy."""
+    """Estimator of the mean reward of the target policy, a ratio of two means."""
 
     name: str
 
     @abstractmethod
     def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
-        """Numerators and denominators, each (n,); the value is the ratio of their means."""
+        """Returns numerators and denominators, each (n,); the value is the ratio of their means."""
 
     def influence(self, rounds: Rounds) -> tuple[float, Floats]:
-        """The value, and terms of shape (n,) whose mean it is and whose spread is its error.
+        """Returns the value, and terms of shape (n,) with that mean and with its standard error.
 
         Terms of a ratio are linearised around it (delta method). Not all weights may be 0.
         """
@@ -149,7 +149,7 @@ class InverseProbabilityWeighting(Estimator):
             below by epsilon / 27, so clipping would add bias and is not needed.
 
     Raises:
-        ValueError: where lambda_ is not above 0.
+        ValueError: if lambda_ is not above 0.
     """
 
     lambda_: float = inf
@@ -182,7 +182,7 @@ class DoublyRobust(Estimator):
         lambda_: as in `InverseProbabilityWeighting`.
 
     Raises:
-        ValueError: where lambda_ is not above 0.
+        ValueError: if lambda_ is not above 0.
     """
 
     lambda_: float = inf
@@ -205,7 +205,7 @@ class SwitchDoublyRobust(Estimator):
             of exploration, so that only logs that explored less are left to the model.
 
     Raises:
-        ValueError: where tau is below 0.
+        ValueError: if tau is below 0.
     """
 
     tau: float = 600.0

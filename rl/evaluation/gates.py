@@ -1,4 +1,4 @@
-"""Gates: what a candidate must show before it is served."""
+"""Gates: conditions that a candidate version must meet before it is served."""
 
 from dataclasses import dataclass
 from math import isnan
@@ -9,7 +9,7 @@ from rl.reward import EXCLUSIVE_REACTIONS, REACTIONS, RewardWeights
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition with its figures; `value` is None where it could not be had."""
+    """Outcome of one condition; `value` is None if its figure is not known."""
 
     name: str
     passed: bool
@@ -20,11 +20,11 @@ class Gate:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What candidates are held to.
+    """Thresholds of the gates.
 
     Attributes:
         interactions: least number of updates behind the version.
-        average_reward: what the mean reward of the interactions just trained must exceed.
+        average_reward: mean reward that the interactions just trained must exceed.
         improvement_tolerance: how much worse than the active policy the lower confidence bound may
             be, in units of reward, 0 or more.
         q_bound_factor: largest |Q| as a multiple of its theoretical bound.
@@ -40,17 +40,17 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a candidate.
+    """Figures of a candidate that the gates compare with their thresholds.
 
     Attributes:
         interactions: updates behind it, its ancestors' included.
         average_reward: mean reward of the interactions just trained.
         improvement_low: lower confidence bound of its value minus the active policy's on
-            interactions it had not seen; None where that cannot be said.
-        improvement_reason: why not.
-        largest_q: largest |Q|; None where values are not what was learned.
-        q_bound: what |Q| cannot exceed in theory.
-        states: states visited; None where the learner keeps no table.
+            interactions it had not seen; None if it cannot be estimated.
+        improvement_reason: a sentence that says why it is None.
+        largest_q: largest |Q|; None if the algorithm learns no values.
+        q_bound: theoretical upper bound of |Q|.
+        states: states visited; None if the learner keeps no table.
         active_states: states the active version has visited, 0 for the rules.
         ramp_version: the version another rollout is under way with, None without one.
     """
@@ -87,12 +87,12 @@ def reward_bounds(weights: RewardWeights, objectives: Objectives) -> tuple[float
 
 
 def q_bound(weights: RewardWeights, objectives: Objectives, discount_factor: float) -> float:
-    """Largest |Q| that Q-learning can reach from 0: max |r| / (1 - discount_factor)."""
+    """Returns the largest |Q| that Q-learning can reach from 0: max |r| / (1 - discount_factor)."""
     return max(map(abs, reward_bounds(weights, objectives))) / (1.0 - discount_factor)
 
 
 def check(figures: Figures, thresholds: Thresholds) -> tuple[Gate, ...]:
-    """Every gate with its figure; a figure that could not be had does not pass."""
+    """Returns the outcome of every gate; one whose figure is not known does not pass."""
     return (
         _gate(
             "interactions",

@@ -1,4 +1,4 @@
-"""Off-policy evaluation: estimates with intervals, refused where the log cannot bear them.
+"""Off-policy estimates with confidence intervals, refused where the log does not cover a policy.
 
 Rounds of one person are dependent, so intervals count people (clusters), not rounds. A policy is
 estimated only where the log covers it (rl/evaluation/overlap.py).
@@ -31,18 +31,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one estimator says about one policy, or about the difference of two.
+    """Estimate of the value of one policy, or of the difference of two.
 
     Attributes:
         name: of the estimator.
-        value: in units of reward; NaN where it is refused.
-        intervals: of the value; none where it is refused.
+        value: in units of reward; NaN if it is refused.
+        intervals: of the value; none if it is refused.
         n: rounds.
         clusters: people they came from.
         effective_sample_size: (sum w)^2 / sum w^2, 0 to n; the lesser one of two policies.
         largest_weight: the largest importance weight, of both policies.
         mean_weight: 1 in expectation if the log covers the policy; the lesser one of two policies.
-        reason: why it is refused, a sentence; empty where it is not.
+        reason: a sentence that says why it is refused; empty if it is not.
     """
 
     name: str
@@ -65,18 +65,18 @@ def estimate(
     resamples: int = RESAMPLES,
     overlap: Overlap = OVERLAP,
 ) -> Estimate:
-    """The value of a policy.
+    """Estimates the value of a policy.
 
     Args:
         estimator: the estimator.
         rounds: the log as the policy sees it.
         confidence: of the intervals, above 0 and below 1.
-        rng: draws the bootstrap samples; without it there is a normal interval alone.
+        rng: draws the bootstrap samples; None gives a normal interval alone.
         resamples: bootstrap samples.
-        overlap: what the log has to hold.
+        overlap: least coverage of the policy by the log.
 
     Raises:
-        ValueError: where confidence is out of range.
+        ValueError: if confidence is out of range.
     """
     return _estimate(estimator, [rounds], confidence, rng, resamples, overlap)
 
@@ -91,13 +91,13 @@ def difference(
     resamples: int = RESAMPLES,
     overlap: Overlap = OVERLAP,
 ) -> Estimate:
-    """The value of policy a less that of b on the same log, with a paired interval.
+    """Estimates the value of policy a minus that of b on the same log, with a paired interval.
 
-    What the two policies share cancels round by round. It is refused where one of the two is, and
-    where too few rounds tell them apart. Arguments are as in `estimate`.
+    Terms that the two policies share cancel round by round. The difference is refused if one of
+    the two values is, or if too few rounds tell them apart. Arguments are as in `estimate`.
 
     Raises:
-        ValueError: where a and b are not the same rounds, or confidence is out of range.
+        ValueError: if a and b are not the same rounds, or confidence is out of range.
     """
     if not (np.array_equal(a.reward, b.reward) and np.array_equal(a.cluster, b.cluster)):
         raise ValueError("the two policies must be given the same rounds")
@@ -112,11 +112,11 @@ def _estimate(
     resamples: int,
     overlap: Overlap,
 ) -> Estimate:
-    """The value of the first policy, less that of the second if there is one."""
+    """Estimates the value of the first policy, minus that of the second if there is one."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
     people, person = unique_inverse(policies[0].cluster)
-    reason = _why_not(policies, person, overlap)
+    reason = _refusal(policies, person, overlap)
     value, intervals = nan, []
     if not reason:
         signs = np.array((1.0, -1.0))[: len(policies)]
@@ -145,9 +145,9 @@ def _estimate(
     )
 
 
-def _why_not(policies: Sequence[Rounds], person: NDArray[np.int32], overlap: Overlap) -> str:
-    """Why the log cannot bear an estimate; empty where it can."""
-    reasons = [overlap.too_thin(policy.weight, person) for policy in policies]
+def _refusal(policies: Sequence[Rounds], person: NDArray[np.int32], overlap: Overlap) -> str:
+    """Returns a sentence that says why an estimate is refused, or an empty string."""
+    reasons = [overlap.refusal(policy.weight, person) for policy in policies]
     if len(policies) == 1:
         return reasons[0]
     for which, reason in zip(("first", "second"), reasons, strict=True):
@@ -156,7 +156,7 @@ def _why_not(policies: Sequence[Rounds], person: NDArray[np.int32], overlap: Ove
     first, second = policies
     if np.array_equal(first.weight, second.weight) and np.array_equal(first.direct, second.direct):
         return ""
-    return overlap.too_alike(first.weight, second.weight, person)
+    return overlap.difference_refusal(first.weight, second.weight, person)
 
 
 def _bootstrap(
@@ -165,7 +165,7 @@ def _bootstrap(
     rng: np.random.Generator,
     resamples: int,
 ) -> Floats:
-    """Values of ratios in samples of whole persons, shape (resamples, len(ratios)).
+    """Returns values of ratios in samples of whole persons, shape (resamples, len(ratios)).
 
     Percentile bootstrap (Efron 1979) of clusters (Cameron, Gelbach & Miller 2008). All ratios see
     the same people. Memory is that of a few columns of people.

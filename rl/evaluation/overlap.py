@@ -1,4 +1,4 @@
-"""Overlap: whether a log holds enough of what a policy would do to estimate its value at all.
+"""Overlap of a log with a policy, below which no estimate of its value is given.
 
 Under a behaviour policy that does not explore every pscore is 1, and any estimator gives a number
 for any other policy, with a narrow interval around it. Such numbers are refused.
@@ -19,16 +19,16 @@ SUPPORT_CONFIDENCE = 0.99
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a log has to hold of a policy for any estimator to be let at it.
+    """Least overlap of a log with a policy for its value to be estimated.
 
     Args:
         least_effective_sample_size: in rounds, above 0. 50: below it one round is 2 % of the value.
         least_clusters: in people, and in effective people, at least 2. 20: below it cluster-robust
             intervals are too narrow (Cameron, Gelbach & Miller 2008).
-        least_mean_weight: share of what the policy would do that was tried, 0 to 1.
+        least_mean_weight: share of the policy's actions that were tried, 0 to 1.
 
     Raises:
-        ValueError: on a value out of range.
+        ValueError: if a value is out of range.
     """
 
     least_effective_sample_size: float = 50.0
@@ -43,12 +43,12 @@ class Overlap:
         ):
             raise ValueError(f"out of range: {self}")
 
-    def too_thin(self, weight: Floats, person: NDArray[np.int32]) -> str:
-        """Why a policy cannot be estimated, a sentence; empty where it can.
+    def refusal(self, weight: Floats, person: NDArray[np.int32]) -> str:
+        """Returns a sentence that says why a policy cannot be estimated; empty if it can.
 
         Args:
             weight: importance weights, shape (n,).
-            person: whose rounds they are, 0, 1, ... without gaps, shape (n,).
+            person: person of each round, 0, 1, ... without gaps, shape (n,).
         """
         people = int(person.max(initial=-1)) + 1
         if people < self.least_clusters:
@@ -67,8 +67,8 @@ class Overlap:
             return f"the log is worth about {int(size)} people, fewer than {self.least_clusters}"
         return ""
 
-    def too_alike(self, a: Floats, b: Floats, person: NDArray[np.int32]) -> str:
-        """Why two policies, of weights a and b, cannot be told apart; empty where they can.
+    def difference_refusal(self, a: Floats, b: Floats, person: NDArray[np.int32]) -> str:
+        """Returns a sentence that says why policies of weights a and b cannot be told apart, or "".
 
         Each may have many rounds and yet hardly any where they differ. A paired interval would
         then be narrow because what is rare has not been seen.
@@ -87,7 +87,7 @@ OVERLAP = Overlap()
 
 
 def effective_size(weight: Floats) -> float:
-    """Equally weighted rounds with the same variance (Kish 1965): (sum w)^2 / sum w^2."""
+    """Returns the effective sample size of weights (Kish 1965): (sum w)^2 / sum w^2."""
     squares = float(np.square(weight).sum())
     return float(weight.sum()) ** 2 / squares if squares else 0.0
 
@@ -97,7 +97,12 @@ def _effective_people(weight: Floats, person: NDArray[np.int32]) -> float:
 
 
 def standard_error(terms: Floats, person: NDArray[np.int32]) -> float:
-    """Of the mean of terms that are dependent within a person (Liang & Zeger 1986)."""
+    """Returns the cluster-robust standard error of a mean (Liang & Zeger 1986).
+
+    Args:
+        terms: independent between persons, not within one, shape (n,).
+        person: person of each term, 0, 1, ... without gaps, shape (n,); at least two.
+    """
     sums = np.bincount(person, terms - terms.mean())
     clusters = len(sums)
     return sqrt(clusters / (clusters - 1) * float(np.square(sums).sum())) / len(terms)

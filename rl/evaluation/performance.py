@@ -1,4 +1,4 @@
-"""How people reacted to what they were given."""
+"""Means of logged rewards and counts of reactions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from rl.reward import REACTIONS, reaction_flags
 
 @dataclass(frozen=True)
 class LoggedPerformance:
-    """Means over logged interactions; 0 where there are none.
+    """Means over logged interactions; 0 if there are none.
 
     Attributes:
         interactions: how many.
@@ -36,13 +36,13 @@ def logged_performance(
     reward: NDArray[np.float32],
     pscore: NDArray[np.floating[Any]],
 ) -> LoggedPerformance:
-    """Performance of whatever policies were serving.
+    """Returns the performance of the policies that served the logged interactions.
 
     Args:
-        user: whose interaction it is, shape (n,).
+        user: person of each interaction, shape (n,).
         mask: reaction masks, shape (n,).
         reward: rewards, float32 (n,).
-        pscore: propensities, shape (n,), NaN where not known.
+        pscore: propensities, shape (n,), NaN if not known.
     """
     counts = {name: int(np.count_nonzero(reaction_flags(mask, name))) for name in REACTIONS}
     n = len(user)

@@ -36,22 +36,22 @@ def estimate_rewards(
     folds: int = 3,
     ridge: float = RIDGE,
 ) -> NDArray[np.float32]:
-    """Mean rewards of all actions in n rounds, each estimated from other people's rounds.
+    """Estimates the mean rewards of all actions in n rounds, each from other people's rounds.
 
     Args:
         space: the state space.
         state: int32 (n,), 0 to n_states - 1.
         action: the logged action, uint8 (n,), 0 to 26.
         reward: shape (n,), finite.
-        cluster: whose round it is, int64 (n,).
+        cluster: person of each round, int64 (n,).
         folds: parts the people are split into, at least 2.
-        ridge: how many rounds a coefficient of 0 counts for, above 0.
+        ridge: weight of the prior, a coefficient of 0, in rounds, above 0.
 
     Returns:
-        float32 (n, 27), in units of reward; 0 where there is nobody else to learn from.
+        float32 (n, 27), in units of reward; 0 if there is nobody else to learn from.
 
     Raises:
-        ValueError: where an argument is out of range.
+        ValueError: if an argument is out of range.
     """
     if folds < 2 or not ridge > 0.0:
         raise ValueError(f"folds must be at least 2, ridge above 0, not {folds} and {ridge}")
@@ -70,7 +70,7 @@ def estimate_rewards(
 
 
 class _Features:
-    """What is known of a state: its context one-hot, alone and in pairs, and its trait bins."""
+    """Features of states: one-hot contexts, alone and in pairs, and midpoints of trait bins."""
 
     def __init__(self, space: StateSpace) -> None:
         encoded = context_one_hots(space)
@@ -80,7 +80,7 @@ class _Features:
         self.size = self._contexts.shape[1] + len(TRAITS)
 
     def of(self, state: NDArray[np.int32]) -> Floats:
-        """Features of m states, (m, size); the first is 1, traits are midpoints in (-1, 1)."""
+        """Returns features of m states, (m, size); the first is 1, traits are in (-1, 1)."""
         cell, context = np.divmod(state, len(self._contexts))
         return np.hstack([self._contexts[context], self._cells[cell]])
 
@@ -103,7 +103,7 @@ def _moments(
     fold: NDArray[np.int64],
     folds: int,
 ) -> tuple[Floats, Floats]:
-    """Sums of x x' and x r for each fold and action: (folds, 27, k, k) and (folds, 27, k)."""
+    """Returns sums of x x' and x r by fold and action: (folds, 27, k, k) and (folds, 27, k)."""
     k = features.size
     squares = np.zeros((folds * N_ACTIONS, k, k))
     products = np.zeros((folds * N_ACTIONS, k))
@@ -119,7 +119,7 @@ def _moments(
 
 
 def _fit(squares: Floats, products: Floats, ridge: float) -> tuple[float, Floats]:
-    """Mean reward, and each action's coefficients of what differs from it, (27, k)."""
+    """Returns the mean reward, and each action's coefficients of the rest, (27, k)."""
     k, levels = squares.shape[-1], LEVEL_ONE_HOTS.shape[1]
     mean = float(products[:, 0].sum() / max(squares[:, 0, 0].sum(), 1.0))
     gram = np.einsum("ap,aq,aij->piqj", LEVEL_ONE_HOTS, LEVEL_ONE_HOTS, squares, optimize=True)

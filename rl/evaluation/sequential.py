@@ -1,4 +1,4 @@
-"""How much better one arm is than the other, with an interval that may be looked at all the time.
+"""Comparison of two arms by a confidence sequence, which may be looked at at any time.
 
 People are randomised to an arm, arrive over time and then react for weeks. So the unit is the
 person, and an arm is known by sums over its people: Y, a person's total reward so far, and C, their
@@ -34,7 +34,7 @@ BURN_IN = 100
 
 @dataclass(frozen=True)
 class ArmTotals:
-    """Sums over the people of one arm; weights count as scaled to a mean of 1.
+    """Sums over the people of one arm; weights are scaled to a mean of 1.
 
     Attributes:
         persons, interactions, likes: people, sum of C, and interactions that were liked.
@@ -61,12 +61,12 @@ class ArmTotals:
         """Sums up n interactions of one arm, in any order.
 
         Args:
-            person, reward, like: whose interaction it is, its reward, finite, and whether it was
-                liked, each (n,).
-            weight: how much it counts, above 0, (n,); only ratios matter. None counts all alike.
+            person, reward, like: person of each interaction, its reward, finite, and True if it
+                was liked, each (n,).
+            weight: weight of each interaction, above 0, (n,); only ratios matter. None: all equal.
 
         Raises:
-            ValueError: where lengths differ, a reward is not finite or a weight not above 0.
+            ValueError: if lengths differ, a reward is not finite or a weight not above 0.
         """
         weight = np.ones(person.size) if weight is None else weight.astype(np.float64)
         if not person.shape == reward.shape == like.shape == weight.shape == (person.size,):
@@ -129,7 +129,7 @@ class Difference:
         low, high: its confidence sequence; -inf and inf before the burn-in is over.
         standard_error: of value, 0 or more; infinite while an arm has fewer than two people.
         persons: people in both arms.
-        started: whether the burn-in is over.
+        started: True if the burn-in is over.
     """
 
     value: float
@@ -141,7 +141,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """On the treatment. The first one that is not "undecided" may be acted on at once."""
+        """Verdict on the treatment; the first that is not "undecided" may be acted on at once."""
         if self.low > 0.0:
             return "better"
         return "worse" if self.high < 0.0 else "undecided"
@@ -155,7 +155,7 @@ def difference(
     tightest_at: float = 1000,
     burn_in: int = BURN_IN,
 ) -> Difference:
-    """Compares two arms of different people. Settings may not depend on the data.
+    """Compares two arms of different people. Settings must not depend on the data.
 
     Args:
         treatment, control: the arms so far.
@@ -165,7 +165,7 @@ def difference(
         burn_in: least number of people in each arm, 2 or more.
 
     Raises:
-        ValueError: where a setting is out of range.
+        ValueError: if a setting is out of range.
     """
     if not (0.0 < alpha < 1.0 and 0.0 < tightest_at < inf and burn_in >= 2):
         raise ValueError("alpha must be from 0 to 1, tightest_at above 0 and burn_in at least 2")
@@ -183,7 +183,7 @@ def difference(
 
 
 def boundary(m: float, alpha: float) -> float:
-    """Half-width in standard errors, sqrt(2 (m + 1) / m * log(sqrt(m + 1) / alpha)).
+    """Returns the half-width in standard errors, sqrt(2 (m + 1) / m * log(sqrt(m + 1) / alpha)).
 
     m, 0 (infinite width) or more, is information times rho^2, which tunes the mixture; alpha is
     above 0 and below 1.
@@ -192,7 +192,7 @@ def boundary(m: float, alpha: float) -> float:
 
 
 def _standard_error(treatment: ArmTotals, control: ArmTotals) -> float:
-    """Of the difference of means, no arm's people less spread than both arms' on average."""
+    """Returns that of the difference; no arm counts as less spread than both do on average."""
     arms = (treatment, control)
     if min(arm.persons for arm in arms) < 2:
         return inf
@@ -201,5 +201,5 @@ def _standard_error(treatment: ArmTotals, control: ArmTotals) -> float:
 
 
 def _unless_rounding(rest: float, squares: float) -> float:
-    """What a subtraction leaves of a sum of squares; 0 where that may well be rounding."""
+    """Returns the rest of a sum of squares after a subtraction, 0 if it may be rounding error."""
     return rest if rest > 1e-12 * squares else 0.0

@@ -19,7 +19,7 @@ from math import log
 from typing import Any, ClassVar
 
 from rl.action import N_ACTIONS
-from rl.learners.deep import DeepHyperparameters, DeepLearner, Steps, forward
+from rl.learners.deep import DeepHyperparameters, DeepLearner, Minibatch, forward
 from rl.learners.hyperparameters import Hyperparameters, check_range
 from rl.learners.network import SoftmaxNetwork
 from rl.policy import Policy
@@ -27,12 +27,12 @@ from rl.policy import Policy
 
 @dataclass(frozen=True)
 class ActorCriticHyperparameters(DeepHyperparameters):
-    """With how the actor is drawn on.
+    """Hyperparameters of the actor-critic.
 
     Args:
         temperature: advantage that makes a logged action weigh e times as much, above 0.
-        entropy_bonus: what an even choice is worth, 0 or more.
-        largest_weight: most that a logged action weighs, at least 1.
+        entropy_bonus: weight of the entropy of the policy in the loss, 0 or more.
+        largest_weight: upper limit of the weight of a logged action, at least 1.
     """
 
     temperature: float = 0.3
@@ -47,7 +47,7 @@ class ActorCriticHyperparameters(DeepHyperparameters):
 
 
 class ActorCritic(DeepLearner):
-    """The policy is the actor: propensities are its probabilities."""
+    """Advantage actor-critic; publishes the actor, whose probabilities are the propensities."""
 
     algorithm: ClassVar[str] = "actor_critic"
     Settings: ClassVar[type[Hyperparameters]] = ActorCriticHyperparameters
@@ -56,17 +56,17 @@ class ActorCritic(DeepLearner):
     targets: ClassVar[tuple[str, ...]] = ("critic",)
     hyperparameters: ActorCriticHyperparameters
 
-    def _loss(self, torch: Any, networks: Mapping[str, Mapping[str, Any]], on: Steps) -> Any:
+    def _loss(self, torch: Any, networks: Mapping[str, Mapping[str, Any]], batch: Minibatch) -> Any:
         settings = self.hyperparameters
         with torch.no_grad():
-            following = forward(networks["target_critic"], on.next_x).squeeze(1)
-            goal = on.reward + settings.discount_factor * on.goes_on * following
-        value = forward(networks["critic"], on.x).squeeze(1)
+            following = forward(networks["target_critic"], batch.next_x).squeeze(1)
+            goal = batch.reward + settings.discount_factor * batch.nonterminal * following
+        value = forward(networks["critic"], batch.x).squeeze(1)
         of_critic = torch.nn.functional.huber_loss(value, goal)
         highest = log(settings.largest_weight)
         weight = ((goal - value.detach()) / settings.temperature).clamp(max=highest).exp()
-        logs = forward(networks["actor"], on.x).log_softmax(dim=1)
-        taken = logs.gather(1, on.action[:, None]).squeeze(1)
+        logs = forward(networks["actor"], batch.x).log_softmax(dim=1)
+        taken = logs.gather(1, batch.action[:, None]).squeeze(1)
         entropy = -(logs.exp() * logs).sum(dim=1)
         of_actor = -(weight * taken + settings.entropy_bonus * entropy).mean()
         return of_critic + of_actor

@@ -1,4 +1,4 @@
-"""What every algorithm is: a learner takes transitions and gives back a policy."""
+"""Interface of the algorithms: a learner is given transitions and publishes a policy."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ OnProgress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a learner has learned from.
+    """Statistics of a learner's values and of the transitions it was given.
 
     Attributes:
         total_updates: transitions learned, in all its life.
-        total_states, total_state_actions: pairs it has visited; 0 where it keeps none.
-        avg_q_value, max_q_value: over visited pairs, 0 where there are none.
+        total_states, total_state_actions: pairs it has visited; 0 if it keeps none.
+        avg_q_value, max_q_value: over visited pairs, 0 if there are none.
         coverage: visited states as a share of all.
-        largest_q: largest absolute value, or None where values are not what it learns.
+        largest_q: largest absolute value, or None if it learns no values.
     """
 
     total_updates: int
@@ -47,19 +47,19 @@ class Learner(ABC):
     Args:
         space: the state space.
         hyperparameters: an instance of `Settings`.
-        smoothing: how tables borrow from similar people; others take no notice.
-        arrays: what `arrays` of an earlier learner gave, to go on from; it becomes this one's.
+        smoothing: of Q-tables when they are published; other algorithms ignore it.
+        arrays: those of an earlier learner, to go on from; they are modified in place.
 
     Raises:
-        ValueError: where the arrays do not fit.
+        ValueError: if the arrays do not fit.
     """
 
     algorithm: ClassVar[str]
     Settings: ClassVar[type[Hyperparameters]] = Hyperparameters
     needs_traits: ClassVar[bool] = False
-    """Whether transitions must have their scores."""
+    """True if transitions must have their traits."""
     policy_types: ClassVar[tuple[type[Policy], ...]]
-    """What `publish` may give."""
+    """Types of policy that `publish` returns."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Learner(ABC):
 
     @abstractmethod
     def _begin(self, arrays: Mapping[str, NDArray[Any]] | None) -> None:
-        """Takes over arrays, or begins from nothing."""
+        """Takes over arrays of an earlier learner, or makes new ones."""
 
     @abstractmethod
     def learn(
@@ -92,26 +92,26 @@ class Learner(ABC):
 
     @abstractmethod
     def publish(self) -> Policy:
-        """The policy to serve. Raises ValueError where what was learned is not finite."""
+        """Returns the policy to serve. Raises ValueError if a learned value is not finite."""
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that is needed to go on learning."""
+        """Returns the arrays, by name, from which a learner of this type can go on."""
 
     @abstractmethod
     def statistics(self) -> Statistics:
-        """What was learned from."""
+        """Returns statistics of everything learned so far."""
 
     @property
     def epsilon(self) -> float:
-        """The exploration to ask for after what was learned."""
+        """Exploration rate to serve with after the transitions learned so far, 0 to 1."""
         return self.hyperparameters.epsilon(self.statistics().total_updates)
 
 
 def checked(
     arrays: Mapping[str, NDArray[Any]], name: str, dtype: type, shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """An array of a learner to go on from. Raises ValueError where it does not fit."""
+    """Returns a named array of a learner. Raises ValueError unless it has this dtype and shape."""
     array = arrays.get(name)
     if array is None or array.dtype != np.dtype(dtype) or array.shape != shape:
         found = "nothing" if array is None else f"{array.dtype} {array.shape}"

@@ -26,14 +26,14 @@ from rl.policy import (
     Traits,
     check_bytes,
     check_epsilon,
-    smoothed,
+    smooth_table,
 )
 from rl.state import StateSpace
 
 
 @dataclass(frozen=True)
 class BoltzmannHyperparameters(Hyperparameters):
-    """With how sharply better actions are preferred.
+    """Hyperparameters of Boltzmann exploration.
 
     Args:
         temperature: advantage, in units of reward, that makes an action e times as likely; above 0.
@@ -56,7 +56,7 @@ class ProbabilityTable(Policy):
         sources: one byte a state: LEARNED, BORROWED or RULE_BASED.
 
     Raises:
-        ValueError: where the arrays do not fit the space or are no probabilities.
+        ValueError: if the arrays do not fit the space or are no probabilities.
     """
 
     kind: ClassVar[str] = "probability_table"
@@ -93,7 +93,7 @@ class ProbabilityTable(Policy):
 
 
 class Boltzmann(QLearning):
-    """Q-learning's table, chosen from by Boltzmann's distribution."""
+    """Q-learning whose policy is the Boltzmann distribution over smoothed advantages."""
 
     algorithm: ClassVar[str] = "boltzmann"
     Settings: ClassVar[type[Hyperparameters]] = BoltzmannHyperparameters
@@ -102,7 +102,7 @@ class Boltzmann(QLearning):
 
     def publish(self) -> Policy:
         self._check_finite()
-        table = smoothed(
+        table = smooth_table(
             self.space,
             self.q,
             self.visits,

@@ -1,4 +1,4 @@
-"""What learners of neural networks share: arrays in, PyTorch while learning, arrays out.
+"""Base of the learners of neural networks: arrays in, PyTorch while learning, arrays out.
 
 PyTorch (the extra `deep`) is needed to learn, and neither to publish nor to serve.
 """
@@ -22,7 +22,7 @@ _MOMENTS = "first_moment", "second_moment"
 
 @dataclass(frozen=True)
 class DeepHyperparameters(Hyperparameters):
-    """With how a network is fitted. `learning_rate` is the tables' and has no part in it.
+    """Hyperparameters of fitting a network; `learning_rate` is that of tables and is not used.
 
     Args:
         step_size: of Adam, above 0 and up to 1.
@@ -57,25 +57,25 @@ class DeepHyperparameters(Hyperparameters):
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Transitions as a gradient step takes them, torch tensors of n rows.
+class Minibatch:
+    """Transitions of one gradient step, torch tensors of n rows.
 
     Attributes:
         x, next_x: inputs, float32 (n, n_inputs).
         action: int64 (n,).
         reward: float32 (n,).
-        goes_on: float32 (n,), 0 where the episode ends.
+        nonterminal: float32 (n,), 0 if the episode ends, else 1.
     """
 
     x: Any
     action: Any
     reward: Any
     next_x: Any
-    goes_on: Any
+    nonterminal: Any
 
 
 def pytorch() -> Any:
-    """PyTorch. Raises ImportError, saying what to install, where it is not there."""
+    """Returns the torch module. Raises ImportError, naming the extra, if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -87,7 +87,7 @@ def pytorch() -> Any:
 
 
 def forward(network: Mapping[str, Any], x: Any) -> Any:
-    """Outputs of a network of torch tensors, (n, n_outputs)."""
+    """Returns the outputs of a network of torch tensors, (n, n_outputs), for x (n, n_inputs)."""
     for layer in range(LAYERS):
         x = (x.relu() if layer else x) @ network[f"weight{layer}"] + network[f"bias{layer}"]
     return x
@@ -108,9 +108,9 @@ class DeepLearner(Learner):
     needs_traits = True
     hyperparameters: DeepHyperparameters
     networks: ClassVar[Mapping[str, int]]
-    """Outputs of each network that is fitted, by name."""
+    """Number of outputs of each network that is fitted, by name."""
     targets: ClassVar[tuple[str, ...]]
-    """Which of them are followed by a target network, `target_` and the name."""
+    """Names of the networks that have a target network, `target_` and the name."""
 
     def _begin(self, arrays: Mapping[str, NDArray[Any]] | None) -> None:
         n_in = n_inputs(self.space)
@@ -138,7 +138,7 @@ class DeepLearner(Learner):
         return ("", *target, *(f"{moment}/" for moment in _MOMENTS))
 
     def network(self, name: str) -> dict[str, Floats]:
-        """Arrays of a network by name, as `rl.learners.network` has them."""
+        """Returns the arrays of a network by name, as in `rl.learners.network`."""
         prefix = f"{name}/"
         return {
             key.removeprefix(prefix): array
@@ -147,8 +147,8 @@ class DeepLearner(Learner):
         }
 
     @abstractmethod
-    def _loss(self, torch: Any, networks: Mapping[str, Mapping[str, Any]], on: Steps) -> Any:
-        """What a step makes smaller: a tensor of one number."""
+    def _loss(self, torch: Any, networks: Mapping[str, Mapping[str, Any]], batch: Minibatch) -> Any:
+        """Returns the loss of a minibatch, a scalar tensor."""
 
     def learn(
         self,
@@ -164,9 +164,9 @@ class DeepLearner(Learner):
         size = min(int(settings.batch_size), len(transitions))
         n_steps = max(int(settings.least_steps), round(settings.passes * len(transitions) / size))
         rng = np.random.default_rng([int(settings.seed), int(self.counts[0])])
-        order = _endless(rng, len(transitions), size)
-        told = 0
-        with one_thread(torch):
+        order = _minibatches(rng, len(transitions), size)
+        reported = 0
+        with single_threaded(torch):
             networks = {
                 name: {
                     part: torch.tensor(array, requires_grad=not name.startswith("target_"))
@@ -184,12 +184,12 @@ class DeepLearner(Learner):
                 optimiser.step()
                 self.counts[0] += 1
                 if self.counts[0] % int(settings.target_every) == 0:
-                    self._follow(torch, networks)
+                    self._update_targets(torch, networks)
                 if on_progress is not None:
                     done = len(transitions) * (step + 1) // n_steps
-                    on_progress(done - told)
-                    told = done
-            self._take_over(networks, optimiser)
+                    on_progress(done - reported)
+                    reported = done
+            self._store(networks, optimiser)
         self.counts[1] += len(transitions)
 
     @staticmethod
@@ -198,22 +198,22 @@ class DeepLearner(Learner):
             raise ValueError("this algorithm learns from scores: transitions must have traits")
         return transitions.traits
 
-    def _steps(self, torch: Any, transitions: Transitions, rows: NDArray[np.int64]) -> Steps:
+    def _steps(self, torch: Any, transitions: Transitions, rows: NDArray[np.int64]) -> Minibatch:
         drawn = transitions[rows]
         traits = self._traits(drawn)
         n = self.space.n_contexts
-        goes_on = drawn.next_state != TERMINAL
-        following = np.where(goes_on, drawn.next_state, 0)
-        return Steps(
+        nonterminal = drawn.next_state != TERMINAL
+        following = np.where(nonterminal, drawn.next_state, 0)
+        return Minibatch(
             x=torch.from_numpy(inputs(self.space, drawn.state % n, traits)),
             action=torch.from_numpy(drawn.action.astype(np.int64)),
             reward=torch.from_numpy(drawn.reward.astype(np.float32)),
             next_x=torch.from_numpy(inputs(self.space, following % n, traits)),
-            goes_on=torch.from_numpy(goes_on.astype(np.float32)),
+            nonterminal=torch.from_numpy(nonterminal.astype(np.float32)),
         )
 
     def _optimiser(self, torch: Any, networks: Mapping[str, Mapping[str, Any]]) -> Any:
-        """Adam (Kingma & Ba, ICLR 2015), gone on from its moments."""
+        """Returns Adam (Kingma & Ba, ICLR 2015) with the moments of the run before."""
         fitted = [tensor for name in self.networks for tensor in networks[name].values()]
         adam = torch.optim.Adam(fitted, lr=self.hyperparameters.step_size)
         for name in self.networks:
@@ -228,13 +228,13 @@ class DeepLearner(Learner):
                 }
         return adam
 
-    def _follow(self, torch: Any, networks: Mapping[str, Mapping[str, Any]]) -> None:
+    def _update_targets(self, torch: Any, networks: Mapping[str, Mapping[str, Any]]) -> None:
         with torch.no_grad():
             for name in self.targets:
                 for part, tensor in networks[f"target_{name}"].items():
                     tensor.copy_(networks[name][part])
 
-    def _take_over(self, networks: Mapping[str, Mapping[str, Any]], optimiser: Any) -> None:
+    def _store(self, networks: Mapping[str, Mapping[str, Any]], optimiser: Any) -> None:
         for name, tensors in networks.items():
             for part, tensor in tensors.items():
                 self.state[f"{name}/{part}"] = tensor.detach().numpy().copy()
@@ -256,8 +256,8 @@ class DeepLearner(Learner):
         return found
 
 
-def _endless(rng: np.random.Generator, n: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of one gradient step after another: all of them in random order, then all again."""
+def _minibatches(rng: np.random.Generator, n: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """Yields rows of one gradient step after another, without end: epochs in random order."""
     while True:
         order = rng.permutation(n)
         for first in range(0, n - size + 1, size):
@@ -265,8 +265,8 @@ def _endless(rng: np.random.Generator, n: int, size: int) -> Iterator[NDArray[np
 
 
 @contextmanager
-def one_thread(torch: Any) -> Iterator[None]:
-    """Has PyTorch compute the same bits every time, and leaves it as it was."""
+def single_threaded(torch: Any) -> Iterator[None]:
+    """Makes PyTorch deterministic within the block, and restores its settings after it."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""Double Q-learning: two tables, each of which says what the other's best action is worth.
+"""Double Q-learning: two tables, each of which values the other's greedy action.
 
     Q_A(s, a) <- Q_A(s, a) + learning_rate * [r + discount_factor * Q_B(s', a*) - Q_A(s, a)]
     with a* = argmax_a' Q_A(s', a'), and A and B swapped for every other update at random
@@ -28,10 +28,10 @@ from rl.transitions import Transitions
 
 
 class DoubleQLearning(TabularLearner):
-    """The policy is epsilon-greedy on both tables together, smoothed.
+    """Double Q-learning; the policy is epsilon-greedy on the combined, smoothed table.
 
     Attributes:
-        q, visits: what is published: values and visits of both tables together.
+        q, visits: values and visits of both tables combined, which are published.
         both: the two tables, float32 (2, n_states, n_actions).
         counts: updates of each pair in each, int32, same shape.
     """
@@ -61,7 +61,7 @@ class DoubleQLearning(TabularLearner):
         )
         states = np.unique(part.state)
         self.visits[states] = self.counts[:, states].sum(axis=0)
-        self.q[states] = together(
+        self.q[states] = combine_tables(
             self.both[:, states], self.counts[:, states], self.hyperparameters.learning_rate
         )
 
@@ -69,30 +69,34 @@ class DoubleQLearning(TabularLearner):
         return super().arrays() | {"both": self.both, "counts": self.counts}
 
 
-def together(
+def combine_tables(
     q: NDArray[np.float32], counts: NDArray[np.int32], learning_rate: float
 ) -> NDArray[np.float32]:
-    """One table whose values mean, after as many updates, what the two mean together.
+    """Combines two tables into one that is biased as if it had had the updates of both.
 
-    A value is what its updates saw times ``1 - (1 - learning_rate) ** updates``, since tables begin
-    at 0. Freed of that, the tables are averaged by their updates, and then it is put back.
+    Tables begin at 0, so a value is the mean of its targets times
+    ``1 - (1 - learning_rate) ** updates``. That factor is divided out, the tables are averaged by
+    their updates, and the factor of the sum of updates is multiplied in.
 
     Args:
         q, counts: of two tables, shape (2, ..., n_actions).
         learning_rate: the step size they were learned with.
+
+    Returns:
+        float32 (..., n_actions).
     """
-    learned = _learned(counts, learning_rate)
+    learned = _initial_bias(counts, learning_rate)
     total = counts.sum(axis=0)
     seen = np.divide(q * counts, learned, out=np.zeros(q.shape), where=counts > 0).sum(axis=0)
     mean = np.divide(seen, total, out=np.zeros(total.shape), where=total > 0)
-    table: NDArray[np.float32] = (mean * _learned(total, learning_rate)).astype(np.float32)
+    table: NDArray[np.float32] = (mean * _initial_bias(total, learning_rate)).astype(np.float32)
     return table
 
 
-def _learned(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDArray[np.float64]:
+def _initial_bias(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):  # a step of 1 leaves nothing of the start
-        learned: NDArray[np.float64] = -np.expm1(counts * np.log1p(-learning_rate))
-    return np.where(counts > 0, learned, 0.0)
+        factor: NDArray[np.float64] = -np.expm1(counts * np.log1p(-learning_rate))
+    return np.where(counts > 0, factor, 0.0)
 
 
 @njit(nogil=True, cache=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rl.action import N_ACTIONS
-from rl.learners.deep import DeepHyperparameters, DeepLearner, Steps, forward
+from rl.learners.deep import DeepHyperparameters, DeepLearner, Minibatch, forward
 from rl.learners.hyperparameters import Hyperparameters, check_range
 from rl.learners.network import GreedyNetwork
 from rl.policy import Policy
@@ -23,7 +23,7 @@ from rl.policy import Policy
 
 @dataclass(frozen=True)
 class DqnHyperparameters(DeepHyperparameters):
-    """With how cautious it is.
+    """Hyperparameters of the deep Q-network.
 
     Args:
         conservatism: weight of the conservative term, 0 (plain Double DQN) or more.
@@ -40,7 +40,7 @@ class DqnHyperparameters(DeepHyperparameters):
 
 
 class Dqn(DeepLearner):
-    """The policy takes the action with the highest value."""
+    """Conservative double DQN; publishes the greedy policy of the network."""
 
     algorithm: ClassVar[str] = "dqn"
     Settings: ClassVar[type[Hyperparameters]] = DqnHyperparameters
@@ -49,8 +49,8 @@ class Dqn(DeepLearner):
     targets: ClassVar[tuple[str, ...]] = ("q",)
     hyperparameters: DqnHyperparameters
 
-    def _loss(self, torch: Any, networks: Mapping[str, Mapping[str, Any]], on: Steps) -> Any:
-        return loss(torch, networks["q"], networks["target_q"], on, self.hyperparameters)
+    def _loss(self, torch: Any, networks: Mapping[str, Mapping[str, Any]], batch: Minibatch) -> Any:
+        return loss(torch, networks["q"], networks["target_q"], batch, self.hyperparameters)
 
     def publish(self) -> Policy:
         return GreedyNetwork(self.space, self._finite("q"), self.epsilon)
@@ -60,23 +60,23 @@ def loss(
     torch: Any,
     online: Mapping[str, Any],
     target: Mapping[str, Any],
-    on: Steps,
+    batch: Minibatch,
     settings: DqnHyperparameters,
 ) -> Any:
-    """What a step makes smaller, of inputs of any width and any number of actions.
+    """Returns the loss of a minibatch, a scalar tensor, for any number of inputs and actions.
 
     Args:
         torch: PyTorch.
         online, target: networks, tensors by name.
-        on: the transitions.
+        batch: the transitions.
         settings: discount factor, Huber's threshold and conservatism.
     """
     with torch.no_grad():
-        best = forward(online, on.next_x).argmax(dim=1, keepdim=True)
-        following = forward(target, on.next_x).gather(1, best).squeeze(1)
-        goal = on.reward + settings.discount_factor * on.goes_on * following
-    values = forward(online, on.x)
-    taken = values.gather(1, on.action[:, None]).squeeze(1)
+        best = forward(online, batch.next_x).argmax(dim=1, keepdim=True)
+        following = forward(target, batch.next_x).gather(1, best).squeeze(1)
+        goal = batch.reward + settings.discount_factor * batch.nonterminal * following
+    values = forward(online, batch.x)
+    taken = values.gather(1, batch.action[:, None]).squeeze(1)
     error = torch.nn.functional.huber_loss(taken, goal, delta=settings.huber)
     if not settings.conservatism:
         return error

@@ -1,4 +1,4 @@
-"""Expected SARSA: the successor is worth what an epsilon-greedy policy would make of it.
+"""Expected SARSA: the target is the expected value under an epsilon-greedy policy.
 
     Q(s, a) <- Q(s, a) + learning_rate * [r + discount_factor * V(s') - Q(s, a)]
     with V(s') = sum_a' pi(a'|s') Q(s', a')
@@ -23,10 +23,10 @@ from rl.transitions import Transitions
 
 @dataclass(frozen=True)
 class ExpectedSarsaHyperparameters(Hyperparameters):
-    """With the policy whose values are learned.
+    """Hyperparameters of expected SARSA.
 
     Args:
-        target_epsilon: how often that policy takes a random action, 0 to 1.
+        target_epsilon: probability of a random action under the target policy, 0 to 1.
     """
 
     target_epsilon: float = 0.05
@@ -37,7 +37,7 @@ class ExpectedSarsaHyperparameters(Hyperparameters):
 
 
 class ExpectedSarsa(TabularLearner):
-    """The policy is epsilon-greedy on the smoothed table."""
+    """Expected SARSA; the policy is epsilon-greedy on the smoothed table."""
 
     algorithm: ClassVar[str] = "expected_sarsa"
     Settings: ClassVar[type[Hyperparameters]] = ExpectedSarsaHyperparameters

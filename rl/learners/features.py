@@ -21,7 +21,7 @@ N_TERMS = 1 + 2 * len(TRAITS)
 
 
 def terms(traits: Traits) -> Floats:
-    """1, scores as -1 to 1, and their squares, float64 (n, 11).
+    """Returns 1, scores scaled to -1 to 1, and their squares, float64 (n, 11).
 
     Args:
         traits: scores 0 to 100, (n, 5).
@@ -32,7 +32,7 @@ def terms(traits: Traits) -> Floats:
 
 @lru_cache(maxsize=4)
 def expansion(space: StateSpace) -> Floats:
-    """How features come of terms: float64 (n_contexts, 11, k), not writable.
+    """Returns the matrices from terms to features, read-only float64 (n_contexts, 11, k).
 
     The features are the terms; 1 for the content type, the mood, the time of day, and the content
     type with the mood, one place for each; and the scores once for each content type and mood.
@@ -52,12 +52,12 @@ def expansion(space: StateSpace) -> Floats:
 
 
 def n_features(space: StateSpace) -> int:
-    """How many features there are."""
+    """Returns the number of features of a state."""
     return int(expansion(space).shape[2])
 
 
 def by_context(context: NDArray[np.integer[Any]]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Each context that occurs in a column of shape (n,), with the rows that it is in."""
+    """Yields each context that occurs in a column of shape (n,), with its rows."""
     order = np.argsort(context, kind="stable")
     found, first = np.unique(context[order], return_index=True)
     # Of nothing, split would make one empty piece.

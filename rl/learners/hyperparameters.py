@@ -1,4 +1,4 @@
-"""Settings of the learner and of the exploration it asks for."""
+"""Hyperparameters that every algorithm has."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Settings of the learner and of the exploration it asks for.
+    """Hyperparameters of a learner and of the exploration schedule of its policies.
 
     Args:
         learning_rate: step size, above 0 and up to 1.
@@ -23,15 +23,15 @@ class Hyperparameters:
         exploration_rate: probability of a random action before any training, 0 to 1.
         exploration_decay: factor on it for each thousand interactions trained, above 0 up to 1.
         min_exploration_rate: its floor, 0 to exploration_rate.
-        exploration_schedule: one of SCHEDULES: how it falls, with n thousand interactions trained
-            and d = exploration_decay, as a factor: d^n, max(0, 1 - (1 - d) n), 1 / (1 + (1 - d) n),
-            or 1.
+        exploration_schedule: one of SCHEDULES; the factor on exploration_rate after n thousand
+            interactions, with d = exploration_decay, is d^n, max(0, 1 - (1 - d) n),
+            1 / (1 + (1 - d) n) or 1.
         session_gap_seconds: longest pause within an episode, above 0.
-        settling_seconds: rest of an interaction before it is trained, 0 or more; None means
+        settling_seconds: rest of an interaction before it is trained, 0 or more; None:
             session_gap_seconds.
 
     Raises:
-        ValueError: on a value out of range; its message begins with the field's name.
+        ValueError: if a value is out of range; its message begins with the field's name.
     """
 
     learning_rate: float = 0.1
@@ -68,11 +68,11 @@ class Hyperparameters:
 
     @property
     def settling(self) -> float:
-        """Rest of an interaction before it is trained, in seconds."""
+        """Seconds that an interaction rests before it is trained."""
         return self.session_gap_seconds if self.settling_seconds is None else self.settling_seconds
 
     def epsilon(self, interactions_trained: int) -> float:
-        """Exploration rate after so many interactions: decayed, and never below its floor."""
+        """Returns the exploration rate after a number of interactions, 0 to 1."""
         n, lost = interactions_trained / 1000, 1.0 - self.exploration_decay
         decayed: float = self.exploration_decay**n
         factor = {
@@ -84,5 +84,5 @@ class Hyperparameters:
         return max(self.min_exploration_rate, self.exploration_rate * factor)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Returns the fields as plain JSON types."""
         return asdict(self)

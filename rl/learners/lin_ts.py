@@ -25,7 +25,7 @@ from rl.state import StateSpace
 
 @dataclass(frozen=True)
 class LinTsHyperparameters(LinearHyperparameters):
-    """With how boldly is sampled.
+    """Hyperparameters of linear Thompson sampling.
 
     Args:
         spread: factor on the posterior's standard deviation, 0 (greedy) or more.
@@ -45,14 +45,14 @@ class LinTsHyperparameters(LinearHyperparameters):
 
 @dataclass(frozen=True)
 class SampledLinearPolicy(Policy):
-    """The best action under one of some linear models of the reward, each as likely.
+    """Takes the best action under a linear model of the reward drawn from a set of samples.
 
     Attributes:
         space, epsilon: as in `Policy`.
         samples: coefficients of the features of each action, float32 (n_samples, 27, k).
 
     Raises:
-        ValueError: where the array does not fit the space or is not finite.
+        ValueError: if the array does not fit the space or is not finite.
     """
 
     needs_traits: ClassVar[bool] = True
@@ -98,7 +98,7 @@ class SampledLinearPolicy(Policy):
 
 
 class LinearThompsonSampling(LinearLearner):
-    """Samples from the posterior."""
+    """Linear Thompson sampling; publishes samples of the posterior."""
 
     algorithm: ClassVar[str] = "lin_ts"
     Settings: ClassVar[type[Hyperparameters]] = LinTsHyperparameters

@@ -1,4 +1,4 @@
-"""LinUCB: the action of which the most can be hoped, given how little is known of it.
+"""LinUCB: upper confidence bounds on a linear model of the reward.
 
     argmax_a  f(x, a) . mean + confidence * s * sqrt(f(x, a)' inverse f(x, a))
 
@@ -35,7 +35,7 @@ from rl.state import StateSpace
 
 @dataclass(frozen=True)
 class LinUcbHyperparameters(LinearHyperparameters):
-    """With the width of the bounds.
+    """Hyperparameters of LinUCB.
 
     Args:
         confidence: standard errors above the mean, 0 (greedy) or more.
@@ -50,7 +50,7 @@ class LinUcbHyperparameters(LinearHyperparameters):
 
 @dataclass(frozen=True)
 class LinearBoundPolicy(Policy):
-    """The action with the highest upper bound of a linear model of the reward.
+    """Takes the action with the highest upper confidence bound of a linear model of the reward.
 
     Attributes:
         space, epsilon: as in `Policy`.
@@ -58,7 +58,7 @@ class LinearBoundPolicy(Policy):
         forms: quadratic forms of the features whose roots are the widths, float32 (27, k, k).
 
     Raises:
-        ValueError: where the arrays do not fit the space or are not finite.
+        ValueError: if the arrays do not fit the space or are not finite.
     """
 
     needs_traits: ClassVar[bool] = True
@@ -75,7 +75,7 @@ class LinearBoundPolicy(Policy):
 
     @cached_property
     def _by_context(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of the terms in each context: coefficients (n_contexts, 27, 11), and quadratic forms."""
+        """Coefficients of the terms by context, (n_contexts, 27, 11), and quadratic forms."""
         of_context = expansion(self.space)
         means = of_context @ self.means.T.astype(np.float64)
         forms = of_context[:, None] @ self.forms @ of_context.swapaxes(1, 2)[:, None]
@@ -105,7 +105,7 @@ class LinearBoundPolicy(Policy):
 
 
 class LinUcb(LinearLearner):
-    """Chooses by upper confidence bounds."""
+    """LinUCB; publishes the means and quadratic forms of the bounds."""
 
     algorithm: ClassVar[str] = "lin_ucb"
     Settings: ClassVar[type[Hyperparameters]] = LinUcbHyperparameters

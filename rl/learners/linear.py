@@ -1,4 +1,4 @@
-"""Bayesian linear regression of the reward, with what it needs kept as sums.
+"""Bayesian linear regression of the reward from sufficient statistics.
 
 The mean reward of action a in a state with features x is x . (w + w_energy + w_diversity +
 w_novelty), each of the last three chosen by the level that a has: 27 actions share 10 coefficient
@@ -35,10 +35,10 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class LinearHyperparameters(Hyperparameters):
-    """With the regression's prior.
+    """Hyperparameters of the regression.
 
     Args:
-        ridge: how many interactions a coefficient of 0 counts for, above 0.
+        ridge: weight of the prior, a coefficient of 0, in interactions, above 0.
     """
 
     ridge: float = 30.0
@@ -50,7 +50,7 @@ class LinearHyperparameters(Hyperparameters):
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the regression believes; d = 10 k coefficients, block by block.
+    """Posterior of the regression; d = 10 k coefficients, block by block.
 
     Attributes:
         mean: float64 (d,).
@@ -64,9 +64,9 @@ class Posterior:
 
 
 class LinearLearner(Learner):
-    """Keeps the sums.
+    """Base of the linear bandits: adds up the sums that the regression needs.
 
-    What a transition leads to is not looked at: these are bandits, whose reward is immediate.
+    Bandits: next states are ignored.
 
     Attributes:
         squares: sums of u u', lower triangle, float64 (27, n_contexts, 11, 11).
@@ -103,12 +103,12 @@ class LinearLearner(Learner):
             part = transitions[rows]
             context = part.state % np.int32(self.space.n_contexts)
             sums = self.squares, self.products, self.totals
-            add_up(*sums, context, part.action, part.reward, traits[rows])
+            accumulate(*sums, context, part.action, part.reward, traits[rows])
             if on_progress is not None:
                 on_progress(len(part))
 
     def posterior(self) -> Posterior:
-        """The regression. Raises ValueError where the sums are not finite."""
+        """Returns the posterior. Raises ValueError if the sums are not finite."""
         if not all(np.isfinite(array).all() for array in self.arrays().values()):
             raise ValueError("a reward is not finite")
         of_context = expansion(self.space)
@@ -140,7 +140,7 @@ class LinearLearner(Learner):
 
 
 @njit(nogil=True, cache=True)
-def add_up(
+def accumulate(
     squares: Floats,
     products: Floats,
     totals: Floats,
@@ -176,7 +176,7 @@ def add_up(
 
 
 def by_action(coefficients: Floats) -> Floats:
-    """Coefficient vectors of the 27 actions from those of the blocks: (..., d) -> (..., 27, k)."""
+    """Returns the actions' coefficients from those of the blocks, (..., d) -> (..., 27, k)."""
     blocks = coefficients.reshape(*coefficients.shape[:-1], BLOCKS.shape[1], -1)
     summed: Floats = np.einsum("ab,...bk->...ak", BLOCKS, blocks)
     return summed
@@ -185,7 +185,7 @@ def by_action(coefficients: Floats) -> Floats:
 def check_columns(
     space: StateSpace, name: str, array: NDArray[Any], shape: tuple[int, ...]
 ) -> None:
-    """Raises ValueError where an array is not finite float32 of this shape, k for the last."""
+    """Raises ValueError unless an array is finite float32 of this shape and k for the last axis."""
     wanted = (*shape, n_features(space))
     if array.shape != wanted or array.dtype != np.float32 or not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite float32 {wanted}")

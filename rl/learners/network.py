@@ -26,7 +26,7 @@ LAYERS = len(HIDDEN) + 1
 
 @lru_cache(maxsize=4)
 def context_inputs(space: StateSpace) -> Floats:
-    """The part of the input that a context decides, (n_contexts, n_words), not writable."""
+    """Returns the one-hot inputs of each context, read-only float32 (n_contexts, n_words)."""
     content, mood, time, _ = context_one_hots(space)
     found = np.hstack([content, mood, time]).astype(np.float32)
     found.setflags(write=False)
@@ -34,22 +34,22 @@ def context_inputs(space: StateSpace) -> Floats:
 
 
 def score_inputs(traits: Traits) -> Floats:
-    """The part of the input that the scores, (n, 5) of 0 to 100, decide: (n, 5) of -1 to 1."""
+    """Returns scores of 0 to 100, (n, 5), scaled to -1 to 1, float32."""
     return np.asarray(traits, dtype=np.float32) / np.float32(50.0) - np.float32(1.0)
 
 
 def inputs(space: StateSpace, context: NDArray[np.integer[Any]], traits: Traits) -> Floats:
-    """A network's input for n states, (n, n_inputs). Arguments of shapes (n,) and (n, 5)."""
+    """Returns a network's input, float32 (n, n_inputs), for contexts (n,) and scores (n, 5)."""
     return np.hstack([score_inputs(traits), context_inputs(space)[context]])
 
 
 def n_inputs(space: StateSpace) -> int:
-    """How many numbers a network is given."""
+    """Returns the number of inputs of a network."""
     return len(TRAITS) + sum(space.context_shape)
 
 
 def layer_shapes(n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of a network's arrays by name: weights (from, to) and biases (to,), layer by layer."""
+    """Returns the shapes of a network's arrays by name: weights (from, to) and biases (to,)."""
     sizes = n_in, *HIDDEN, n_out
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(LAYERS):
@@ -59,7 +59,7 @@ def layer_shapes(n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
 
 
 def new_network(rng: np.random.Generator, n_in: int, n_out: int) -> dict[str, Floats]:
-    """Arrays to begin with: He et al., "Delving Deep into Rectifiers", ICCV 2015; biases of 0."""
+    """Draws weights as He et al., "Delving Deep into Rectifiers", ICCV 2015; biases are 0."""
     return {
         name: (rng.standard_normal(shape) * np.sqrt(2.0 / shape[0])).astype(np.float32)
         if len(shape) == 2
@@ -70,14 +70,14 @@ def new_network(rng: np.random.Generator, n_in: int, n_out: int) -> dict[str, Fl
 
 @dataclass(frozen=True)
 class NetworkPolicy(Policy):
-    """A network with an output for each action.
+    """Base of the policies that are a network with an output for each action.
 
     Attributes:
         space, epsilon: as in `Policy`.
         network: float32 arrays by name, of the shapes that `layer_shapes` gives.
 
     Raises:
-        ValueError: where an array is missing, has another shape, or is not finite.
+        ValueError: if an array is missing, has another shape, or is not finite.
     """
 
     needs_traits: ClassVar[bool] = True
@@ -99,13 +99,13 @@ class NetworkPolicy(Policy):
 
     @cached_property
     def _of_context(self) -> Floats:
-        """What a context adds to the first layer, (n_contexts, 128)."""
+        """Contribution of each context to the first layer, float32 (n_contexts, 128)."""
         words = self.network["weight0"][len(TRAITS) :]
         added: Floats = context_inputs(self.space) @ words + self.network["bias0"]
         return added
 
     def outputs(self, state: States, traits: Traits) -> Floats:
-        """The last layer, float32 (n, 27). Arguments as in `action_dist`."""
+        """Returns the last layer, float32 (n, 27). Arguments as in `action_dist`."""
         net = self.network
         x = score_inputs(traits) @ net["weight0"][: len(TRAITS)]
         x += self._of_context[state % self.space.n_contexts]

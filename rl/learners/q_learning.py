@@ -94,7 +94,7 @@ def train(
     threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Learns into a table of any size, in place.
+    """Learns transitions into a table of any size, in place.
 
     Args:
         q: table, float32 (n_states, n_actions).

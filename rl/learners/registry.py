@@ -1,4 +1,4 @@
-"""Every algorithm by its name, and every kind of policy by its."""
+"""Registry of the algorithms and of the kinds of policy, by name."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -36,10 +36,10 @@ LEARNERS: dict[str, type[Learner]] = {
 
 
 def settings_of(algorithm: str, values: Mapping[str, Any]) -> Hyperparameters:
-    """The hyperparameters of an algorithm from values by name; those not named are the defaults.
+    """Returns the hyperparameters of an algorithm; those not named in `values` are the defaults.
 
     Raises:
-        ValueError: where there is no such algorithm or no such name, or a value is out of range.
+        ValueError: if there is no such algorithm or no such name, or a value is out of range.
     """
     learner = LEARNERS.get(algorithm)
     if learner is None:
@@ -53,7 +53,7 @@ def settings_of(algorithm: str, values: Mapping[str, Any]) -> Hyperparameters:
 
 
 def parameters_of(algorithm: str) -> dict[str, Any]:
-    """What an algorithm has besides the common hyperparameters, with defaults."""
+    """Returns an algorithm's hyperparameters besides the common ones, by name, with defaults."""
     common = {field.name for field in fields(Hyperparameters)}
     own = fields(LEARNERS[algorithm].Settings)
     return {field.name: field.default for field in own if field.name not in common}

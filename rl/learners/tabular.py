@@ -1,4 +1,4 @@
-"""What tabular algorithms share: a table of Q-values that is learned cell by cell."""
+"""Base of the tabular algorithms: a table of Q-values that is learned cell by cell."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from rl.transitions import Transitions
 
 
 class TabularLearner(Learner):
-    """Learns float32 `q` and int32 `visits`, both (n_states, n_actions), in place.
+    """Base that learns float32 `q` and int32 `visits`, both (n_states, n_actions), in place.
 
     A cell's transitions never leave the cell, so cells are dealt out to threads whole and the table
     is the same, bit for bit, for any number of them.
@@ -35,7 +35,7 @@ class TabularLearner(Learner):
 
     @abstractmethod
     def _update(self, part: Transitions) -> None:
-        """Learns the transitions of some cells, in order, in place."""
+        """Updates the table with the transitions of some cells, in order, in place."""
 
     def learn(
         self, transitions: Transitions, *, threads: int = 1, on_progress: OnProgress | None = None
@@ -82,7 +82,7 @@ def learn_by_cell(
     threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Has threads learn transitions that are sorted by cell, each cell by one of them.
+    """Learns transitions that are sorted by cell on several threads, each cell on one of them.
 
     Args:
         transitions: sorted by (cell, time, id).
@@ -115,7 +115,7 @@ def split_by_cell(cells: NDArray[np.int32], parts: int) -> list[slice]:
 
 
 def table_statistics(q: NDArray[np.float32], visits: NDArray[np.int32]) -> Statistics:
-    """Statistics of a table, shapes (n_states, n_actions)."""
+    """Returns statistics of a table; arguments of shape (n_states, n_actions)."""
     visited = visits > 0
     values = q[visited]
     states = int(np.count_nonzero(visited.any(axis=1)))

@@ -1,4 +1,4 @@
-"""Upper confidence bounds on a Q-table: what was not tried, then the best that can be hoped for.
+"""Upper confidence bounds on a Q-table: untried actions first, then the highest bound.
 
     argmax_a Q(s, a) + confidence * sqrt(ln N(s) / n(s, a)),  unvisited actions first, in order
 
@@ -24,7 +24,7 @@ from rl.rules import rule_table
 
 @dataclass(frozen=True)
 class UcbHyperparameters(Hyperparameters):
-    """With the width of the bounds.
+    """Hyperparameters of UCB.
 
     Args:
         confidence: factor on the width, in units of reward, 0 or more.
@@ -38,9 +38,9 @@ class UcbHyperparameters(Hyperparameters):
 
 
 class Ucb(QLearning):
-    """Q-learning's table, chosen from by upper confidence bounds.
+    """Q-learning whose policy takes the action with the highest upper confidence bound.
 
-    In a state that nobody was ever in, where every action comes first, the rules choose.
+    In states without any visit the rules choose.
     """
 
     algorithm: ClassVar[str] = "ucb"
@@ -59,7 +59,7 @@ class Ucb(QLearning):
 def choose(
     q: NDArray[np.float32], visits: NDArray[np.int32], confidence: float
 ) -> NDArray[np.uint8]:
-    """The action of every state, uint8 (n_states,).
+    """Returns the action with the highest bound in every state, uint8 (n_states,).
 
     Args:
         q, visits: float32 and int32, (n_states, n_actions).

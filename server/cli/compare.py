@@ -78,14 +78,18 @@ def compare(
     from simulation.compare.measure import Plan, Trial, trials
     from simulation.compare.peers import MABWiser, VowpalWabbit
     from simulation.compare.report import Results
-    from simulation.compare.systems import Chance, Contestant, Learned, Rules
+    from simulation.compare.systems import Contestant, LearnerSystem, RandomSystem, RulesSystem
 
     usual = Plan((1_000, 10_000), 2, 8_000, 500) if quick else Plan()
     try:
         plan = Plan(sizes or usual.sizes, seeds or usual.seeds, usual.held_out, usual.visits)
     except ValueError as failure:
         raise click.BadParameter(f"{failure}.", param_hint="'--sizes'") from None
-    entered: list[Contestant] = [Rules(), Chance(), *map(Learned, learners or LEARNERS)]
+    entered: list[Contestant] = [
+        RulesSystem(),
+        RandomSystem(),
+        *map(LearnerSystem, learners or LEARNERS),
+    ]
     if peers:
         entered += [
             MABWiser("LinUCB", alpha=1.0),

@@ -157,7 +157,7 @@ def _cells(week: Week) -> list[str]:
     best = week.optimum.reward
     return [
         str(week.number),
-        f"{week.lived.interactions:,}",
+        f"{week.recorded.interactions:,}",
         *(f"{policy.reward:.3f}" for policy in policies),
         *(f"{policy.like_rate:.0%}" for policy in policies),
         f"{best - week.learned.reward:.3f}",
@@ -173,7 +173,7 @@ def _conclude(console: Console, weeks: list[Week]) -> bool:
     better = low > 0
     room = last.optimum.reward - last.rules.reward
     closed = (last.learned.reward - last.rules.reward) / room
-    recorded = sum(week.lived.interactions for week in weeks)
+    recorded = sum(week.recorded.interactions for week in weeks)
     outcome = f"{closed:.0%} of the way from the rules to the best possible"
     console.print(
         f"\nOn {HELD_OUT_PEOPLE} people it has never seen, what it learned from {recorded:,} "

@@ -21,7 +21,7 @@ from server.cli.connection import (
     server_options,
 )
 from server.cli.output import print_facts
-from simulation.crowd import Crowd, live_through, put_profiles
+from simulation.crowd import Crowd, play_visits, put_profiles
 from simulation.people.population import WEEK, draw_population, draw_visits
 
 
@@ -85,7 +85,7 @@ async def _simulate(
             task = bar.add_task("", total=decisions)
             while interactions < decisions:
                 visits = draw_visits(rng, crowd.population, np.arange(people), end - WEEK)
-                lived = await live_through(
+                lived = await play_visits(
                     stub,
                     crowd,
                     visits[: decisions - interactions],

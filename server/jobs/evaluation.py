@@ -14,7 +14,7 @@ from recparams.v1 import training_pb2 as pb
 from rl.arms import RULES_VERSION
 from rl.evaluation.comparison import Log, Target, action_shares, compare
 from rl.evaluation.performance import logged_performance
-from rl.objectives import OBJECTIVES, components, weighed
+from rl.objectives import OBJECTIVES, components, weighted_reward
 from rl.policy import Policy, rule_based_policy
 from rl.reward import reaction_flags, rewards
 from rl.state import TRAITS, StateSpace
@@ -116,7 +116,7 @@ def _response(
     settings: Settings, request: EvaluationRequest, columns: Columns, evaluated: list[_Evaluated]
 ) -> pb.EvaluateResponse:
     space, objectives = settings.space(), settings.objectives()
-    reward = weighed(objectives, columns["engagement"], columns["action"])
+    reward = weighted_reward(objectives, columns["engagement"], columns["action"])
     performance = logged_performance(columns["user"], columns["mask"], reward, columns["pscore"])
     known_state = columns["state"] >= 0
     usable = known_state & ~np.isnan(columns["pscore"])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from recparams.v1 import rollout_pb2 as pb
 from rl.arms import RL, Activation
 from rl.evaluation.sequential import ArmTotals, difference
-from rl.objectives import weighed
+from rl.objectives import weighted_reward
 from rl.reward import reaction_flags, rewards
 from server.contract.vocabulary import ARM_NUMBERS
 from server.settings import Settings
@@ -53,7 +53,7 @@ async def _read(
         mask = rows["reactions"].astype(np.int64)
         engagement = rewards(weights, mask, rows["completion_rate"], rows["mood_change"])
         collected.add(
-            reward=weighed(objectives, engagement, rows["action"].astype(np.uint8)),
+            reward=weighted_reward(objectives, engagement, rows["action"].astype(np.uint8)),
             like=reaction_flags(mask, "like"),
             **{name: rows[name] for name in ("user", "arm", "activation")},
         )

@@ -1,4 +1,4 @@
-"""The chart of a comparison: regret after logs of each size."""
+"""Chart of a comparison: regret after logs of each size."""
 
 from pathlib import Path
 
@@ -7,23 +7,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rl.learners.registry import LEARNERS
-from simulation.compare.report import YARDSTICK, Results
+from simulation.compare.report import BASELINE, Results
 
 GREY = "#8a8a8a"
 _MARKERS = "osD^vP*X<"
 
 
 def draw(results: Results, file: Path) -> None:
-    """Writes it as a PNG: ours solid, outside libraries dashed, bars 95 % intervals."""
+    """Writes the chart as a PNG: ours solid, outside libraries dashed, bars 95 % intervals."""
     figure = Figure(figsize=(9.0, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     sizes = results.plan.sizes
-    rules = results.regret(YARDSTICK, sizes[-1]).value
-    label = f"{YARDSTICK} {rules:.2f}"
+    rules = results.regret(BASELINE, sizes[-1]).value
+    label = f"{BASELINE} {rules:.2f}"
     axes.axhline(rules, color=GREY, linewidth=1.4, linestyle=":", label=label)
 
-    shown = [name for name in results.systems if name not in (YARDSTICK, "random")]
+    shown = [name for name in results.systems if name not in (BASELINE, "random")]
     colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
     for number, name in enumerate(shown):
         means = [results.regret(name, size) for size in sizes]

@@ -1,4 +1,4 @@
-"""Logs of simulated people, as every system of a comparison is given them."""
+"""Logs of simulated people, from which the systems of a comparison learn."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ from simulation.people.simulator import next_situations, react
 
 SPACE = StateSpace()
 CONTEXTS = [SPACE.decode(context)[1] for context in range(SPACE.n_contexts)]
-"""By index."""
+"""Contexts of `SPACE`, by index."""
 
 BEHAVIOUR_EPSILON = 0.3
-"""Of the logs: the rules decide, but for so many decisions by chance."""
+"""Exploration rate of the behaviour policy of the logs, which otherwise follows the rules."""
 
 START = 20_000 * DAY
 MICROSECONDS = 1_000_000
@@ -62,7 +62,7 @@ class Log:
         return states(self.traits, self.context)
 
     def questions(self) -> list[Question]:
-        """What was known when each decision was made."""
+        """Returns the scores and the context of each decision."""
         contexts = [CONTEXTS[one] for one in self.context.tolist()]
         return list(zip(self.traits.tolist(), contexts, strict=True))
 
@@ -70,19 +70,19 @@ class Log:
 def states(
     traits: NDArray[np.float64], context: NDArray[np.int64], space: StateSpace = SPACE
 ) -> NDArray[np.int32]:
-    """State indices of n people, scores (n, 5) and contexts (n,)."""
+    """Returns the state indices of n people, int32 (n,), for scores (n, 5) and contexts (n,)."""
     found: NDArray[np.int32] = (space.cells(traits) * space.n_contexts + context).astype(np.int32)
     return found
 
 
 def contexts(at: Situations) -> NDArray[np.int64]:
-    """Context indices of n situations, (n,)."""
+    """Returns the context indices of n situations, int64 (n,)."""
     places = (at.content_type, at.mood, at.time_of_day)
     return np.ravel_multi_index(places, SPACE.context_shape)
 
 
 def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
-    """The first n interactions of a week in which the rules decide, with exploration."""
+    """Simulates the first n interactions of a week under the rules with exploration."""
     rules = rule_table(SPACE)
     at = draw_visits(rng, population, np.arange(len(population)), START)
     parts: list[tuple[NDArray[Any], ...]] = []
@@ -105,7 +105,7 @@ def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
 
 
 def transitions(log: Log, space: StateSpace = SPACE) -> Transitions:
-    """The log encoded, chained into episodes and sorted by cell, as the trainer does."""
+    """Returns the log as transitions: encoded, chained and sorted as in training."""
     interactions = Interactions(
         id=np.arange(len(log)) + 1,
         user=log.at.person,

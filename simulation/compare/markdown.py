@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under column names, all but the first column to the right."""
+    """Returns a table of text under column names, all but the first column to the right."""
     lines = [
         "| " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * (len(columns) - 1),

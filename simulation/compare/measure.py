@@ -1,4 +1,4 @@
-"""What each system does with each log, on people who are in none of them."""
+"""Trials of each system on each log, evaluated on people who are in none of them."""
 
 import statistics
 import time
@@ -19,26 +19,26 @@ from simulation.people.population import Population, Situations, draw_population
 from simulation.people.simulator import expected_rewards, next_situations, react
 
 ESTIMATOR = DoublyRobust()
-"""The estimator that the service's gates go by."""
+"""Estimator of the service's gates."""
 
 INTERACTIONS_PER_PERSON = 8
-"""Of a log, which is the beginning of a week."""
+"""Interactions of each person in a log, about, which is the beginning of a week."""
 
 _TIMED_QUESTIONS, _TIMED_ROUNDS = 100, 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How large a comparison is.
+    """Size of a comparison.
 
     Args:
         sizes: interactions learned from, ascending; the first ones of one log.
-        seeds: populations, and logs of them.
-        held_out: interactions of other people, by which all are judged.
-        visits: whole visits of those people, by which what comes later is judged.
+        seeds: number of populations and logs.
+        held_out: interactions of other people, on which all are evaluated.
+        visits: whole visits of those people, on which delayed effects are evaluated.
 
     Raises:
-        ValueError: where a number is out of range.
+        ValueError: if a number is out of range.
     """
 
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
@@ -55,21 +55,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trial:
-    """One system after one log.
+    """Results of one system after one log.
 
     Attributes:
         system: its name.
         size: interactions it learned from.
-        seed: which population.
+        seed: of the population and the log.
         value: mean expected reward of its decisions for people it has never seen.
-        regret: what the best decisions would have been worth more.
+        regret: mean expected reward of the best decisions minus the value.
         per_visit: mean sum of expected rewards over a visit, in which moods follow from decisions.
         estimated: the value as the service would estimate it, from a log of the same people; None
-            where the log cannot bear it.
+            if it is refused.
         interval: of the estimate, 95 %; None likewise.
-        learning_seconds: from prepared input to what is served.
+        learning_seconds: from prepared input to a policy.
         decision_seconds: median, from five scores and a context, in process, one at a time.
-        size_bytes: what is stored to serve it.
+        size_bytes: size of the stored policy.
     """
 
     system: str
@@ -86,14 +86,14 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """People whom nothing was learned from, and what they like.
+class HeldOut:
+    """Held-out people with a log of theirs and their exact mean rewards.
 
     Attributes:
         population: the people.
         log: their interactions under the behaviour policy.
         mean: exact mean reward of all actions in each of these, (n, 27).
-        modelled: the reward model's estimate of it, from the log alone, (n, 27).
+        modelled: estimates of it by the reward model, from the log alone, (n, 27).
         visits: first situations of some of their visits.
     """
 
@@ -109,11 +109,11 @@ class Judge:
         return float(self.mean.max(axis=1).mean())
 
     def value(self, dist: NDArray[np.float64]) -> float:
-        """Mean expected reward under probabilities of all actions, (n, 27)."""
+        """Returns the mean expected reward under probabilities of all actions, (n, 27)."""
         return float((dist * self.mean).sum(axis=1).mean())
 
     def estimate(self, dist: NDArray[np.float64]) -> Estimate:
-        """The value as the service would estimate it, knowing only the log."""
+        """Returns the value as the service would estimate it, from the log alone."""
         log = self.log
         seen = rounds(
             log.reward, log.action, log.propensity, dist, self.modelled, cluster=log.at.person
@@ -121,7 +121,7 @@ class Judge:
         return estimate(ESTIMATOR, seen)
 
     def per_visit(self, system: Contestant, rng: np.random.Generator) -> float:
-        """Mean sum of expected rewards over whole visits in which the system decides."""
+        """Returns the mean sum of expected rewards over whole visits that the system decides."""
         at, earned = self.visits, 0.0
         while len(at):
             dist = system.action_dist(self.population.traits[at.person], contexts(at))
@@ -131,11 +131,11 @@ class Judge:
         return earned / len(self.visits)
 
 
-def judge(rng: np.random.Generator, plan: Plan) -> Judge:
-    """Draws people to judge by."""
+def draw_held_out(rng: np.random.Generator, plan: Plan) -> HeldOut:
+    """Draws held-out people and simulates their log."""
     population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON))
     log = simulate(rng, population, plan.held_out)
-    return Judge(
+    return HeldOut(
         population=population,
         log=log,
         mean=expected_rewards(population, log.at, RewardWeights()),
@@ -149,12 +149,12 @@ def judge(rng: np.random.Generator, plan: Plan) -> Judge:
 def trials(
     plan: Plan, systems: Sequence[Contestant], on_next: Callable[[str, int, int], None]
 ) -> Iterator[Trial]:
-    """Every system on every log, seed by seed.
+    """Yields the trial of every system on every log, seed by seed.
 
     Args:
-        plan: how much of it.
+        plan: size of the comparison.
         systems: those installed.
-        on_next: called with what comes next: system, size and seed.
+        on_next: called before each trial with its system, size and seed.
     """
     largest = plan.sizes[-1]
     on_next("compiling", plan.sizes[0], 0)
@@ -162,51 +162,51 @@ def trials(
         rng = np.random.default_rng(seed)
         people = draw_population(rng, max(100, largest // INTERACTIONS_PER_PERSON))
         log = simulate(rng, people, largest)
-        by = judge(rng, plan)
+        held_out = draw_held_out(rng, plan)
         if seed == 0:
             _warm_up(systems, log[: plan.sizes[0]])
         for size in plan.sizes:
             for system in systems:
                 on_next(system.name, size, seed)
-                yield _trial(system, log[:size], by, seed)
+                yield _trial(system, log[:size], held_out, seed)
 
 
 def _warm_up(systems: Sequence[Contestant], log: Log) -> None:
-    """Has everything compiled that is compiled at first use."""
+    """Compiles everything that is compiled at first use."""
     for system in systems:
         system.prepare(log)
         system.reset()
         system.learn()
 
 
-def _trial(system: Contestant, log: Log, by: Judge, seed: int) -> Trial:
+def _trial(system: Contestant, log: Log, held_out: HeldOut, seed: int) -> Trial:
     system.prepare(log)
     system.reset()
     began = time.perf_counter()
     system.learn()
     spent = time.perf_counter() - began
-    dist = system.action_dist(by.log.traits, by.log.context)
-    value, estimated = by.value(dist), by.estimate(dist)
+    dist = system.action_dist(held_out.log.traits, held_out.log.context)
+    value, estimated = held_out.value(dist), held_out.estimate(dist)
     return Trial(
         system=system.name,
         size=len(log),
         seed=seed,
         value=value,
-        regret=by.best - value,
+        regret=held_out.best - value,
         # Equal draws for all, as far as their visits go alike.
-        per_visit=by.per_visit(system, np.random.default_rng(seed)),
+        per_visit=held_out.per_visit(system, np.random.default_rng(seed)),
         estimated=None if estimated.reason else estimated.value,
         interval=None
         if estimated.reason
         else (estimated.intervals[0].low, estimated.intervals[0].high),
         learning_seconds=spent,
-        decision_seconds=_deciding(system, by.log),
+        decision_seconds=_decision_seconds(system, held_out.log),
         size_bytes=system.size(),
     )
 
 
-def _deciding(system: Contestant, log: Log) -> float:
-    """Median seconds of a decision."""
+def _decision_seconds(system: Contestant, log: Log) -> float:
+    """Returns the median seconds of a decision."""
     questions = log[:_TIMED_QUESTIONS].questions()
     decide, encode = system.decide, system.encode
     spent = []

@@ -13,16 +13,16 @@ from rl.action import N_ACTIONS
 from rl.learners.network import context_inputs
 from rl.state import Context
 from simulation.compare.logs import CONTEXTS, SPACE, Log
-from simulation.compare.systems import ACTIONS, DICE, Contestant, one_hot
+from simulation.compare.systems import ACTIONS, RNG, Contestant, one_hot
 
 
 def words(context: Context) -> tuple[str, str, str]:
-    """What a context is made of."""
+    """Returns the names that make up a context."""
     return context.content_type, context.mood, context.time_of_day
 
 
 def scaled(traits: Sequence[float]) -> list[float]:
-    """Scores on a scale of about one, as regressions want them."""
+    """Returns scores centred and scaled to about one, as regressions want them."""
     return [(score - 50.0) / 25.0 for score in traits]
 
 
@@ -111,7 +111,7 @@ class VowpalWabbit(Contestant):
             self.model.learn(line)
 
     def decide(self, ready: str) -> int:
-        return DICE.choices(ACTIONS, self.model.predict(ready))[0]
+        return RNG.choices(ACTIONS, self.model.predict(ready))[0]
 
     def action_dist(
         self, traits: NDArray[np.float64], context: NDArray[np.int64]

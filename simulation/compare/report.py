@@ -16,8 +16,8 @@ from simulation.compare.markdown import table
 from simulation.compare.measure import ESTIMATOR, Plan, Trial
 
 CONFIDENCE = 0.95
-YARDSTICK = "rules"
-"""The system that gains are over."""
+BASELINE = "rules"
+"""System over which gains are measured."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        """Of one number a seed."""
+        """Returns the mean and interval of one number a seed."""
         value, n = float(np.mean(values)), len(values)
         if n < 2:
             return cls(value, float("nan"))
@@ -37,7 +37,7 @@ class Mean:
         return cls(value, float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, n - 1)) * error)
 
     def text(self, sign: bool = False) -> str:
-        """As 0.123 ± 0.004, with a plus sign where asked for."""
+        """Returns the mean as 0.123 ± 0.004, with a plus sign if `sign`."""
         value = f"{self.value:{'+' if sign else ''}.3f}"
         return value if np.isnan(self.half) else f"{value} ± {self.half:.3f}"
 
@@ -46,7 +46,7 @@ class Results:
     """All trials of a comparison.
 
     Args:
-        plan: how large it was.
+        plan: size of the comparison.
         trials: in any order.
         missing: systems that were left out, and the module that each needs.
     """
@@ -61,20 +61,20 @@ class Results:
         """Their names, from the least regret after the largest log."""
 
     def of(self, system: str, size: int) -> list[Trial]:
-        """The trials of a system after one size, by seed."""
+        """Returns the trials of a system after one size, by seed."""
         return [self._by[system, size, seed] for seed in range(self.plan.seeds)]
 
     def regret(self, system: str, size: int) -> Mean:
-        """Regret of a decision."""
+        """Returns the mean regret of a decision."""
         return Mean.of([one.regret for one in self.of(system, size)])
 
     def gain(self, system: str, size: int) -> Mean:
-        """Value over the rules', seed by seed."""
-        pairs = zip(self.of(system, size), self.of(YARDSTICK, size), strict=True)
+        """Returns the mean gain in value over the rules, seed by seed."""
+        pairs = zip(self.of(system, size), self.of(BASELINE, size), strict=True)
         return Mean.of([one.value - rules.value for one, rules in pairs])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types: the plan, what was left out, and every trial."""
+        """Returns the plan, the missing systems and every trial as plain JSON types."""
         return {
             "plan": asdict(self.plan),
             "missing": self.missing,
@@ -83,7 +83,7 @@ class Results:
         }
 
     def markdown(self, chart: str) -> str:
-        """As a page.
+        """Returns a page in Markdown.
 
         Args:
             chart: the file of the chart, relative to the page.
@@ -166,12 +166,12 @@ class Results:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """As in 1, 2 and 3."""
+    """Returns words joined as in 1, 2 and 3."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def machine() -> str:
-    """Processors and versions, in a phrase."""
+    """Returns processors and versions, in a phrase."""
     names = "numpy", "numba", "torch", "mabwiser", "vowpalwabbit"
     versions = ", ".join(f"{name} {version(name)}" for name in names if find_spec(name))
     python = platform.python_version()

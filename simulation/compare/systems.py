@@ -1,4 +1,4 @@
-"""What is compared, behind one interface; ours, the rules and chance."""
+"""Interface of the systems compared; the learners, the rules and a random policy."""
 
 import random
 from abc import ABC, abstractmethod
@@ -19,16 +19,16 @@ from rl.policy import GreedyTable, Policy, rule_based_policy
 from rl.state import Context
 from simulation.compare.logs import SPACE, Log, states, transitions
 
-DICE = random.Random(1)  # noqa: S311 - not secrecy
+RNG = random.Random(1)  # noqa: S311 - not secrecy
 ACTIONS = list(range(N_ACTIONS))
 
 
 class System(ABC):
-    """Learns a log, then decides. `prepare` and `encode` bring their input into its own form.
+    """System that learns a log and decides; `prepare` and `encode` convert its input.
 
     Args:
         name: for tables and charts.
-        needs: the module it needs besides what recparams does; empty where it needs none.
+        needs: module it needs besides those of recparams; empty if it needs none.
     """
 
     def __init__(self, name: str, needs: str = "") -> None:
@@ -37,40 +37,40 @@ class System(ABC):
 
     @property
     def installed(self) -> bool:
-        """Whether what it needs is there."""
+        """True if the module that it needs is installed."""
         return not self.needs or find_spec(self.needs) is not None
 
     def prepare(self, log: Log) -> None:
-        """Brings the log into the form that `learn` takes."""
+        """Converts the log for `learn`."""
         self.inputs = [self.encode(*question) for question in log.questions()]
         self.actions = log.action.tolist()
         self.rewards = log.reward.tolist()
 
     @abstractmethod
     def encode(self, traits: Sequence[float], context: Context) -> Any:
-        """Brings a question into the form that `decide` takes."""
+        """Converts five scores, 0 to 100, and a context for `decide`."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forgets what was learned."""
+        """Forgets everything learned."""
 
     @abstractmethod
     def learn(self) -> None:
-        """Learns the log once."""
+        """Learns the prepared log once."""
 
     @abstractmethod
     def decide(self, ready: Any) -> int:
-        """An action."""
+        """Returns an action, 0 to 26, for the result of `encode`."""
 
 
 class Contestant(System):
-    """A system whose whole policy can be looked at."""
+    """System whose action probabilities are known."""
 
     @abstractmethod
     def action_dist(
         self, traits: NDArray[np.float64], context: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Probabilities of all actions for n people, without exploration: (n, 27).
+        """Returns probabilities of all actions for n people, without exploration, (n, 27).
 
         Args:
             traits: scores, 0 to 100, (n, 5).
@@ -79,16 +79,16 @@ class Contestant(System):
 
     @abstractmethod
     def size(self) -> int:
-        """What was learned, stored for serving, in bytes."""
+        """Returns the size of the stored policy in bytes."""
 
 
 def one_hot(actions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Probability 1 for each of n actions, (n, 27)."""
+    """Returns probability 1 for each of n actions, float64 (n, 27)."""
     return np.eye(N_ACTIONS)[np.asarray(actions, dtype=np.intp)]
 
 
-class Served(Contestant):
-    """A policy as the server serves it; `learn` makes it."""
+class PolicySystem(Contestant):
+    """System that decides by a policy as the server does; `learn` makes the policy."""
 
     policy: Policy
 
@@ -101,7 +101,7 @@ class Served(Contestant):
     def decide(self, ready: Any) -> int:
         if isinstance(self.policy, GreedyTable):
             return int(self.policy.actions[ready])
-        return int(DICE.choices(ACTIONS, self.policy.action_dist(*ready)[0])[0])
+        return int(RNG.choices(ACTIONS, self.policy.action_dist(*ready)[0])[0])
 
     def action_dist(
         self, traits: NDArray[np.float64], context: NDArray[np.int64]
@@ -112,8 +112,8 @@ class Served(Contestant):
         return len(zstandard.compress(pack(self.policy.arrays())))
 
 
-class Learned(Served):
-    """One of our algorithms, with its default hyperparameters.
+class LearnerSystem(PolicySystem):
+    """One of the algorithms of `rl.learners`, with its default hyperparameters.
 
     Args:
         algorithm: its name.
@@ -136,7 +136,7 @@ class Learned(Served):
         self.policy = self.learner.publish()
 
 
-class Rules(Served):
+class RulesSystem(PolicySystem):
     """The hand-written rules."""
 
     def __init__(self) -> None:
@@ -144,35 +144,35 @@ class Rules(Served):
         self.policy = rule_based_policy(SPACE, 0.0)
 
     def prepare(self, log: Log) -> None:
-        """There is nothing to prepare."""
+        """Does nothing: the log is not used."""
 
     def reset(self) -> None:
-        """There is nothing to forget."""
+        """Does nothing: nothing is learned."""
 
     def learn(self) -> None:
-        """They are known."""
+        """Does nothing: the rules are fixed."""
 
 
-class Chance(Contestant):
-    """Every action as likely."""
+class RandomSystem(Contestant):
+    """Uniformly random policy."""
 
     def __init__(self) -> None:
         super().__init__("random")
 
     def prepare(self, log: Log) -> None:
-        """There is nothing to prepare."""
+        """Does nothing: the log is not used."""
 
     def encode(self, traits: Sequence[float], context: Context) -> None:  # noqa: ARG002
         return None
 
     def reset(self) -> None:
-        """There is nothing to forget."""
+        """Does nothing: nothing is learned."""
 
     def learn(self) -> None:
-        """It never does."""
+        """Does nothing: the policy is fixed."""
 
     def decide(self, ready: None) -> int:  # noqa: ARG002
-        return int(DICE.random() * N_ACTIONS)
+        return int(RNG.random() * N_ACTIONS)
 
     def action_dist(
         self,

@@ -1,4 +1,4 @@
-"""The simulator as a gymnasium environment, so that other people's agents run on it.
+"""The simulator as a gymnasium environment, for agents of other libraries.
 
 `gymnasium.make("recparams/Recommendation-v0")` after importing this module, which needs the extra
 `gym`. An episode is one visit of one simulated person: each step is a decision, the reward is that
@@ -33,15 +33,15 @@ _N_OBSERVED = len(TRAITS) + sum(_SPACE.context_shape)
 
 
 class Recommendation(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """One person after another comes for a visit.
+    """Environment whose episodes are visits of one simulated person after another.
 
     Args:
         people: size of the population, at least 1.
-        population_seed: who they are.
+        population_seed: of the population.
         weights: of the reward.
 
     Raises:
-        ValueError: where there are no people.
+        ValueError: if there are no people.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own
@@ -64,7 +64,7 @@ class Recommendation(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Somebody comes. No options are known."""
+        """Begins the visit of a person drawn at random. There are no options."""
         super().reset(seed=seed, options=options)
         self._at = _NOBODY
         while not len(self._at):
@@ -76,7 +76,7 @@ class Recommendation(gymnasium.Env[NDArray[np.float32], np.int64]):
     def step(
         self, action: np.int64 | int
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """They are given an action, and react. Raises ResetNeeded where nobody is there."""
+        """Draws the reaction to an action, 0 to 26. Raises ResetNeeded if no visit is under way."""
         if self._is_over:
             raise gymnasium.error.ResetNeeded("nobody is visiting: call reset first")
         means = self._means()

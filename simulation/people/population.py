@@ -30,7 +30,7 @@ TRAIT_CORRELATIONS = np.array(
 )
 
 MOOD_VALENCES = np.array([0.0, 0.8, -0.8, -0.6, 0.5, 0.6, 0.6, -0.7])
-"""How pleasant each of MOODS is, -1 to 1, after the circumplex of Russell (1980)."""
+"""Valence of each of MOODS, -1 to 1, after the circumplex of Russell (1980)."""
 
 HOURS_OF_SPREAD = 3.0
 SECONDS_BETWEEN_VISITS = 2 * 3600
@@ -41,7 +41,7 @@ _TIME_OF_HOUR = np.array([TIMES_OF_DAY.index(time_of_day(hour)) for hour in rang
 
 @dataclass(frozen=True)
 class Population:
-    """n people. Nothing here is seen by a learner but the traits.
+    """n people. A learner sees their traits alone.
 
     Attributes:
         traits: scores 0 to 100 in the order of TRAITS, (n, 5).
@@ -50,7 +50,7 @@ class Population:
         visits_per_week: mean number of visits, above 0, (n,).
         peak_hour: hour of the day around which they visit, 0 to 24, (n,).
         content_shares: probability of each of CONTENT_TYPES in a visit, (n, 3).
-        mood_logits: how common each of MOODS is, as logits, (n, 8).
+        mood_logits: logits of the probability of each of MOODS, (n, 8).
     """
 
     traits: Floats
@@ -100,13 +100,13 @@ class Situations:
 
 
 def standardise(traits: Floats) -> Floats:
-    """Scores, shape (n, 5), in standard deviations from the sample's means."""
+    """Returns scores, shape (n, 5), in standard deviations from the sample's means."""
     standard: Floats = (traits - TRAIT_MEANS) / TRAIT_SDS
     return standard
 
 
 def draw_population(rng: np.random.Generator, n: int) -> Population:
-    """n people. Equal generators give equal people."""
+    """Draws n people. Equal generators give equal people."""
     covariance = TRAIT_CORRELATIONS * np.outer(TRAIT_SDS, TRAIT_SDS)
     traits = np.clip(rng.multivariate_normal(TRAIT_MEANS, covariance, size=n), 0.0, 100.0)
     openness, conscientiousness, extraversion, _, neuroticism = standardise(traits).T
@@ -140,16 +140,16 @@ def draw_population(rng: np.random.Generator, n: int) -> Population:
 def draw_visits(
     rng: np.random.Generator, population: Population, people: Ints, start: int
 ) -> Situations:
-    """The first moments of the visits that people make in the week from `start`, by time.
+    """Draws the visits that people begin in the week from `start`, by time.
 
     Args:
         rng: the generator.
         population: the people.
-        people: who still comes, indices, shape (k,).
+        people: indices of those who still come, shape (k,).
         start: seconds since 1970.
 
     Returns:
-        Visits in [start, start + WEEK), one person's at least `SECONDS_BETWEEN_VISITS` apart.
+        First situations in [start, start + WEEK), those of a person `SECONDS_BETWEEN_VISITS` apart.
     """
     person = np.repeat(people, rng.poisson(population.visits_per_week[people]))
     hour = population.peak_hour[person] + rng.normal(0.0, HOURS_OF_SPREAD, size=len(person))
@@ -170,6 +170,6 @@ def draw_visits(
 
 
 def choose(rng: np.random.Generator, logits: Floats) -> Ints:
-    """One column a row, drawn with probabilities softmax(logits), shape (m, k) -> (m,)."""
+    """Draws a column for each row with probabilities softmax(logits), (m, k) -> (m,)."""
     chosen: Ints = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     return chosen

@@ -1,4 +1,4 @@
-"""What simulated people like: a smooth utility of continuous traits, context and action.
+"""Preferences of simulated people: a smooth utility of continuous traits, context and action.
 
 Everybody has an ideal energy, diversity and novelty for each context, and likes an action the less
 the further it lies from that point (unfolding: Coombs, "A Theory of Data", 1964; the inverted U of
@@ -25,12 +25,12 @@ IMPORTANCE = {
     "video": (0.9, 1.0, 1.1),
     "game": (1.1, 0.8, 1.1),
 }
-"""How much each dimension matters, by content type."""
+"""Weight of each dimension in the utility, by content type."""
 
 
 @dataclass(frozen=True)
 class Leaning:
-    """Moves the ideal of one dimension, in logits: per standard deviation of a trait if it has one.
+    """Shift of the ideal of one dimension, in logits, or logits per standard deviation of a trait.
 
     It holds in the content types, moods and times of day named; where none is named, in all.
     """
@@ -104,7 +104,7 @@ _WEIGHTS = np.array([IMPORTANCE[name] for name in CONTENT_TYPES])
 
 
 def _coefficients() -> Floats:
-    """Sums of leanings, (content types, moods, times of day, dimensions, 1 + traits)."""
+    """Returns sums of leanings, (content types, moods, times of day, dimensions, 1 + traits)."""
     shape = (len(CONTENT_TYPES), len(MOODS), len(TIMES_OF_DAY), len(DIMENSIONS), 1 + len(TRAITS))
     sums = np.zeros(shape)
     for one in LEANINGS:
@@ -123,7 +123,7 @@ _COEFFICIENTS = _coefficients()
 
 
 def ideals(population: Population, at: Situations) -> Floats:
-    """Ideal energy, diversity and novelty, 0 (lowest level) to 1 (highest), shape (m, 3)."""
+    """Returns the ideal energy, diversity and novelty, 0 (lowest level) to 1, shape (m, 3)."""
     traits = population.standardised[at.person]
     leanings = _COEFFICIENTS[at.content_type, at.mood, at.time_of_day]
     logits = leanings[..., 0] + np.einsum("mdt,mt->md", leanings[..., 1:], traits)
@@ -133,7 +133,7 @@ def ideals(population: Population, at: Situations) -> Floats:
 
 
 def utilities(population: Population, at: Situations) -> Floats:
-    """How well each of the 27 actions suits, above 0 up to 1, shape (m, 27).
+    """Returns the utility of each of the 27 actions, above 0 up to 1, shape (m, 27).
 
     ``exp(-0.5 * sum over dimensions of importance * ((level - ideal) / TOLERANCE) ** 2)``
     """

@@ -1,4 +1,4 @@
-"""How simulated people react to a recommendation, and what that does to the rest of their visit.
+"""Reactions of simulated people to a recommendation, and the course of their visits.
 
 Everything follows from the utility of the action (simulation/people/preferences.py): reactions, the
 mood after it, the chance of another decision in the visit and of never coming back. Whoever is
@@ -37,15 +37,15 @@ _BITS = 1 << np.arange(len(REACTIONS))
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What m people did, columns of shape (m,).
+    """Reactions of m people, columns of shape (m,).
 
     Attributes:
-        mask: reactions as in rl.reward, int64; only an impression where nothing happened.
-        completion_rate: 0 to 1, float64; NaN where nothing happened.
-        mood_change: -1 to 1, float64; NaN where it was not reported.
+        mask: reactions as in rl.reward, int64; an impression alone if ignored.
+        completion_rate: 0 to 1, float64; NaN if ignored.
+        mood_change: -1 to 1, float64; NaN if not reported.
         mood: the mood after it, position in MOODS, int64.
-        goes_on: whether another decision follows in this visit.
-        leaves: whether they never come back after this visit.
+        goes_on: True if another decision follows in this visit.
+        leaves: True if they never come back after this visit.
     """
 
     mask: Ints
@@ -85,7 +85,7 @@ def _extraversion(population: Population, at: Situations) -> Floats:
 
 
 def expected_rewards(population: Population, at: Situations, weights: RewardWeights) -> Floats:
-    """Exact mean immediate reward of each of the 27 actions, shape (m, 27)."""
+    """Returns the exact mean immediate reward of each of the 27 actions, shape (m, 27)."""
     chances = _chances(utilities(population, at), _extraversion(population, at)[:, None])
     unfinished = 1.0 - chances.complete - chances.skip
     completion_rate = (
@@ -107,7 +107,7 @@ def expected_rewards(population: Population, at: Situations, weights: RewardWeig
 
 
 def like_probabilities(population: Population, at: Situations) -> Floats:
-    """Exact probability that each of the 27 actions is liked, 0 to 1, shape (m, 27)."""
+    """Returns the exact probability that each of the 27 actions is liked, shape (m, 27)."""
     chances = _chances(utilities(population, at), _extraversion(population, at)[:, None])
     return ATTENTION * chances.like
 
@@ -118,7 +118,7 @@ def react(
     at: Situations,
     action: NDArray[np.integer[Any]],
 ) -> Outcomes:
-    """Draws what people do with the actions they were given.
+    """Draws the reactions of people to the actions they were given.
 
     Args:
         rng: the generator.
@@ -168,7 +168,7 @@ def react(
 def _next_mood(
     rng: np.random.Generator, population: Population, at: Situations, utility: Floats
 ) -> Ints:
-    """Moods persist, drift to what is usual for the person, and brighten when served well."""
+    """Draws moods, which persist, drift to the person's usual ones, and rise with utility."""
     logits = population.mood_logits[at.person] + np.outer(
         _MOOD_GAIN * (utility - 0.5), MOOD_VALENCES
     )
@@ -177,7 +177,7 @@ def _next_mood(
 
 
 def next_situations(rng: np.random.Generator, at: Situations, outcomes: Outcomes) -> Situations:
-    """The next moments of the visits that go on, a few minutes later, in the same content type."""
+    """Returns the next situations of the visits that go on, a few minutes later."""
     on = outcomes.goes_on
     pause = rng.integers(*PAUSE_SECONDS, size=int(on.sum()))
     here = at[on]

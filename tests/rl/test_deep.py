@@ -7,7 +7,7 @@ import pytest
 
 from rl.action import N_ACTIONS
 from rl.learners.actor_critic import ActorCritic, ActorCriticHyperparameters
-from rl.learners.deep import DeepLearner, Steps, forward
+from rl.learners.deep import DeepLearner, Minibatch, forward
 from rl.learners.dqn import Dqn, DqnHyperparameters, loss
 from rl.learners.network import GreedyNetwork, SoftmaxNetwork, inputs, n_inputs, new_network
 from rl.packing import pack, unpack
@@ -223,7 +223,9 @@ def test_cart_pole_is_solved() -> None:
         if steps > 500:
             drawn = [memory[i] for i in rng.integers(max(0, len(memory) - 50000), len(memory), 128)]
             columns = [torch.from_numpy(np.array(column)) for column in zip(*drawn, strict=True)]
-            on = Steps(columns[0], columns[1], columns[2].float(), columns[3], columns[4].float())
+            on = Minibatch(
+                columns[0], columns[1], columns[2].float(), columns[3], columns[4].float()
+            )
             optimiser.zero_grad()
             loss(torch, online, target, on, settings).backward()
             torch.nn.utils.clip_grad_norm_(list(online.values()), 10)

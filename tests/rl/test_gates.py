@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rl.evaluation.gates import Figures, Thresholds, check, q_bound, reward_bounds
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.q_learning import train
-from rl.objectives import Objectives, weighed
+from rl.objectives import Objectives, weighted_reward
 from rl.reward import REACTIONS, RewardWeights, reaction_mask, rewards
 from rl.transitions import Transitions
 
@@ -99,7 +99,7 @@ def test_no_reward_lies_outside_the_bounds(
     action: int,
 ) -> None:
     engagement = rewards(weights, np.array([reaction_mask(names)]), [rate], [mood])
-    (reward,) = weighed(objectives, engagement, np.array([action], dtype=np.uint8))
+    (reward,) = weighted_reward(objectives, engagement, np.array([action], dtype=np.uint8))
     low, high = reward_bounds(weights, objectives)
     assert low - 1e-4 <= reward <= high + 1e-4
 

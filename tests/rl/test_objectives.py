@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rl.action import ACTIONS
-from rl.objectives import OBJECTIVES, Objectives, components, weighed
+from rl.objectives import OBJECTIVES, Objectives, components, weighted_reward
 
 weights = st.floats(-5, 5, width=32)
 engagements = hnp.arrays(np.float32, st.integers(0, 30), elements=st.floats(-2, 4, width=32))
@@ -22,7 +22,7 @@ def test_the_reward_is_the_weighted_sum_of_the_components(
     action = np.array([draw.randrange(27) for _ in engagement], dtype=np.uint8)  # type: ignore[attr-defined]
     kept = components(engagement, action)
     assert kept.shape == (len(engagement), len(OBJECTIVES))
-    reward = weighed(Objectives(first, second, third), engagement, action)
+    reward = weighted_reward(Objectives(first, second, third), engagement, action)
     assert reward.dtype == np.float32
     np.testing.assert_allclose(reward, kept @ np.array((first, second, third)), atol=1e-4)
 
@@ -30,7 +30,7 @@ def test_the_reward_is_the_weighted_sum_of_the_components(
 @given(engagements)
 def test_by_default_the_reward_is_that_of_the_reactions_to_the_bit(engagement: np.ndarray) -> None:
     action = (np.arange(len(engagement)) % 27).astype(np.uint8)
-    assert np.array_equal(weighed(Objectives(), engagement, action), engagement)
+    assert np.array_equal(weighted_reward(Objectives(), engagement, action), engagement)
 
 
 def test_levels_of_every_action() -> None:

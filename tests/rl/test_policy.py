@@ -11,7 +11,7 @@ from rl.action import N_ACTIONS
 from rl.policy import (
     BORROWED,
     LEARNED,
-    OWN_VISITS,
+    MIN_OWN_VISITS,
     RULE_BASED,
     GreedyTable,
     propensity,
@@ -81,8 +81,8 @@ def test_far_from_any_data_it_is_the_rules() -> None:
 def test_a_choice_counts_as_learned_from_enough_visits_of_the_state() -> None:
     q, visits = table()
     first, second, third = 0, 1, 2
-    visits[first, 0] = OWN_VISITS - 1
-    visits[second, 3], visits[second, 4] = OWN_VISITS - 3, 3
+    visits[first, 0] = MIN_OWN_VISITS - 1
+    visits[second, 3], visits[second, 4] = MIN_OWN_VISITS - 3, 3
     _, sources = published(q, visits)
     assert sources[[first, second, third]].tolist() == [BORROWED, LEARNED, BORROWED]
 

@@ -78,9 +78,9 @@ def test_both_tables_together_mean_what_one_would() -> None:
     """Of a pair with the same reward always, whatever the coin did."""
     counts = np.array([[[3, 0, 2]], [[4, 5, 0]]], np.int32)
     q = (2.0 * (1 - (1 - RATE) ** counts)).astype(np.float32)
-    both = double_q_learning.together(q, counts, RATE)
+    both = double_q_learning.combine_tables(q, counts, RATE)
     np.testing.assert_allclose(both, 2.0 * (1 - (1 - RATE) ** counts.sum(axis=0)), rtol=1e-6)
-    never = double_q_learning.together(q * 0, counts * 0, 1.0)
+    never = double_q_learning.combine_tables(q * 0, counts * 0, 1.0)
     assert (never == 0).all()
 
 

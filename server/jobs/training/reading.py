@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.objectives import weighed
+from rl.objectives import weighted_reward
 from rl.reward import rewards
 from rl.state import TRAITS
 from rl.transitions import Batch, Interactions, prepare
@@ -95,7 +95,7 @@ class Assembler:
             time=rows["time"],
             state=self._encode(rows),
             action=action,
-            reward=weighed(self._objectives, engagement, action),
+            reward=weighted_reward(self._objectives, engagement, action),
             engagement=engagement,
             pscore=rows["propensity"],
             **{trait: rows[trait] for trait in self._traits},
