@@ -26,7 +26,16 @@ from rl.state import NO_CELL, StateSpace
 from server.jobs.requests import RAY, RunRequest
 from server.jobs.training import exports
 from server.jobs.training.reading import Reading, read
-from server.jobs.training.shards import Part, Shard, deal, put, read_shard, take, weigh, whose
+from server.jobs.training.shards import (
+    Part,
+    Shard,
+    interactions_by_cell,
+    read_shard,
+    shard_condition,
+    shard_rows,
+    split_cells,
+    write_shard_rows,
+)
 from server.settings import Settings
 from server.store import training
 from simulation.people.population import draw_population
@@ -92,12 +101,12 @@ async def _by_itself(url: str, chaining: float) -> dict[str, float]:
     reading = _reading(rebuild=True)
     db = await asyncpg.connect(url)
     began = time.perf_counter()
-    weights = await weigh(db, space, reading)
+    weights = await interactions_by_cell(db, space, reading)
     weighing = time.perf_counter() - began
 
     nobody = Shard(space.n_cells + 1, space.n_cells + 2)
     began = time.perf_counter()
-    await read(db, settings, reading, lambda _: None, whose(space, reading, nobody))
+    await read(db, settings, reading, lambda _: None, shard_condition(space, reading, nobody))
     scanning = time.perf_counter() - began
 
     everything = Shard(NO_CELL, space.n_cells)
@@ -158,7 +167,7 @@ def _reading(*, rebuild: bool) -> Reading:
 def _everybody() -> str:
     """What a worker's query has besides, where its shard is all cells."""
     space = StateSpace()
-    return whose(space, _reading(rebuild=False), Shard(NO_CELL, space.n_cells))
+    return shard_condition(space, _reading(rebuild=False), Shard(NO_CELL, space.n_cells))
 
 
 def _through_ray(space: StateSpace, weights: dict[int, int], part: Part) -> dict[str, float]:
@@ -170,12 +179,12 @@ def _through_ray(space: StateSpace, weights: dict[int, int], part: Part) -> dict
         "q": np.ones((space.n_states, 27), dtype=np.float32),
         "visits": np.ones((space.n_states, 27), dtype=np.int32),
     }
-    shards = deal(weights, space.n_cells, 2)
+    shards = split_cells(weights, space.n_cells, 2)
     for _ in range(2):  # The first time warms up.
         began = time.perf_counter()
         for shard in shards:
-            sent = ray.get(ray.put(take(space, arrays, shard)))
-            put(space, arrays, shard, ray.get(ray.put(sent)))
+            sent = ray.get(ray.put(shard_rows(space, arrays, shard)))
+            write_shard_rows(space, arrays, shard, ray.get(ray.put(sent)))
         merging = time.perf_counter() - began
     began = time.perf_counter()
     ray.get(ray.put(part))

@@ -28,13 +28,13 @@ from server.jobs.training.shards import (
     Part,
     Shard,
     cell_expression,
-    deal,
+    interactions_by_cell,
     learn_block,
-    put,
+    merge_shards,
     read_shard,
-    take,
-    together,
-    weigh,
+    shard_rows,
+    split_cells,
+    write_shard_rows,
 )
 from server.settings import Settings
 from server.store import models, training
@@ -106,8 +106,8 @@ class InTurn(Engine):
         space = self._settings.space()
         self.reading = reading
         if self._folder is None:
-            weights = await weigh(self._connection, space, reading)
-            self.shards = deal(weights, space.n_cells, self._wanted)
+            weights = await interactions_by_cell(self._connection, space, reading)
+            self.shards = split_cells(weights, space.n_cells, self._wanted)
             found = [
                 await read_shard(self._connection, self._settings, reading, shard)
                 for shard in self.shards
@@ -122,7 +122,7 @@ class InTurn(Engine):
         times = np.concatenate([count.time for _, count in found])
         self.split = split_time(times, self._settings.holdout_share)
         tails = [held_out(part.time, self.split) for part in self.parts]
-        return together(
+        return merge_shards(
             [count for _, count in found],
             [part.log[tail] for part, tail in zip(self.parts, tails, strict=True)],
             [part.ids[tail] for part, tail in zip(self.parts, tails, strict=True)],
@@ -131,11 +131,11 @@ class InTurn(Engine):
     async def learn(self, learner: Any, *, tail: bool, on_progress: Any) -> None:
         space, arrays = self._settings.space(), learner.arrays()
         for shard, part in zip(self.shards, self.parts, strict=True):
-            block = take(space, arrays, shard)
+            block = shard_rows(space, arrays, shard)
             learned = learn_block(
                 self._settings, self.reading, shard, part, self.split, tail, block
             )
-            put(space, arrays, shard, learned)
+            write_shard_rows(space, arrays, shard, learned)
 
     async def close(self) -> None:
         self.parts = []
@@ -276,14 +276,14 @@ async def test_the_database_knows_the_cells(recorded: asyncpg.Connection) -> Non
 
 
 def test_cells_are_dealt_out_by_weight() -> None:
-    assert deal({}, 243, 4) == [Shard(NO_CELL, 243)]
-    assert deal({5: 10}, 243, 1) == [Shard(NO_CELL, 243)]
+    assert split_cells({}, 243, 4) == [Shard(NO_CELL, 243)]
+    assert split_cells({5: 10}, 243, 1) == [Shard(NO_CELL, 243)]
     weights = dict.fromkeys(range(100), 1) | {50: 300}
-    shards = deal(weights, 243, 4)
+    shards = split_cells(weights, 243, 4)
     assert shards[0].low == NO_CELL and shards[-1].high == 243
     held = [sum(n for cell, n in weights.items() if s.low <= cell < s.high) for s in shards]
     assert sum(held) == 399 and max(held) <= 350
-    even = deal(dict.fromkeys(range(100), 3), 100, 4)
+    even = split_cells(dict.fromkeys(range(100), 3), 100, 4)
     assert [shard.high - max(shard.low, 0) for shard in even] == pytest.approx([25] * 4, abs=1)
 
 

@@ -16,7 +16,7 @@ from rl.learners.base import Learner
 from rl.transitions import Due, Transitions
 from server.jobs.training.holdout import held_out, holdout_log, split_time
 from server.jobs.training.progress import Progress
-from server.jobs.training.reading import Reading, chained, read
+from server.jobs.training.reading import Reading, due_transitions, read
 from server.settings import Settings
 from server.store import training
 from server.store.database import Connection
@@ -85,7 +85,7 @@ class OneProcess(Engine):
 
         with progress.during("preparing"):
             batch = await asyncio.to_thread(
-                chained, columns.interactions, reading.request, settings.space().n_contexts
+                due_transitions, columns.interactions, reading.request, settings.space().n_contexts
             )
             time = columns.interactions.time[batch.rows]
             self._tail = held_out(time, split_time(time, settings.holdout_share))

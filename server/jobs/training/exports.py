@@ -19,7 +19,15 @@ from rl.learners.hyperparameters import Hyperparameters
 from rl.state import StateSpace
 from server.jobs.requests import RunRequest
 from server.jobs.training.reading import Assembler, Reading, window_start_of
-from server.jobs.training.shards import Counts, Part, Shard, deal, part_of, weigh, whose
+from server.jobs.training.shards import (
+    Counts,
+    Part,
+    Shard,
+    interactions_by_cell,
+    part_of,
+    shard_condition,
+    split_cells,
+)
 from server.settings import Settings
 from server.store import training
 from server.store.columns import INTERACTIONS, Rows, copy_rows
@@ -133,7 +141,7 @@ async def export(
         window_start = await window_start_of(work, settings, run)
         reading = Reading(run, window_start, through, traits=True)
         await training.export_snapshot(work)
-        dealt = deal(await weigh(work, space, reading), space.n_cells, shards)
+        dealt = split_cells(await interactions_by_cell(work, space, reading), space.n_cells, shards)
         for position, shard in enumerate(dealt):
             await _write(work, space, reading, shard, file_of(folder, position))
             on_file(position + 1, len(dealt))
@@ -201,7 +209,8 @@ async def _write(
             if sum(map(len, waiting)) >= ROW_GROUP:
                 write()
 
-        query = f"{training.query(reading.request.rebuild)} AND {whose(space, reading, shard)}"
+        condition = shard_condition(space, reading, shard)
+        query = f"{training.query(reading.request.rebuild)} AND {condition}"
         await copy_rows(work, query, reading.through, reading.window_start, on_rows=add)
         write()
 

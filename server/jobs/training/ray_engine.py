@@ -23,13 +23,13 @@ from server.jobs.training.shards import (
     Counts,
     Part,
     Shard,
-    deal,
+    interactions_by_cell,
     learn_block,
-    put,
+    merge_shards,
     read_shard,
-    take,
-    together,
-    weigh,
+    shard_rows,
+    split_cells,
+    write_shard_rows,
 )
 from server.settings import Settings
 from server.store import training
@@ -75,16 +75,16 @@ class RayEngine(Engine):
             self._split = split_time(times, self._settings.holdout_share)
             task = self._task(_held_out)
             tails = await _gathered([task.remote(part, self._split) for part in self._parts])
-            return together(counts, [log for log, _ in tails], [ids for _, ids in tails])
+            return merge_shards(counts, [log for log, _ in tails], [ids for _, ids in tails])
 
     def _task(self, function: Callable[..., Any], num_returns: int = 1) -> Any:
         return self._ray.remote(function).options(num_returns=num_returns, max_retries=RETRIES)
 
     async def _from_database(self, work: Connection, reading: Reading) -> list[Any]:
         settings, space = self._settings, self._settings.space()
-        weights = await weigh(work, space, reading)
+        weights = await interactions_by_cell(work, space, reading)
         wanted = settings.ray_shards or int(self._ray.cluster_resources().get("CPU", 1))
-        self._shards = deal(weights, space.n_cells, wanted)
+        self._shards = split_cells(weights, space.n_cells, wanted)
         # All workers see the database as it is now, also those that begin again later.
         self._snapshot = await asyncpg.connect(self._url)
         name = await training.export_snapshot(self._snapshot)
@@ -114,14 +114,14 @@ class RayEngine(Engine):
                     part,
                     self._split,
                     tail,
-                    self._ray.put(take(space, arrays, shard)),
+                    self._ray.put(shard_rows(space, arrays, shard)),
                 )
                 for shard, part in zip(self._shards, self._parts, strict=True)
             ],
             lambda: on_progress(1 / len(self._shards)),
         )
         for shard, block in zip(self._shards, learned, strict=True):
-            put(space, arrays, shard, block)
+            write_shard_rows(space, arrays, shard, block)
 
     async def close(self) -> None:
         self._parts = []

@@ -148,7 +148,7 @@ async def window_start_of(work: Connection, settings: Settings, request: RunRequ
     return start if last_end is None else min(start, last_end)
 
 
-def chained(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:
+def due_transitions(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:
     """Returns the transitions that are due, from all interactions of some people."""
     hyperparameters = request.hyperparameters
     return prepare(

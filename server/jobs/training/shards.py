@@ -20,7 +20,7 @@ from rl.state import NO_CELL, TRAITS, StateSpace
 from rl.transitions import Batch, Due, Transitions
 from server.jobs.training.engine import Work
 from server.jobs.training.holdout import held_out, holdout_log
-from server.jobs.training.reading import Columns, Reading, chained, read
+from server.jobs.training.reading import Columns, Reading, due_transitions, read
 from server.settings import Settings
 from server.store import training
 from server.store.database import Connection
@@ -81,7 +81,9 @@ def cell_expression(space: StateSpace) -> str:
     return f"CASE WHEN {unknown} THEN {NO_CELL} ELSE {cell} END"
 
 
-async def weigh(work: Connection, space: StateSpace, reading: Reading) -> dict[int, int]:
+async def interactions_by_cell(
+    work: Connection, space: StateSpace, reading: Reading
+) -> dict[int, int]:
     """Returns the number of interactions by cell."""
     select = f"{cell_expression(space)} AS cell, count(*) AS n"
     query = f"{training.query(reading.request.rebuild, select)} GROUP BY cell"
@@ -89,7 +91,7 @@ async def weigh(work: Connection, space: StateSpace, reading: Reading) -> dict[i
     return {int(row["cell"]): int(row["n"]) for row in rows}
 
 
-def deal(weights: Mapping[int, int], n_cells: int, parts: int) -> list[Shard]:
+def split_cells(weights: Mapping[int, int], n_cells: int, parts: int) -> list[Shard]:
     """Returns up to `parts` shards of similar weight, which cover all cells and NO_CELL."""
     cells = sorted(weights)
     total = np.cumsum([weights[cell] for cell in cells])
@@ -99,7 +101,7 @@ def deal(weights: Mapping[int, int], n_cells: int, parts: int) -> list[Shard]:
     return [Shard(low, high) for low, high in pairwise(bounds)]
 
 
-def whose(space: StateSpace, reading: Reading, shard: Shard) -> str:
+def shard_condition(space: StateSpace, reading: Reading, shard: Shard) -> str:
     """Returns SQL that is true of an interaction `i` whose person has one in the shard."""
     cell = cell_expression(space)
     people = training.query(reading.request.rebuild, "i.user_key")
@@ -115,7 +117,7 @@ async def read_shard(
         settings,
         replace(reading, traits=True),
         lambda _: None,
-        whose(settings.space(), reading, shard),
+        shard_condition(settings.space(), reading, shard),
     )
     return await asyncio.to_thread(part_of, settings, reading, shard, columns)
 
@@ -137,7 +139,7 @@ def part_of(
     cells = space.cells_if_known(interactions.traits)
     if not reading.traits:
         columns = replace(columns, interactions=replace(interactions, traits=None))
-    batch = chained(columns.interactions, reading.request, space.n_contexts)
+    batch = due_transitions(columns.interactions, reading.request, space.n_contexts)
     learned = batch.transitions.state // space.n_contexts
     within = (learned >= shard.low) & (learned < shard.high)
     rows = batch.rows[within]
@@ -169,7 +171,7 @@ def _counts(
     else:
         # What is due of a person does not depend on anybody else.
         interactions = columns.interactions[own_people[person]]
-        own = chained(interactions, reading.request, space.n_contexts)
+        own = due_transitions(interactions, reading.request, space.n_contexts)
     return Counts(
         **own.due(),
         reward_sum=float(part.transitions.reward.sum(dtype=np.float64)),
@@ -200,13 +202,13 @@ def learn_block(
     space = settings.space()
     learner = LEARNERS[reading.request.algorithm](space, reading.request.hyperparameters)
     arrays = learner.arrays()
-    put(space, arrays, shard, block)
+    write_shard_rows(space, arrays, shard, block)
     chosen = held_out(part.time, split)
     learner.learn(part.transitions[chosen if tail else ~chosen])
-    return take(space, learner.arrays(), shard)
+    return shard_rows(space, learner.arrays(), shard)
 
 
-def take(
+def shard_rows(
     space: StateSpace, arrays: Mapping[str, NDArray[Any]], shard: Shard
 ) -> dict[str, NDArray[Any]]:
     """Returns a shard's rows, copied, of arrays whose last axis but one is the state."""
@@ -214,7 +216,7 @@ def take(
     return {name: array[..., rows, :].copy() for name, array in arrays.items()}
 
 
-def put(
+def write_shard_rows(
     space: StateSpace,
     arrays: Mapping[str, NDArray[Any]],
     shard: Shard,
@@ -226,7 +228,7 @@ def put(
         array[..., rows, :] = block[name]
 
 
-def together(counts: Sequence[Counts], logs: Sequence[Log], ids: Sequence[Any]) -> Work:
+def merge_shards(counts: Sequence[Counts], logs: Sequence[Log], ids: Sequence[Any]) -> Work:
     """Merges the counts of all shards, in order, with the held-out rows of each."""
 
     def column(name: str) -> NDArray[np.int64]:
