@@ -158,7 +158,7 @@ async def test_two_workers_are_one_server(start_server: Any) -> None:
 
     processes = psutil.Process(server.process.pid).children(recursive=True)
     assert await asyncio.to_thread(server.terminate) == 0
-    await eventually(lambda: are_gone(processes), 5)
+    await eventually(lambda: are_gone(processes))
     assert {line["worker"] for line in await events(server, "stopped")} == {0, 1}
     assert len(await events(server, "worker died")) == 2
 
@@ -179,7 +179,7 @@ async def test_workers_end_with_a_supervisor_that_is_killed(
 
     processes = psutil.Process(server.process.pid).children(recursive=True)
     server.kill()
-    await eventually(lambda: are_gone(processes), 10)
+    await eventually(lambda: are_gone(processes))
     assert {line["worker"] for line in await events(server, "stopped")} == {0, 1}
 
 
