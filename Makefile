@@ -23,6 +23,7 @@ demo: setup ## Simulate weeks of use against a real server, then leave it up (ON
 	$(BIN)/recparams demo $(if $(ONCE),--once)
 
 test: setup ## Run the tests, a file at a time on each processor
+	$(BIN)/python -m server.jobs.warm
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup deep ## Run the tests that take minutes

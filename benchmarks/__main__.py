@@ -41,7 +41,9 @@ def _machine() -> str:
     git = shutil.which("git")
     commit = "unknown"
     if git is not None:
-        done = subprocess.run([git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        done = subprocess.run(
+            [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=60
+        )
         commit = done.stdout.strip() or commit
     return (
         f"{cpu}, {cores} cores, {platform.system()} {platform.release()}; Python "

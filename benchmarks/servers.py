@@ -27,7 +27,7 @@ from server.observability import logs
 from server.services.recommendation import RecommendationService
 from server.settings import Settings
 from server.settings.callers import key_hash
-from simulation.demo_server import free_port
+from simulation.demo_server import end, free_port
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
@@ -99,16 +99,17 @@ def running(kind: str, core: int, *arguments: str | Path) -> Iterator[tuple[int,
     """A server of a kind, pinned to a core: its port and process."""
     port = free_port("127.0.0.1", 0)
     command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.servers", kind]
-    with subprocess.Popen([*command, str(port), *map(str, arguments)]) as process:
-        try:
-            measured = psutil.Process(process.pid)
-            wait_ready(port, health=kind != "sync")
-            yield port, measured
-        finally:
-            process.kill()
+    process = subprocess.Popen([*command, str(port), *map(str, arguments)])
+    try:
+        measured = psutil.Process(process.pid)
+        wait_ready(port, health=kind != "sync")
+        yield port, measured
+    finally:
+        process.kill()
+        end(process)
 
 
-def wait_ready(port: int, *, health: bool, seconds: float = 30.0) -> None:
+def wait_ready(port: int, *, health: bool, seconds: float = 120.0) -> None:
     """Returns when the server answers, and says that it is SERVING where it has health."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         grpc.channel_ready_future(channel).result(timeout=seconds)

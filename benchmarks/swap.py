@@ -191,7 +191,9 @@ def _client(
 ) -> Felt:
     command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.swap"]
     command += [str(port), url, *map(str, versions), str(seconds), str(int(swaps))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60 + 2 * seconds
+    )
     return Felt(**json.loads(done.stdout))
 
 

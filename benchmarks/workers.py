@@ -17,7 +17,7 @@ from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
 from benchmarks.servers import DECIDE, request, wait_ready
-from simulation.demo_server import free_port
+from simulation.demo_server import end, free_port
 
 CONNECTIONS, STREAMS = 16, 8
 
@@ -31,12 +31,12 @@ def _serving(
     command += ["--port", str(port), "--workers", str(workers)]
     command += ["--exploration", "0.1", "--log-level", "error"]
     given = {"RECPARAMS_DATABASE_URL": database, "RECPARAMS_DATA_DIR": str(folder)}
-    with subprocess.Popen(command, env={**os.environ, **given}) as process:
-        try:
-            wait_ready(port, health=True)
-            yield port, psutil.Process(process.pid)
-        finally:
-            process.terminate()
+    process = subprocess.Popen(command, env={**os.environ, **given})
+    try:
+        wait_ready(port, health=True)
+        yield port, psutil.Process(process.pid)
+    finally:
+        end(process)
 
 
 def run(effort: Effort, folder: Path) -> Section:

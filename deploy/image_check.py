@@ -24,7 +24,7 @@ import psutil
 from deploy.dockerfile import ROOT, Image, ImageError, parse
 
 CAPABILITIES = ("bounding-set", "inh-caps", "ambient-caps")
-START_SECONDS, STOP_SECONDS = 60, 20
+START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 120, 60, 240
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Container:
             **self._options,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         if done.returncode:
@@ -187,18 +187,19 @@ def use(image: Image, database_url: str) -> None:
     finally:
         if started.poll() is None:
             process.kill()
-            started.wait()
+            started.wait(STOP_SECONDS)
 
 
 def main() -> None:
     """Lints, builds and uses; a failure ends the program with exit code 1."""
     binaries = Path(sys.executable).parent
     dockerfile = ROOT / "Dockerfile"
-    subprocess.run([binaries / "hadolint", dockerfile], check=True)
+    subprocess.run([binaries / "hadolint", dockerfile], check=True, timeout=COMMAND_SECONDS)
     with tempfile.TemporaryDirectory(prefix="recparams-image-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
-        subprocess.run([sys.executable, "-m", "venv", folder / "base"], check=True)
+        command = [sys.executable, "-m", "venv", folder / "base"]
+        subprocess.run(command, check=True, timeout=COMMAND_SECONDS)
         image = Image(folder)
         try:
             for instruction, rest in parse(dockerfile.read_text()):

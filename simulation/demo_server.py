@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -23,6 +23,7 @@ POSTGRES = "postgres"
 LOG = "server.log"
 STARTUP_SECONDS = 60.0
 SHUTDOWN_SECONDS = 20.0
+KILL_SECONDS = 20.0
 
 
 @contextmanager
@@ -109,12 +110,20 @@ def running_server(
         _wait_until_serving(process, f"{host}:{port}", log)
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(SHUTDOWN_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
+
+
+def end(process: "subprocess.Popen[Any]", seconds: float = SHUTDOWN_SECONDS) -> int:
+    """Stops a child by SIGTERM, or by SIGKILL where that takes too long; returns its exit code.
+
+    Raises subprocess.TimeoutExpired if even a killed child does not end.
+    """
+    process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(KILL_SECONDS)
 
 
 def _wait_until_serving(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:

@@ -17,8 +17,14 @@ from server.app import App
 from server.settings import Settings
 from server.store.migration import migrate
 from tests.support import Client, ServerProcess, connect, in_process, wait_serving
+from tests.watchdog import Watchdog
 
 TEMPLATE = "recparams_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Bounds every test from here on."""
+    config.pluginmanager.register(Watchdog(float(config.getini("timeout"))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,7 +50,7 @@ TRAINER = "recparams-trainer"
 FIRST_DAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
 
 
-async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
+async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
     """Asks until the answer is true, and returns it."""
     deadline = time.monotonic() + seconds
     while not (answer := await condition()):
@@ -272,7 +272,7 @@ class OwnPostgres:
             ("-w", "-D", str(self._server.pgdata), *arguments),
             bin_path=self._server.bin_path,
             user=self._server.system_user,
-            timeout=30,
+            timeout=120,
         )
 
     def freeze(self) -> None:

@@ -29,6 +29,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from server.settings import Settings
+from tests.processes import GRACE_SECONDS, KILL_SECONDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_KEY = "an-admin-key-for-tests"
@@ -72,7 +73,7 @@ async def connect(target: str, options: Any = None) -> AsyncIterator[Client]:
         )
 
 
-async def wait_serving(client: Client, seconds: float = 30.0) -> None:
+async def wait_serving(client: Client, seconds: float = 120.0) -> None:
     """Returns when the server's health is SERVING."""
     deadline = time.monotonic() + seconds
     while True:
@@ -84,6 +85,8 @@ async def wait_serving(client: Client, seconds: float = 30.0) -> None:
         await asyncio.sleep(0.05)
 
 
+START_SECONDS = 120.0
+"""Time for a server to start, on a machine many times slower than ours."""
 FEW_OVERRULE = 0.1
 """A bonus of the rules that a few interactions overcome."""
 
@@ -127,9 +130,13 @@ class ServerProcess:
                 stderr=file,
                 stdout=file,
             )
-        self.port = self._wait_for("listening")["port"]
+        try:
+            self.port = self._wait_for("listening")["port"]
+        except BaseException:
+            self.kill()
+            raise
 
-    def _wait_for(self, event: str, seconds: float = 30.0) -> dict[str, Any]:
+    def _wait_for(self, event: str, seconds: float = START_SECONDS) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
             for line in self.events():
@@ -153,23 +160,20 @@ class ServerProcess:
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(GRACE_SECONDS)
 
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(KILL_SECONDS)
 
 
 def start_in_vain(**settings: object) -> subprocess.CompletedProcess[str]:
     """Runs a server that should not come up."""
-    return subprocess.run(
-        [sys.executable, "-m", "server.cli", "serve"],
+    return run(
+        *(sys.executable, "-m", "server.cli", "serve"),
         env=environment("postgresql:///nowhere", **settings),
         cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
     )
 
 

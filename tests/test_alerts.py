@@ -4,7 +4,6 @@ import asyncio
 import functools
 import json
 import re
-import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from deploy.prometheus.promtool import NotFoundError, program
 from simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.observed import documented
+from tests.processes import communicate, run
 from tests.support import ROOT, connect, request, wait_serving
 
 FOLDER = ROOT / "deploy/prometheus"
@@ -103,12 +103,7 @@ def test_every_alert_has_cases() -> None:
 
 @pytest.mark.parametrize("file", ["alerts_test.yaml", "alerts_slow_test.yaml"])
 def test_alerts_fire_when_they_should(file: str) -> None:
-    done = subprocess.run(
-        [tool("promtool"), "test", "rules", FOLDER / file],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run(tool("promtool"), "test", "rules", FOLDER / file)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -169,4 +164,4 @@ async def test_prometheus_reads_a_server(start_server: Any, tmp_path: Path) -> N
         await eventually(nothing_is_wrong)
     finally:
         prometheus.terminate()
-        await prometheus.wait()
+        await communicate(prometheus)

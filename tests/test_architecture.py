@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import run
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -20,21 +22,8 @@ def contracts() -> list[dict[str, Any]]:
 
 
 def lint_imports(config: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from importlinter.cli import lint_imports_command as lint; lint()",
-            "--config",
-            str(config),
-            "--no-cache",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    lint = "from importlinter.cli import lint_imports_command as lint; lint()"
+    return run(sys.executable, "-c", lint, "--config", config, "--no-cache", cwd=ROOT)
 
 
 def test_imports_keep_to_the_contracts(contracts: list[dict[str, Any]]) -> None:

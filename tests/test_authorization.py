@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,6 +38,7 @@ from server.app import SERVICES, App
 from server.cli.connection import Exit
 from server.settings import Settings
 from server.settings.callers import Role, key_hash, parse_callers
+from tests import processes
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -191,11 +191,11 @@ async def test_the_clients_send_their_key(app: App, client: Client) -> None:
 async def test_simulated_people_call_with_the_key(app: App, db: asyncpg.Connection) -> None:
     def simulate(key: str) -> int:
         command = ["simulate", "--decisions", "50", "--people", "20", "--admin-key", key]
-        return subprocess.run(
-            [sys.executable, "-m", "server.cli", *command, "--address", f"127.0.0.1:{app.port}"],
+        return processes.run(
+            *(sys.executable, "-m", "server.cli", *command),
+            *("--address", f"127.0.0.1:{app.port}"),
             env=environment("postgresql:///none"),
             cwd=ROOT,
-            timeout=60,
         ).returncode
 
     assert await asyncio.to_thread(simulate, "wrong") == Exit.REFUSED
@@ -358,15 +358,13 @@ async def test_admin_keys_change_one_by_one(settings: Settings) -> None:
 
 def test_a_new_key_comes_with_its_hash() -> None:
     def run(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "server.cli", "new-key", *arguments],
+        done = processes.run(
+            *(sys.executable, "-m", "server.cli", "new-key", *arguments),
             env=environment("postgresql:///none"),
             cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     made = json.loads(run("--json"))
     assert made["hash"] == key_hash(made["key"])

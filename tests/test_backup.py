@@ -22,6 +22,7 @@ from tests.faults import (
     trained_state,
     updates_of,
 )
+from tests.processes import communicate
 from tests.support import ADMIN, ROOT, Client, connect, record, train, wait_serving
 from tests.support import request as ask
 
@@ -44,7 +45,7 @@ async def shell(script: str, folder: Path, programs: Path, **variables: str) -> 
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate()
+    output, _ = await communicate(process)
     assert process.returncode == 0, output.decode()
 
 

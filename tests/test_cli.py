@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,8 @@ import pytest
 from recparams.v1 import models_pb2, models_pb2_grpc
 from recparams.v1 import types_pb2 as types
 from server.app import App
+from tests import processes
+from tests.processes import GRACE_SECONDS, communicate
 from tests.support import ADMIN_KEY, ROOT, Client, environment, logged, record
 
 SEED_OPTIONS = (
@@ -67,8 +68,9 @@ async def start(
 
 
 async def finish(process: asyncio.subprocess.Process) -> Outcome:
-    out, err = await process.communicate()
-    outcome = Outcome(await process.wait(), out.decode(), err.decode())
+    out, err = await communicate(process)
+    assert process.returncode is not None
+    outcome = Outcome(process.returncode, out.decode(), err.decode())
     assert "Traceback" not in outcome.err
     return outcome
 
@@ -216,7 +218,8 @@ async def test_a_progress_bar_on_a_terminal(client: Client, app: App) -> None:
     while piece := await asyncio.to_thread(read):
         shown += piece
     os.close(ours)
-    assert await process.wait() == 0
+    await communicate(process)
+    assert process.returncode == 0
     assert b"%" in shown
     assert re.search(rb"model version +1\b", shown)
 
@@ -322,13 +325,7 @@ async def test_recommend(cli: Any) -> None:
 
 
 def test_unknown_commands() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "server.cli", "nonsense"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run(sys.executable, "-m", "server.cli", "nonsense", cwd=ROOT)
     assert done.returncode == 2
     assert "No such command" in done.stderr
 
@@ -346,7 +343,7 @@ async def test_waiting_outlives_a_restart(
     assert watcher.stdout is not None
     assert json.loads(await watcher.stdout.readline())["run_id"] == 1
     watched.process.send_signal(end)
-    await asyncio.to_thread(watched.process.wait, 30)
+    await asyncio.to_thread(watched.process.wait, GRACE_SECONDS)
     start_server(port=watched.port)
     await let_go(db)
     outcome = await finish(watcher)

@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.app import App
 from server.store.migration import migrate
-from tests.support import Client, connect, wait_serving
+from tests.support import START_SECONDS, Client, connect, wait_serving
 from tests.test_cli import run
 
 
@@ -63,7 +63,7 @@ async def test_a_schema_of_a_newer_release(
     assert "is of a newer release than this one" in failed.err
     assert len(failed.err.splitlines()) == 1
     server = start_server(log_format="json")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(START_SECONDS):
         while not any(event["event"] == "not serving" for event in server.events()):
             await asyncio.sleep(0.1)
     assert server.process.poll() is None

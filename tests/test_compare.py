@@ -16,6 +16,7 @@ from simulation.compare.peers import MABWiser, VowpalWabbit
 from simulation.compare.report import Mean, Results
 from simulation.compare.systems import Contestant, LearnerSystem, RandomSystem, RulesSystem, one_hot
 from simulation.people.simulator import expected_rewards
+from tests.processes import RUN_SECONDS, run, running
 from tests.support import ROOT, environment
 
 SMALL = Plan(sizes=(3000,), seeds=1, held_out=1500, visits=100)
@@ -28,15 +29,11 @@ main()
 """
 
 
-def start(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_TORCH, "compare", *arguments],
-        cwd=ROOT,
-        env=environment("unused"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+COMMAND = (sys.executable, "-c", WITHOUT_TORCH, "compare")
+
+
+def compare(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return run(*COMMAND, *arguments, cwd=ROOT, env=environment("unused"))
 
 
 def run_all(*systems: Contestant) -> dict[str, Trial]:
@@ -46,11 +43,11 @@ def run_all(*systems: Contestant) -> dict[str, Trial]:
 
 def test_a_comparison_says_what_each_is_worth(tmp_path: Path) -> None:
     learners = ("q_learning", "lin_ucb", "dqn")
-    asked = start(
-        *("--quick", "--no-peers", "--sizes", "500,4000", "--into", str(tmp_path / "new")),
+    asked = compare(
+        *("--quick", "--no-peers", "--sizes", "500,4000", "--into", tmp_path / "new"),
         *(word for name in learners for word in ("--learner", name)),
     )
-    out, err = asked.communicate()
+    out, err = asked.stdout, asked.stderr
     assert asked.returncode == 0, out + err
     assert "Left out: dqn, since torch is not installed." in err
     assert "population 2, 4,000 interactions" in err
@@ -79,13 +76,19 @@ def test_a_comparison_says_what_each_is_worth(tmp_path: Path) -> None:
 
 
 def test_it_can_be_stopped_and_writes_nothing_then(tmp_path: Path) -> None:
-    asked = start("--no-peers", "--learner", "q_learning", "--into", str(tmp_path))
-    assert asked.stderr is not None
-    for line in asked.stderr:
-        if "interactions, rules" in line:
-            break
-    asked.send_signal(signal.SIGINT)
-    _, err = asked.communicate(timeout=30)
+    with running(
+        *(*COMMAND, "--no-peers", "--learner", "q_learning", "--into", tmp_path),
+        cwd=ROOT,
+        env=environment("unused"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as asked:
+        assert asked.stderr is not None
+        for line in asked.stderr:
+            if "interactions, rules" in line:
+                break
+        asked.send_signal(signal.SIGINT)
+        _, err = asked.communicate(timeout=RUN_SECONDS)
     assert asked.returncode == 130, err
     assert err.strip().endswith("Stopped; nothing was written.")
     assert not list(tmp_path.iterdir())
@@ -102,10 +105,9 @@ def test_it_can_be_stopped_and_writes_nothing_then(tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    asked = start(*arguments, "--into", str(tmp_path / "new"))
-    _, err = asked.communicate()
+    asked = compare(*arguments, "--into", tmp_path / "new")
     assert asked.returncode == 2
-    assert f"Invalid value for '{arguments[0]}'" in err
+    assert f"Invalid value for '{arguments[0]}'" in asked.stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -1,6 +1,5 @@
 """Settings: where they come from, what they refuse, and how a server starts with them."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.settings import Settings
+from tests.processes import run
 from tests.support import ROOT, environment
 
 
@@ -118,29 +118,15 @@ def test_a_server_that_cannot_start_says_why(
 ) -> None:
     env = environment("postgresql://nowhere/db", data_dir=tmp_path)
     del env["RECPARAMS_ADMIN_KEY"]
-    done = subprocess.run(
-        [sys.executable, "-m", "server.cli", "serve", *arguments],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(sys.executable, "-m", "server.cli", "serve", *arguments, env=env, cwd=ROOT)
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_every_setting_has_an_option_with_help() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "server.cli", "serve", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run(sys.executable, "-m", "server.cli", "serve", "--help", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')} " in done.stdout
         assert field.description

@@ -1,12 +1,14 @@
 """The demo and the simulation, run as people run them, and what they measure with."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -16,31 +18,36 @@ import pytest
 from rl.reward import RewardWeights
 from server.app import App
 from simulation.demo import DemoError, HeldOut
-from simulation.demo_server import MARK, free_port, fresh_folder
+from simulation.demo_server import MARK, free_port, fresh_folder, stop_postgres
 from simulation.people.population import WEEK
+from tests.processes import RUN_SECONDS, communicate, running
 from tests.support import ROOT, environment
 
 START = 1_700_000_000
 
 
-def start(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "server.cli", *arguments],
-        cwd=ROOT,
-        env=environment("unused"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@contextlib.contextmanager
+def demo_of(folder: Path, *arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    """A demo in a folder, whose Postgres is stopped whatever becomes of the demo."""
+    command = (sys.executable, "-m", "server.cli", "demo", "--port", "0", "--data-dir", folder)
+    try:
+        with running(
+            *(*command, *arguments),
+            cwd=ROOT,
+            env=environment("unused"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as demo:
+            yield demo
+    finally:
+        stop_postgres(folder)
 
 
 def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
     folder, png = tmp_path / "data", tmp_path / "curve.png"
-    demo = start(
-        *("demo", "--once", "--weeks", "3", "--people", "3000", "--port", "0"),
-        *("--data-dir", str(folder), "--png", str(png)),
-    )
-    output, _ = demo.communicate()
+    with demo_of(folder, *("--once", "--weeks", "3", "--people", "3000", "--png", png)) as demo:
+        output, _ = demo.communicate(timeout=RUN_SECONDS)
     assert demo.returncode == 0, output
     rows = [line.split() for line in output.splitlines() if line.split()[:1] in map(list, "0123")]
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
@@ -54,16 +61,13 @@ def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
 
 def test_the_demo_stops_its_server_and_database_when_it_is_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    demo = start(
-        *("demo", "--people", "2000", "--port", "0", "--png", str(tmp_path / "curve.png")),
-        *("--data-dir", str(folder)),
-    )
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        if line.split()[:1] == ["0"]:
-            break
-    demo.send_signal(signal.SIGINT)
-    output, _ = demo.communicate(timeout=30)
+    with demo_of(folder, "--people", "2000", "--png", tmp_path / "curve.png") as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.split()[:1] == ["0"]:
+                break
+        demo.send_signal(signal.SIGINT)
+        output, _ = demo.communicate(timeout=RUN_SECONDS)
     assert demo.returncode == 130, output
     assert output.strip().endswith("Stopped.")
     assert not (folder / "postgres" / "postmaster.pid").exists()
@@ -123,7 +127,7 @@ async def test_simulate_records_what_it_says(app: App, db: asyncpg.Connection) -
         env={**os.environ, "RECPARAMS_ADDRESS": f"127.0.0.1:{app.port}"},
         stdout=asyncio.subprocess.PIPE,
     )
-    output, _ = await process.communicate()
+    output, _ = await communicate(process)
     assert process.returncode == 0
     facts = json.loads(output)
     recorded = await db.fetchrow(
@@ -141,6 +145,6 @@ async def test_simulate_without_a_server_says_so() -> None:
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, errors = await process.communicate()
+    _, errors = await communicate(process)
     assert process.returncode == 4
     assert errors.decode().startswith("recparams: 127.0.0.1:1: ")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,7 @@ Object = dict[str, Any]
 
 def build(folder: str) -> list[Object]:
     """What kustomize makes of a folder."""
-    done = subprocess.run(
-        [BINARIES / "kubectl", "kustomize", DEPLOY / folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(BINARIES / "kubectl", "kustomize", DEPLOY / folder)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 

@@ -5,11 +5,9 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from proto.reference import missing, read, render
 from server.cli import main
 from server.settings import Settings
 from simulation.demo_server import free_port, stop_postgres
+from tests.processes import running
 from tests.support import ROOT
 
 README = ROOT / "README.md"
@@ -30,6 +29,7 @@ MIGRATING = ROOT / "docs/migrating.md"
 DOCUMENTS = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("clients/*/README.md")))
 ADDRESS = "127.0.0.1:50051"
 MARK = "@@@"
+FOLLOW_SECONDS = 450
 VARYING = {"decision_token", "model_version", "policy_arm", "propensity", "source"}
 """Parts of an answer that are another server's, or another call's."""
 LEVELS = "low|medium|high|focused|balanced|diverse|familiar|mixed|exploratory"
@@ -46,7 +46,7 @@ make() {
     esac
 }
 up() {
-    for _ in {1..100}; do recparams health > /dev/null 2>&1 && return; sleep 0.2; done
+    for _ in {1..600}; do recparams health > /dev/null 2>&1 && return; sleep 0.2; done
     cat server.log; exit 1
 }
 """
@@ -102,7 +102,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._port = free_port("127.0.0.1", 0)
-        self._groups: list[int] = []
+        self._shells = contextlib.ExitStack()
         for path in ROOT.iterdir():
             if path.name != ".recparams":
                 (folder / path.name).symlink_to(path)
@@ -121,17 +121,17 @@ class Reader:
             "RECPARAMS_ADDRESS": f"127.0.0.1:{self._port}",
             "RECPARAMS_LAME_DUCK_SECONDS": "0",
         }
-        shell = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", PRELUDE + script],
-            cwd=self._folder,
-            env={**inherited, **ours},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+        shell = self._shells.enter_context(
+            running(
+                *("bash", "-euo", "pipefail", "-c", PRELUDE + script),
+                cwd=self._folder,
+                env={**inherited, **ours},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
-        self._groups.append(shell.pid)
-        output, _ = shell.communicate(timeout=120)
+        output, _ = shell.communicate(timeout=FOLLOW_SECONDS)
         assert shell.returncode == 0, output
         return output.split(f"{MARK}\n")[1:]
 
@@ -146,12 +146,10 @@ class Reader:
 
     def leave(self) -> None:
         """Stops what was started, and its Postgres."""
-        for group in self._groups:
-            with contextlib.suppress(ProcessLookupError):
-                while True:
-                    os.killpg(group, signal.SIGTERM)
-                    time.sleep(0.1)
-        stop_postgres(self._folder / ".recparams")
+        try:
+            self._shells.close()
+        finally:
+            stop_postgres(self._folder / ".recparams")
 
 
 @pytest.fixture
@@ -159,8 +157,10 @@ def reader() -> Iterator[Reader]:
     # Not in pytest's folder, which other sessions of pytest clear away.
     with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
         somebody = Reader(Path(folder))
-        yield somebody
-        somebody.leave()
+        try:
+            yield somebody
+        finally:
+            somebody.leave()
 
 
 def alike(text: str) -> list[str]:
@@ -197,10 +197,12 @@ def follow(reader: Reader, steps: list[Command]) -> None:
             assert_shown(step, printed)
 
 
+@pytest.mark.timeout(FOLLOW_SECONDS + 30)
 def test_the_readme_and_the_migration_are_true(reader: Reader) -> None:
     follow(reader, commands(README, but="Look after it") + commands(MIGRATING))
 
 
+@pytest.mark.timeout(FOLLOW_SECONDS + 30)
 def test_the_quick_start_is_true(reader: Reader) -> None:
     """What the README says of looking after a server needs one that has learned."""
     follow(reader, commands(QUICK_START) + commands(README, only="Look after it"))

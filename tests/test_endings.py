@@ -57,7 +57,7 @@ async def test_a_trainer_that_dies_with_the_database_before_its_run_began(
         async def is_marked() -> bool:
             return (await get_run(client, run_id)).status == tpb.TRAINING_RUN_STATUS_FAILED
 
-        await eventually(is_marked, seconds=10)
+        await eventually(is_marked)
         assert (await train(client)).interactions_trained == 1
 
 

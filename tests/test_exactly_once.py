@@ -274,7 +274,7 @@ async def test_a_snapshot_waits_for_inserts_under_way(
         await eventually(lambda: trainer_is_blocked(db, "7270001"))
         # Others write on meanwhile; the trainer's waiting must not make them queue behind it.
         for number in range(20):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await record(client, logged(f"meanwhile-{number}", "ada"))
         run = await get_run(client, run_id)
         assert run.status == tpb.TRAINING_RUN_STATUS_RUNNING

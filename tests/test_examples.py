@@ -19,6 +19,7 @@ from rl.learners.registry import LEARNERS
 from server.app import App
 from server.settings import Settings
 from tests.faults import SMALL, eventually
+from tests.processes import communicate
 from tests.support import ADMIN, ROOT, Client, in_process, request, train
 from tests.trust import likes_high_energy, live
 
@@ -36,7 +37,7 @@ async def backend(address: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await process.communicate()
+    output, errors = await communicate(process)
     assert (process.returncode, errors) == (0, b"")
     return output.decode()
 
@@ -78,7 +79,7 @@ async def test_an_algorithm_of_ones_own_learns_more_than_nothing() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, ROOT / "examples/algorithm.py"), stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await process.communicate()
+    output, _ = await communicate(process)
     assert process.returncode == 0
     values = {line.split()[0]: float(line.split()[1]) for line in output.decode().splitlines()}
     # Chance is worth 0, by how rewards are weighed.

@@ -170,7 +170,7 @@ async def test_a_run_under_way(
     async with stopped_at(POINTS[point], client, db, database_url) as run_id:
         forgetting = [asyncio.create_task(forget(client, f"user-{n}")) for n in (3, 5)]
         await asyncio.sleep(0.2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await client.recommendation.GetRecommendationParams(request("user-5"))
     trained = await wait_ended(client, run_id)
     assert trained.status == tpb.TRAINING_RUN_STATUS_COMPLETED, trained.error
@@ -195,7 +195,7 @@ async def test_it_waits_for_inserts_under_way(
         await asyncio.sleep(0.3)
         assert not forgetting.done()
         # Others record meanwhile.
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             await record(client, *of("bob", 1))
         await inserting.execute("commit")
         assert (await forgetting).interactions == 2

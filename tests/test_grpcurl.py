@@ -10,12 +10,13 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from server.app import App
+from tests.processes import communicate
 from tests.support import ADMIN_KEY, Client, request
 
 GRPCURL = shutil.which("grpcurl", path=str(Path(sys.executable).parent))
 
 
-async def grpcurl(*arguments: str) -> tuple[int, str]:
+async def grpcurl(*arguments: str) -> tuple[int | None, str]:
     assert GRPCURL is not None
     process = await asyncio.create_subprocess_exec(
         GRPCURL,
@@ -24,8 +25,8 @@ async def grpcurl(*arguments: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate()
-    return await process.wait(), output.decode()
+    output, _ = await communicate(process)
+    return process.returncode, output.decode()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The image, as far as it goes without Docker; `make image-check` builds and runs it."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,16 @@ import pytest
 from deploy.dockerfile import Image, ImageError
 from server.settings import Settings
 from tests.faults import SMALL
+from tests.processes import run
 from tests.support import ROOT, connect, train, wait_serving
 from tests.test_deploy import BINARIES, DEPLOY, image_variables
 from tests.trust import likes_high_energy, live
 
 
 def test_compose_is_valid() -> None:
-    done = subprocess.run(
-        [
-            *(BINARIES / "docker-compose", "-f", DEPLOY / "compose.yaml", "--profile", "*"),
-            *("config", "--format", "json"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run(
+        *(BINARIES / "docker-compose", "-f", DEPLOY / "compose.yaml", "--profile", "*"),
+        *("config", "--format", "json"),
     )
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout)["services"]
@@ -42,9 +37,7 @@ def test_compose_is_valid() -> None:
 
 
 def test_dockerfile_lints() -> None:
-    done = subprocess.run(
-        [BINARIES / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False
-    )
+    done = run(BINARIES / "hadolint", ROOT / "Dockerfile")
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -84,7 +77,8 @@ def compiled(folder: Path) -> dict[str, bytes]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "numba"
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
-    subprocess.run([sys.executable, "-m", "server.jobs.warm"], cwd=ROOT, check=True)
+    done = run(sys.executable, "-m", "server.jobs.warm", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from server.app import App
+from tests import processes
 from tests.support import ROOT
 
 FOLDER = ROOT / "clients" / "typescript"
@@ -23,9 +24,7 @@ needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node's
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A command with the modules' and our own binaries on its path."""
     path = f"{cwd / 'node_modules' / '.bin'}:{BINARIES}:{os.environ['PATH']}"
-    return subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True
-    )
+    return processes.run(*command, cwd=cwd, env={**os.environ, "PATH": path})
 
 
 @needs_npm

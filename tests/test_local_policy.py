@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import subprocess
 import sys
 import time
 import zlib
@@ -52,6 +51,7 @@ from server.serving import snapshots
 from server.serving.policies import Arm, Serving
 from server.serving.tokens import InvalidTokenError, TokenCodec
 from server.settings import Settings
+from tests.processes import run
 from tests.support import ROOT, Client, connect, in_process, wait_serving
 
 KNOWN_MOODS = tuple(mood for mood in MOODS if mood != "stressed")
@@ -527,7 +527,7 @@ VECTORS = json.loads((ROOT / "clients/vectors/local-policy.json").read_text())
 def test_vectors_are_what_the_server_computes(tmp_path: Path) -> None:
     file = tmp_path / "vectors.json"
     command = [sys.executable, "tests/local_policy_vectors.py", str(file)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    assert run(*command, cwd=ROOT).returncode == 0
     again = json.loads(file.read_text())
     for name in ("positions", "checksum", "decisions", "tokens"):
         assert again[name] == VECTORS[name]

@@ -83,7 +83,7 @@ async def test_metrics_follow_gates_and_rollouts(start_server: Any) -> None:
             lambda a: [LIKE if a.policy_arm == pb.POLICY_ARM_RULE_BASED else types.REACTION_SKIP],
         )
         assert await asyncio.to_thread(decisions, port) == at_first + len(answers)
-        await eventually(lambda: shows('recparams_rollouts_taken_back{by="watch"}', 1), 60)
+        await eventually(lambda: shows('recparams_rollouts_taken_back{by="watch"}', 1), 180)
         assert {a.policy_arm for a in answers} == {pb.POLICY_ARM_RL, pb.POLICY_ARM_RULE_BASED}
         await eventually(lambda: shows("recparams_active_version", 0))
         assert 'recparams_arm_reward{arm="rl"}' not in await asyncio.to_thread(scrape, port)

@@ -2,7 +2,6 @@
 
 import ast
 import base64
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from server.rpc.methods import Kind
 from server.settings.callers import key_hash
 from tests import fuzzing
 from tests.fuzzing import METHODS, Known, kind_of
+from tests.processes import run
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -189,7 +189,8 @@ asyncio.run(main())
 def test_a_value_that_the_database_refuses_is_not_logged(database_url: str) -> None:
     """Neither by the service nor by a library, nor where it is behind another exception."""
     command = [sys.executable, "-c", LOG_IT, database_url]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run(*command, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     assert '"ours"' in done.stderr and '"theirs"' in done.stderr
     assert "the first of them" in done.stderr
     assert PERSON not in done.stdout + done.stderr

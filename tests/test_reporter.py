@@ -1,7 +1,6 @@
 """Interactions reported in the background, to a real server that comes and goes."""
 
 import asyncio
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from recparams_client import (
 )
 from server.app import App
 from server.settings import Settings
+from tests.processes import run
 from tests.support import Client, connect, wait_serving
 
 ASKED = DecisionRequest(
@@ -127,8 +127,6 @@ for _ in range(20):
 @pytest.mark.usefixtures("client")
 async def test_the_end_of_a_program_sends_what_is_left(app: App, db: asyncpg.Connection) -> None:
     command = [sys.executable, "-c", PROGRAM, f"127.0.0.1:{app.port}"]
-    done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=60
-    )
+    done = await asyncio.to_thread(run, *command)
     assert done.returncode == 0, done.stderr
     assert await db.fetchval("SELECT count(*) FROM interactions") == 20

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from server.app import App
 from server.settings import Settings
 from simulation.demo_server import free_port
 from tests.faults import SMALL, SPACE
+from tests.processes import run
 from tests.support import ROOT, Client, in_process, train
 
 SHORT = {
@@ -46,16 +46,11 @@ DISK_FAULTS = {fault.name for fault in FAULTS if fault.fills_disk}
 def test_a_short_soak_goes_through_every_fault(tmp_path: Path) -> None:
     summary, logs = tmp_path / "soak.md", tmp_path / "logs"
     arguments = [str(part) for pair in SHORT.items() for part in pair]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.soak", *arguments),
-            *("--into", str(summary), "--keep", str(logs)),
-        ],
+    done = run(
+        *(sys.executable, "-m", "benchmarks.soak", *arguments),
+        *("--into", summary, "--keep", logs),
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     text = summary.read_text()

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import random
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -40,6 +39,7 @@ from tests.faults import (
     learned,
     stored_table,
 )
+from tests.processes import run
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -589,9 +589,8 @@ class TestServing:
 
 
 def run_tool(postgres: Any, *command: str) -> None:
-    subprocess.run(
-        [postgres.bin_path / command[0], *command[1:]], check=True, capture_output=True, timeout=60
-    )
+    done = run(postgres.bin_path / command[0], *command[1:])
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_restored_backup_goes_on_where_it_was(

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -19,8 +18,10 @@ from recparams.v1 import models_pb2 as mpb
 from simulation.demo import DemoError
 from simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
+from tests.processes import GRACE_SECONDS, running
 from tests.support import (
     ROOT,
+    START_SECONDS,
     Client,
     ServerProcess,
     connect,
@@ -157,7 +158,7 @@ async def test_two_workers_are_one_server(start_server: Any) -> None:
 
     processes = psutil.Process(server.process.pid).children(recursive=True)
     assert await asyncio.to_thread(server.terminate) == 0
-    await eventually(lambda: are_gone(processes), 5)
+    await eventually(lambda: are_gone(processes))
     assert {line["worker"] for line in await events(server, "stopped")} == {0, 1}
     assert len(await events(server, "worker died")) == 2
 
@@ -178,7 +179,7 @@ async def test_workers_end_with_a_supervisor_that_is_killed(
 
     processes = psutil.Process(server.process.pid).children(recursive=True)
     server.kill()
-    await eventually(lambda: are_gone(processes), 10)
+    await eventually(lambda: are_gone(processes))
     assert {line["worker"] for line in await events(server, "stopped")} == {0, 1}
 
 
@@ -196,17 +197,18 @@ async def test_a_worker_that_cannot_start_ends_them_all(tmp_path: Path) -> None:
 def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
     """It reaches every process of a terminal, also those that are not yet ready for it."""
     log = tmp_path / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve"],
+    with (
+        log.open("wb") as file,
+        running(
+            *(sys.executable, "-m", "server.cli", "serve"),
             env=environment("postgresql:///nowhere", port=0, workers=2, data_dir=tmp_path),
             cwd=ROOT,
             stderr=file,
-            start_new_session=True,
-        )
-    wait_until(lambda: is_importing(process.pid))
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == 0
+        ) as process,
+    ):
+        wait_until(lambda: is_importing(process.pid))
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(GRACE_SECONDS) == 0
     assert "Traceback" not in log.read_text()
 
 
@@ -220,7 +222,7 @@ def is_importing(supervisor: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

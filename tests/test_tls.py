@@ -28,6 +28,7 @@ from recparams_client import (
 from server.app import App, StartError
 from server.rpc.tls import CertificateError, server_credentials
 from server.settings import Settings
+from tests.processes import communicate
 from tests.support import ROOT, environment, start_in_vain
 
 Start = Callable[..., AbstractAsyncContextManager[App]]
@@ -220,7 +221,7 @@ async def test_the_command_line_and_the_client_use_tls(start: Start, files: File
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-            output, _ = await process.communicate()
+            output, _ = await communicate(process)
             return process.returncode, output.decode()
 
         code, output = await cli("--ca", str(ca), "--cert", str(cert), "--key", str(key))

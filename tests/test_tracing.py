@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from recparams.v1 import training_pb2 as tpb
 from server.observability import opentelemetry_traces, tracing
 from simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
+from tests.processes import communicate, run
 from tests.support import (
     ADMIN,
     ROOT,
@@ -105,7 +105,8 @@ async def call_from_a_backend(target: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, PERSON, env=environment, cwd=ROOT
     )
-    assert await process.wait() == 0
+    await communicate(process)
+    assert process.returncode == 0
 
 
 def by_name(spans: list[trace_pb2.Span]) -> dict[str, trace_pb2.Span]:
@@ -184,7 +185,7 @@ async def test_log_lines_name_their_trace(collector: Collector, database_url: st
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, output = await process.communicate()
+    _, output = await communicate(process)
     (line,) = map(json.loads, output.splitlines())
     assert line["event"] == "run is not pending"
     assert line["trace_id"] == TRACE
@@ -197,15 +198,12 @@ def test_a_collector_that_is_away_holds_nothing_up(
     away = f"http://127.0.0.1:{free_port('127.0.0.1', 0)}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", away)
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "server.jobs", "train", "1"],
+    done = run(
+        *(sys.executable, "-m", "server.jobs", "train", "1"),
         env=environment(database_url, tracing="on"),
         cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
     )
+    assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < opentelemetry_traces.STOP_SECONDS + 5
     assert "aborting retry" in done.stderr
 
@@ -229,4 +227,4 @@ def test_what_is_off_is_not_imported() -> None:
         "import sys, server.app, server.jobs.__main__\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    assert run(sys.executable, "-c", code, cwd=ROOT).returncode == 0

@@ -24,9 +24,10 @@ from typing import Any
 
 import uvloop
 
-from simulation.demo_server import free_port
+from simulation.demo_server import end, free_port
 
 PIECE_BYTES = 64 * 1024
+END_SECONDS = 10.0
 PIECES = 256
 """Most pieces of a direction under way; the sender waits then."""
 
@@ -180,7 +181,13 @@ class Network:
 
     def stop(self) -> None:
         """Ends the proxy."""
-        self.process.communicate()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            end(self.process)
+        self.process.stdout.close()
 
 
 if __name__ == "__main__":

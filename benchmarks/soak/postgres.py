@@ -20,6 +20,7 @@ SPARE_BYTES = 64 * 1024
 """What a full disk still has: little enough for files to need more at once."""
 MOST_SEGMENTS = 100
 START_SECONDS = 60.0
+MOUNT_SECONDS = 60.0
 PATIENCE_SECONDS = 5.0
 """How long a recovery may take before Postgres is started anew."""
 _SETTINGS = {"max_wal_size": "'128MB'", "min_wal_size": "'32MB'", "max_connections": "200"}
@@ -137,12 +138,12 @@ class Postgres:
 
     def close(self, log: Path) -> None:
         """Ends it, keeps its log, and takes everything else away."""
-        with contextlib.suppress(subprocess.CalledProcessError):
+        with contextlib.suppress(subprocess.SubprocessError):
             self.stop("immediate")
         with contextlib.suppress(OSError):
             shutil.copy(self.log, log)
         if not self.no_disk:
-            subprocess.run(["umount", str(self._folder)], check=True)
+            subprocess.run(["umount", str(self._folder)], check=True, timeout=MOUNT_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -152,15 +153,18 @@ def _mount(folder: Path) -> str:
         return "only root may mount a small file system"
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "recparams-soak"]
     try:
-        subprocess.run([*mount, str(folder)], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as failure:
+        subprocess.run(
+            [*mount, str(folder)], check=True, capture_output=True, text=True, timeout=MOUNT_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError) as failure:
         detail = getattr(failure, "stderr", "") or str(failure)
         return f"a small file system cannot be mounted here: {detail.strip()}"
     return ""
 
 
 def _remount(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+    command = ["mount", "-o", f"remount,size={size}", str(folder)]
+    subprocess.run(command, check=True, timeout=MOUNT_SECONDS)
 
 
 @contextlib.asynccontextmanager

@@ -78,7 +78,7 @@ class Replica:
         """SIGKILL."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(END_SECONDS)
 
     def terminate(self) -> int | None:
         """SIGTERM; returns the exit code, None where it does not end."""

@@ -4,7 +4,6 @@ import asyncio
 
 import asyncpg
 import click
-from sqlalchemy.exc import DBAPIError
 
 from server.cli.connection import Exit
 from server.cli.output import give_up
@@ -38,6 +37,6 @@ def migrate(database_url: str) -> None:
         asyncio.run(migration.migrate(database_url))
     except STORE_ERRORS as failure:
         give_up(failure, Exit.UNREACHABLE)
-    except (asyncpg.PostgresError, DBAPIError, migration.NewerSchemaError) as failure:
+    except (asyncpg.PostgresError, migration.MigrationError, migration.NewerSchemaError) as failure:
         give_up(failure, Exit.FAILED)
     click.echo("the schema is up to date")

@@ -1,16 +1,11 @@
-"""Migrations of the schema. Apart from `server.store.database`, since workers need none of them."""
+"""Migrations of the schema; Alembic is imported only if there is something to do."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import asyncpg
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from server.settings import Settings
 from server.store.database import Pool, create_pool, database_url
@@ -18,18 +13,49 @@ from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = max(file.name.partition("_")[0] for file in MIGRATIONS.glob("versions/[0-9]*.py"))
+"""Revision of this release."""
 
 
 class NewerSchemaError(Exception):
     """A schema of a revision that this release does not know."""
 
 
-async def migrate(url: str, revision: str = "head") -> None:
+class MigrationError(Exception):
+    """The database refused a migration; nothing was changed."""
+
+
+async def migrate(url: str, revision: str = HEAD) -> None:
     """Brings the schema up to a revision. Replicas that start together take turns.
 
     Raises:
         NewerSchemaError: a newer release has migrated it further; nothing is changed.
+        MigrationError: the database refused; nothing is changed.
     """
+    if await _revision(url) != revision:
+        await _upgrade(url, revision)
+
+
+async def _revision(url: str) -> str | None:
+    """Returns the revision of the schema, None of an empty database."""
+    connection = await asyncpg.connect(url)
+    try:
+        with contextlib.suppress(asyncpg.UndefinedTableError):
+            found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+            return found
+        return None
+    finally:
+        await connection.close()
+
+
+async def _upgrade(url: str, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
     )
@@ -48,6 +74,8 @@ async def migrate(url: str, revision: str = "head") -> None:
             f"the database's schema is of a newer release than this one ({failure}): "
             "run that release or a newer one"
         ) from None
+    except DBAPIError as failure:
+        raise MigrationError(str(failure)) from failure
     finally:
         await engine.dispose()
 
@@ -60,7 +88,7 @@ async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
             url = await asyncio.to_thread(database_url, settings)
             await migrate(url)
             return url, await create_pool(url, settings.database_pool_size)
-        except (*STORE_ERRORS, asyncpg.PostgresError, DBAPIError) as failure:
+        except (*STORE_ERRORS, asyncpg.PostgresError, MigrationError) as failure:
             log.warning("waiting for the database", error=repr(failure), retry_in=delay)
         except NewerSchemaError as failure:
             log.error("not serving", error=str(failure), retry_in=delay)

@@ -17,7 +17,9 @@ ENVIRONMENT = {
 
 def test_the_wheel(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path]
-    subprocess.run(command, cwd=CLIENT, env=ENVIRONMENT, check=True, capture_output=True)
+    subprocess.run(
+        command, cwd=CLIENT, env=ENVIRONMENT, check=True, capture_output=True, timeout=240
+    )
     (wheel,) = tmp_path.glob("recparams_client-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -38,12 +40,12 @@ def test_it_imports_without_numpy_or_the_server() -> None:
         "import sys, recparams_client\n"
         "assert not {'numpy', 'rl', 'server', 'google.rpc'} & set(sys.modules), sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd="/")
+    subprocess.run([sys.executable, "-c", program], check=True, cwd="/", timeout=240)
 
 
 def test_generated_code_is_fresh(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "proto" / "generate.py", tmp_path]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=240)
     generated = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     source = CLIENT / "src"
     stale = [
