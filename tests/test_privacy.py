@@ -166,7 +166,7 @@ async def test_what_the_database_says_of_a_row_is_not_logged(
 LOG_IT = f"""
 import asyncio, logging, sys
 import asyncpg, structlog
-from server import logs
+from server.observability import logs
 
 async def main():
     logs.configure("debug", "json")
