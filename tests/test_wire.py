@@ -1,4 +1,4 @@
-"""Requests read straight from their bytes say what protobuf says they say."""
+"""Batches read straight from their bytes say what protobuf says they say."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -15,15 +15,15 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.state import TRAITS
 from server.services.checks import LONGEST_USER_ID
-from server.serving.plain_requests import read_plain, read_plain_batch
+from server.serving.answers import batch_entry_prefix
+from server.serving.plain_requests import read_plain_batch
 from tests.support import SEED_PERSONALITY, Client, failure_of, request
 
 Request, Batch = pb.GetRecommendationParamsRequest, pb.BatchGetRecommendationParamsRequest
 Said = tuple[bytes, bytes, tuple[int, int, int]]
 """User id, scores as five float64 (so that NaN is NaN) and context numbers."""
 
-LONGEST_PLAIN = 125
-LONGEST_PLAIN_IN_BATCH = 92
+LONGEST_PLAIN = 92
 """Bytes of user ids up to which all lengths take one byte."""
 
 float32 = st.floats(width=32)
@@ -56,9 +56,9 @@ edits = st.lists(
 )
 
 
-def is_plain(one: pb.GetRecommendationParamsRequest, longest: int) -> bool:
+def is_plain(one: pb.GetRecommendationParamsRequest) -> bool:
     return (
-        1 <= len(one.user_id.encode()) <= longest
+        1 <= len(one.user_id.encode()) <= LONGEST_PLAIN
         and "\0" not in one.user_id
         and all(one.personality.HasField(name) for name in TRAITS)
         and all(1 <= number < 128 for number in (one.content_type, one.mood, one.time_of_day))
@@ -78,9 +78,8 @@ def said_by(one: pb.GetRecommendationParamsRequest) -> Said:
     return one.user_id.encode(), struct.pack("<5d", *scores), numbers
 
 
-def read(message: bytes) -> Said | None:
-    plain = read_plain(message)
-    return plain and (plain[0], struct.pack("<5d", *plain[1]), plain[2])
+def in_batch(*messages: bytes) -> bytes:
+    return b"".join(batch_entry_prefix(len(one)) + one for one in messages)
 
 
 def read_batch(message: bytes) -> list[Said] | None:
@@ -94,12 +93,12 @@ def read_batch(message: bytes) -> list[Said] | None:
 
 
 def check(message: bytes) -> None:
-    """Whatever is read of these bytes is what protobuf reads. Bytes it refuses are not read."""
-    if (plain := read(message)) is not None:
-        assert plain == said_by(Request.FromString(message))
+    """Checks a batch of one request."""
+    check_batch(in_batch(message))
 
 
 def check_batch(message: bytes) -> None:
+    """Whatever is read of these bytes is what protobuf reads. Bytes it refuses are not read."""
     if (plain := read_batch(message)) is not None:
         assert plain == [said_by(one) for one in Batch.FromString(message).requests]
 
@@ -125,8 +124,8 @@ def one_byte_off(message: bytes) -> Iterator[bytes]:
 def test_requests_are_read_as_protobuf_reads_them(one: pb.GetRecommendationParamsRequest) -> None:
     message = one.SerializeToString()
     check(message)
-    if is_plain(one, LONGEST_PLAIN):
-        assert read(message) == said_by(one)
+    if is_plain(one):
+        assert read_batch(in_batch(message)) == [said_by(one)]
 
 
 @given(st.lists(full, max_size=4) | st.lists(any_requests, max_size=4))
@@ -135,10 +134,8 @@ def test_batches_are_read_as_protobuf_reads_them(
 ) -> None:
     message = Batch(requests=several).SerializeToString()
     check_batch(message)
-    if (plain := read_batch(message)) is not None:
-        assert plain == [read(one.SerializeToString()) for one in several]
-    if all(is_plain(one, LONGEST_PLAIN_IN_BATCH) for one in several):
-        assert plain == [said_by(one) for one in several]
+    if all(is_plain(one) for one in several):
+        assert read_batch(message) == [said_by(one) for one in several]
 
 
 @pytest.mark.parametrize("size", [0, 1, 256, 1000])
@@ -153,11 +150,9 @@ def test_the_longest_plain_user_ids(character: str) -> None:
     def of(size: int) -> pb.GetRecommendationParamsRequest:
         return request(character * (size // len(character.encode())))
 
-    assert read(of(LONGEST_PLAIN).SerializeToString()) == said_by(of(LONGEST_PLAIN))
-    in_batch = of(LONGEST_PLAIN_IN_BATCH)
-    assert read_batch(Batch(requests=[in_batch]).SerializeToString()) == [said_by(in_batch)]
+    longest = of(LONGEST_PLAIN)
+    assert read_batch(Batch(requests=[longest]).SerializeToString()) == [said_by(longest)]
     for size in range(80, 400):
-        check(of(size).SerializeToString())
         check_batch(Batch(requests=[of(size)]).SerializeToString())
 
 
@@ -180,10 +175,6 @@ def test_any_two_context_bytes() -> None:
             changed = message.copy()
             changed[places[0]], changed[places[1]] = pair.to_bytes(2)
             check(bytes(changed))
-    for pair in range(1 << 16):
-        message[-5], message[-3] = pair.to_bytes(2)
-        if pair % 64 == 8:
-            check_batch(b"\x0a" + bytes([len(message)]) + message)
 
 
 @given(full, edits)
@@ -245,9 +236,8 @@ def test_other_encodings_are_left_to_protobuf(message: bytes) -> None:
     parsed = Request.FromString(message)
     parsed.DiscardUnknownFields()
     assert said_by(parsed) == said_by(request())
-    assert read_plain(message) is None
-    for length in (len(message), len(message) + 1):
-        check_batch(b"\x0a" + bytes([length]) + message)
+    assert read_batch(in_batch(message)) is None
+    check_batch(b"\x0a" + bytes([len(message) + 1]) + message)
 
 
 @pytest.mark.parametrize(
@@ -257,16 +247,14 @@ def test_user_ids_that_are_no_text_are_refused(user: bytes) -> None:
     message = b"\x0a" + bytes([len(user)]) + user + REST
     with pytest.raises(DecodeError):
         Request.FromString(message)
-    assert read_plain(message) is None
-    assert read_plain_batch(b"\x0a" + bytes([len(message)]) + message) is None
+    assert read_plain_batch(in_batch(message)) is None
 
 
 @pytest.mark.parametrize("user", [b"", b"\0", b"a\0b"])
 def test_user_ids_that_will_be_refused_are_not_plain(user: bytes) -> None:
     message = b"\x0a" + bytes([len(user)]) + user + REST
     assert Request.FromString(message).user_id == user.decode()
-    assert read_plain(message) is None
-    assert read_plain_batch(b"\x0a" + bytes([len(message)]) + message) is None
+    assert read_plain_batch(in_batch(message)) is None
 
 
 Call = Callable[..., Any]
@@ -275,10 +263,6 @@ Call = Callable[..., Any]
 def raw(client: Client, method: str) -> Call:
     """A call that takes and gives bytes."""
     return client.channel.unary_unary(f"/recparams.v1.RecommendationService/{method}")
-
-
-def in_batch(*messages: bytes) -> bytes:
-    return b"".join(b"\x0a" + bytes([len(one)]) + one for one in messages)
 
 
 async def test_odd_encodings_are_answered_alike(client: Client) -> None:

@@ -32,7 +32,8 @@ def check_personality(
         profile.neuroticism,
     )
     for name, score in zip(TRAITS, traits, strict=True):
-        if not profile.HasField(name):  # type: ignore[arg-type]
+        # A score that is missing reads as 0.
+        if score == 0.0 and not profile.HasField(name):  # type: ignore[arg-type]
             violations.add(f"{path}.{name}", "is required, from 0 to 100")
         elif not 0.0 <= score <= 100.0:
             violations.add(f"{path}.{name}", f"must be from 0 to 100, not {score:g}")

@@ -22,7 +22,6 @@ from server.services.recommendation_requests import (
 )
 from server.services.runtime import Runtime
 from server.serving.answers import batch_answer
-from server.serving.decider import Decider
 from server.serving.plain_requests import read_plain_batch
 from server.settings import Settings
 from server.store import interactions, profiles
@@ -55,9 +54,6 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self, message: bytes, context: Any
     ) -> bytes:
         decider = self._runtime.require_decider()
-        return decider.answer(message) or await self._decide(decider, message)
-
-    async def _decide(self, decider: Decider, message: bytes) -> bytes:
         request = decoded(pb.GetRecommendationParamsRequest, message)
         violations = Violations()
         traits, numbers = parse_request(request, decider.contexts, "", violations)

@@ -35,7 +35,6 @@ from server.serving.answers import (
     source_part,
     version_and_arm_part,
 )
-from server.serving.plain_requests import read_plain
 from server.serving.policies import PolicyHolder
 from server.serving.prepared_arm import PreparedArm, PreparedPlan, prepare_plan
 from server.serving.tokens import DECISION_ID_BITS, RECORD, Decision, TokenCodec
@@ -70,20 +69,6 @@ class Decider:
             self._context_array[numbers] = index
         self.decided: dict[tuple[str, int], list[int]] = {}
         self._plan = self._prepare()
-
-    def answer(self, message: bytes) -> bytes | None:
-        """The encoded answer to an encoded request.
-
-        None where the request is not plain (see `server.serving.plain_requests`) or has values out
-        of range.
-        """
-        plain = read_plain(message)
-        if plain is None:
-            return None
-        try:
-            return self.decide(*plain)
-        except (KeyError, ValueError):
-            return None
 
     def decide(self, user: bytes, traits: Traits, context: ContextNumbers) -> bytes:
         """Returns the encoded answer for a person with a profile.
