@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.compiled import Compiled
 from rl.learners.base import checked
 from rl.learners.tabular import TabularLearner
 from rl.transitions import Transitions
@@ -94,7 +94,7 @@ def _learned(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDArray[
     return np.where(counts > 0, learned, 0.0)
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _coin(pair: np.int64, updates: np.int64) -> np.int64:
     """0 or 1: the top bit of splitmix64 (Steele, Lea & Flood 2014) of both numbers."""
     x = np.uint64(pair) * np.uint64(0xD1B54A32D192ED03) + np.uint64(updates)
@@ -104,7 +104,7 @@ def _coin(pair: np.int64, updates: np.int64) -> np.int64:
     return np.int64((x ^ (x >> np.uint64(31))) >> np.uint64(63))
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def update(
     q: NDArray[np.float32],
     counts: NDArray[np.int32],

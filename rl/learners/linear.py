@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rl.action import DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
+from rl.compiled import Compiled
 from rl.learners.base import Learner, OnProgress, Statistics, checked
 from rl.learners.features import N_TERMS, Floats, expansion, n_features
 from rl.learners.hyperparameters import Hyperparameters, check_range
@@ -150,7 +150,7 @@ class LinearLearner(Learner):
         return Statistics(total_updates=int(self.totals[0]))
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def add_up(
     squares: Floats,
     products: Floats,
