@@ -28,10 +28,10 @@ from math import inf
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rl.action import ACTION_LEVELS
+from rl.compiled import Compiled
 from rl.state import TRAITS, StateSpace
 
 Floats = NDArray[np.float32]
@@ -175,7 +175,7 @@ def _shrink_down(
     return own
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _descend(
     near_weight: Floats,
     near_total: Floats,
@@ -225,7 +225,7 @@ def _descend(
                         own[cell, c, m, t, a] = seen / (weight[cell, c, m, t, a] + k)
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _refine(
     level: NDArray[np.float64],
     sums: NDArray[Any],

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from rl.compiled import Compiled
 from rl.numerics import unique_inverse
 from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
 
@@ -230,7 +230,7 @@ def _by_time(interactions: Interactions) -> NDArray[np.int64] | None:
     return np.lexsort((ids, times)).astype(np.int64)
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _lowest(
     person: NDArray[np.int32],
     ids: NDArray[np.int64],
@@ -245,7 +245,7 @@ def _lowest(
     return lowest
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _due(
     person: NDArray[np.int32],
     ids: NDArray[np.int64],
@@ -269,7 +269,7 @@ def _due(
     return due, through, first, count
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _next_states(
     person: NDArray[np.int32],
     times: NDArray[np.int64],
@@ -295,7 +295,7 @@ def _next_states(
     return next_state
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _by_cell(
     state: NDArray[np.int32], chosen: NDArray[np.bool_], n_contexts: int
 ) -> NDArray[np.int64]:

@@ -20,6 +20,9 @@ from tests.support import Client, ServerProcess, connect, in_process, wait_servi
 from tests.watchdog import Watchdog
 
 TEMPLATE = "recparams_template"
+FROM_TEMPLATE = f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY"
+UNSAFE = ("fsync", "full_page_writes", "synchronous_commit")
+"""Settings of Postgres that matter where the machine crashes, which is nothing we test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +53,9 @@ def postgres() -> Iterator[Any]:
 
     async def prepare() -> None:
         admin = await asyncpg.connect(server.get_uri())
+        for name in UNSAFE:
+            await admin.execute(f"ALTER SYSTEM SET {name} = off")
+        await admin.execute("SELECT pg_reload_conf()")
         await admin.execute(f"CREATE DATABASE {TEMPLATE}")
         await admin.close()
         await migrate(server.get_uri(database=TEMPLATE))
@@ -65,7 +71,7 @@ async def database_url(postgres: Any) -> AsyncIterator[str]:
     """A fresh, migrated database."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     admin = await asyncpg.connect(postgres.get_uri())
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    await admin.execute(f"CREATE DATABASE {name} {FROM_TEMPLATE}")
     yield postgres.get_uri(database=name)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.compiled import Compiled
 from rl.learners.base import checked
 from rl.learners.tabular import TabularLearner
 from rl.numerics import splitmix64
@@ -99,14 +99,14 @@ def _initial_bias(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDA
     return np.where(counts > 0, factor, 0.0)
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def _coin(pair: np.int64, updates: np.int64) -> np.int64:
     """Returns 0 or 1: the top bit of a hash of both numbers."""
     x = np.uint64(pair) * np.uint64(0xD1B54A32D192ED03) + np.uint64(updates)
     return np.int64(splitmix64(x) >> np.uint64(63))
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def update(
     q: NDArray[np.float32],
     counts: NDArray[np.int32],

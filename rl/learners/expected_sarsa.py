@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from rl.compiled import Compiled
 from rl.learners.hyperparameters import Hyperparameters, check_range
 from rl.learners.tabular import TabularLearner
 from rl.transitions import Transitions
@@ -57,7 +57,7 @@ class ExpectedSarsa(TabularLearner):
         )
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def update(
     q: NDArray[np.float32],
     visits: NDArray[np.int32],

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rl.action import LEVEL_ONE_HOTS, N_ACTIONS
+from rl.compiled import Compiled
 from rl.learners.base import Learner, OnProgress, Statistics, checked
 from rl.learners.features import N_TERMS, Floats, expansion, n_features
 from rl.learners.hyperparameters import Hyperparameters, check_range
@@ -139,7 +139,7 @@ class LinearLearner(Learner):
         return Statistics(total_updates=int(self.totals[0]))
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def accumulate(
     squares: Floats,
     products: Floats,

@@ -10,9 +10,9 @@ action nobody tried has no value to bootstrap from. Where there is none, the tar
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from rl.compiled import Compiled
 from rl.learners.base import OnProgress
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.tabular import TabularLearner, learn_by_cell
@@ -21,7 +21,7 @@ from rl.transitions import Transitions
 _NONE, _UNKNOWN = np.uint8(254), np.uint8(255)
 
 
-@njit(nogil=True, cache=True)
+@Compiled
 def update(
     q: NDArray[np.float32],
     visits: NDArray[np.int32],
