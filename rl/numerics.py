@@ -3,8 +3,9 @@
 from typing import Any, TypeVar
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
+
+from rl.compiled import Compiled
 
 Scalar = TypeVar("Scalar", bound=np.floating[Any])
 
@@ -23,7 +24,7 @@ def softmax(scores: NDArray[Scalar]) -> NDArray[Scalar]:
     return probabilities
 
 
-@register_jitable
+@Compiled
 def splitmix64(x: Any) -> Any:
     """Returns the SplitMix64 hash of a uint64 scalar (in numba) or array (Steele et al. 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
