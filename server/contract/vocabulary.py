@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from recparams.v1 import types_pb2 as types
 from recparams.v1.recommendation_pb2 import DecisionSource, PolicyArm
-from rl.action import ACTIONS, DIVERSITIES, NOVELTIES
+from rl.action import ACTIONS
 from rl.arms import ARMS
 from rl.policy import SOURCES
 from rl.reward import REACTIONS
@@ -64,7 +64,7 @@ SOURCE_NUMBERS = tuple(enum_number(DecisionSource, name) for name in SOURCES)
 REACTION_NAMES = _names(types.Reaction)
 TIME_OF_DAY_NUMBERS = {name: number for number, name in TIME_OF_DAY_NAMES.items()}
 
-if tuple(REACTION_NAMES.values()) != REACTIONS or tuple(REACTION_NAMES) != tuple(range(1, 7)):
+if dict(enumerate(REACTIONS, 1)) != REACTION_NAMES:
     raise RuntimeError("the contract's reactions are not the learning core's")
 
 if set(ARM_NUMBERS) != set(ARMS):
@@ -78,6 +78,10 @@ ACTION_MESSAGES = tuple(
     )
     for action in ACTIONS
 )
+_ACTION_INDEX = {
+    (action.energy, action.diversity, action.novelty): index
+    for index, action in enumerate(ACTION_MESSAGES)
+}
 PARAMS_MESSAGES = tuple(
     types.RecommendationParams(**vars(action.to_params())) for action in ACTIONS
 )
@@ -85,11 +89,7 @@ PARAMS_MESSAGES = tuple(
 
 def action_index(action: types.Action) -> int | None:
     """Returns the index of an action, or None if a dimension is missing or unknown."""
-    levels = (action.energy, action.diversity, action.novelty)
-    if not all(1 <= level <= 3 for level in levels):
-        return None
-    energy, diversity, novelty = (level - 1 for level in levels)
-    return (energy * len(DIVERSITIES) + diversity) * len(NOVELTIES) + novelty
+    return _ACTION_INDEX.get((action.energy, action.diversity, action.novelty))
 
 
 def unknown_names(space: StateSpace) -> list[str]:

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.action import RecommendationParams, infer_action
-from rl.reward import reaction_mask
+from rl.reward import EXCLUSIVE_REACTIONS, reaction_mask
 from rl.state import time_of_day
 from server.contract.errors import Violations
 from server.contract.interaction import Choice, NewInteraction
@@ -178,7 +178,7 @@ def _reactions(message: pb.Interaction, path: str, violations: Violations) -> in
             violations.add(f"{path}reactions[{position}]", f"there is no reaction {number}")
         else:
             names.append(name)
-    for one, other in (("like", "dislike"), ("complete", "skip")):
+    for one, other in EXCLUSIVE_REACTIONS:
         if one in names and other in names:
             violations.add(f"{path}reactions", f"{one} and {other} exclude each other")
     if not (

@@ -312,7 +312,7 @@ async def load_learner(
 
 
 def decompress_any(version: int, blob: bytes) -> bytes:
-    """What a checked blob holds, of any size. Raises CorruptModelError."""
+    """Returns the content of a checked blob of any size. Raises CorruptModelError."""
     try:
         return zstandard.ZstdDecompressor().decompress(blob)
     except zstandard.ZstdError as failure:
