@@ -130,7 +130,9 @@ def reset(url: str) -> None:
 
     async def forget() -> None:
         db = await asyncpg.connect(url)
-        await db.execute("UPDATE users SET trained_through = 0 WHERE trained_through > 0")
+        await db.execute(
+            "UPDATE users SET trained_through = 0, has_waiting = true WHERE trained_through > 0"
+        )
         await db.execute("VACUUM users")
         await db.execute("DELETE FROM model_activations")
         await db.execute("DELETE FROM model_versions")

@@ -135,8 +135,8 @@ class Due:
     Attributes:
         users: int64 (u,), the people trained, ascending.
         trained_through: int64 (u,), the highest id of each that is trained or passed over.
-        waiting_users: int64 (w,), the people of whom nothing is trained, ascending.
-        first_waiting: int64 (w,), the lowest id of each of them.
+        waiting_users: int64 (w,), the people of whom something is left, ascending.
+        first_waiting: int64 (w,), the lowest id that is left of each of them.
         waiting: interactions left for a later run.
         out_of_vocabulary: interactions passed over because the state space does not know their
             context.
@@ -200,6 +200,7 @@ def prepare(
     included = trained_of >= min_interactions
     trained = due & included[person]
     passed_over = (ids < blocked_from[person]) & ~due & included[person]
+    left = ~included | (blocked_from < np.iinfo(np.int64).max)
     next_state = _next_states(person, times, state, len(people), n_contexts, session_gap)
     learn = _by_cell(state, trained, n_contexts)
     rows = learn if order is None else order[learn]
@@ -214,8 +215,8 @@ def prepare(
         rows=rows,
         users=people[included],
         trained_through=through[included],
-        waiting_users=people[~included],
-        first_waiting=first[~included],
+        waiting_users=people[left],
+        first_waiting=np.where(included, blocked_from, first)[left],
         waiting=int(len(ids) - np.count_nonzero(trained) - np.count_nonzero(passed_over)),
         out_of_vocabulary=int(np.count_nonzero(passed_over)),
     )

@@ -134,7 +134,7 @@ async def used(client: Client, app: App, db: asyncpg.Connection) -> AsyncIterato
 async def test_lost_changed_and_wrongly_trained_interactions_are_found(used: Used) -> None:
     await used.use(7)
     assert await used.found() == {"interactions never trained": 7}
-    await used.db.execute("UPDATE users SET trained_through = 0")
+    await used.db.execute("UPDATE users SET trained_through = 0, has_waiting = true")
     await train(used.client)
     assert await used.found() == {"interactions trained twice": 80}
 

@@ -77,7 +77,7 @@ def timestamp(instant: datetime | None) -> Timestamp | None:
 @click.command()
 @click.option("--wait", is_flag=True, help="Follow the run to its end; the exit code tells it.")
 @click.option(
-    "--days", type=int32, help="Length of the window in days. [default: 7, or since the last run]"
+    "--days", type=int32, help="Leave out what happened longer ago. [default: all that is due]"
 )
 @click.option(
     "--min-interactions", type=int32, help="Least untrained ones of a person. [default: 5]"
@@ -262,13 +262,17 @@ def _with_lines(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
     return run
 
 
+def _window_start(run: pb.TrainingRun) -> str:
+    return when(run.window_start) if run.HasField("window_start") else "all that is due,"
+
+
 def print_run(run: pb.TrainingRun) -> None:
     """Prints a run for people."""
     facts: list[tuple[str, object]] = [
         ("run", run.run_id),
         ("status", enum_name(run, "status")),
         ("mode", enum_name(run, "mode")),
-        ("window", f"{when(run.window_start)} to {when(run.window_end)}"),
+        ("window", f"{_window_start(run)} to {when(run.window_end)}"),
         ("started", when(run.started_at)),
         ("finished", when(run.finished_at)),
         ("people", run.users_trained),

@@ -105,7 +105,12 @@ class LearningSettings(RewardSettings):
         Hyperparameters.settling_seconds,
         description="Rest of an interaction before it is trained. Absent: the session gap.",
     )
-    days_back: int = Field(7, ge=1, le=3650, description="Default window of a training run, days.")
+    days_back: int = Field(
+        7,
+        ge=1,
+        le=3650,
+        description="Window of a rebuild, days; an incremental run reads all that is due.",
+    )
     min_interactions_per_user: int = Field(
         5, ge=1, description="People with fewer untrained interactions wait for a later run."
     )

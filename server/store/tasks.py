@@ -109,18 +109,6 @@ async def request_cancel(pool: Pool, run_id: int) -> bool:
     )
 
 
-async def last_window_end(connection: Connection) -> Any:
-    """Returns the end of the window, a datetime, of the last run of the main line, or None."""
-    return await connection.fetchval(
-        """
-        SELECT max((metadata->'training'->>'window_end')::timestamptz) FROM system_tasks
-        WHERE task_name = $1 AND status IN ('completed', 'gated')
-            AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
-        """,
-        TASK,
-    )
-
-
 async def last_was_gated(connection: Connection) -> bool:
     """Returns True if a gate held back the version of the last run that made one."""
     status = await connection.fetchval(

@@ -1,33 +1,57 @@
 """The queries of a training run: exactly-once reading and one commit."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rl.transitions import Due
 from server.store.columns import INTERACTIONS
 from server.store.database import Connection, Pool
 from server.store.locks import while_none_inserts
 from server.store.tasks import TASK
 
+# Up to where a run read all that was due: what is due below is of people who have some waiting.
+_READ_THROUGH = """(
+    SELECT coalesce(max((metadata->'training'->>'interactions_read_through')::bigint), 0)
+    FROM system_tasks
+    WHERE task_name = 'rl_training' AND status IN ('completed', 'gated')
+        AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
+)"""
+
 # No upper bound in time: an interaction after the window must hold back what arrived after it.
-_DUE = {
-    True: "interactions AS i WHERE i.id <= $1 AND i.occurred_at >= $2",
-    False: """interactions AS i JOIN users AS u USING (user_key)
-        WHERE i.id > u.trained_through AND i.id <= $1 AND i.occurred_at >= $2""",
+_READ = {
+    True: "(SELECT * FROM interactions AS one WHERE one.id <= $1)",
+    False: f"""(
+        SELECT one.* FROM interactions AS one JOIN users AS u USING (user_key)
+        WHERE one.id <= $1 AND one.id > u.trained_through AND one.id > {_READ_THROUGH}
+        UNION ALL
+        SELECT one.* FROM users AS u JOIN interactions AS one USING (user_key)
+        WHERE u.has_waiting AND one.id <= $1 AND one.id > u.trained_through
+            AND one.id <= {_READ_THROUGH}
+        UNION ALL
+        SELECT one.*
+        FROM interactions_left_out AS l
+        JOIN users AS u USING (user_key)
+        JOIN interactions AS one USING (id, occurred_at)
+        WHERE l.id <= u.trained_through
+    )""",  # noqa: S608 - constant text
 }
+
+EVER = datetime.fromtimestamp(0, UTC)
+"""Start of a window that leaves nothing out: no interaction is older."""
 
 
 def query(rebuild: bool, select: str = INTERACTIONS.select_list) -> str:
-    """Returns the SQL by which a run reads: $1 is the highest id, $2 the start of the window.
+    """Returns SQL for what a run reads: $1 is the highest id, $2 the start of the window.
+
+    A rebuild reads all interactions of the window. An incremental run reads what is due: all that
+    no run has trained, however long ago it happened.
 
     Args:
-        rebuild: True to read interactions too that were trained before.
-        select: the select list, in which `i` is an interaction.
+        rebuild: read what was trained before as well.
+        select: the select list, `i` being an interaction.
     """
-    return f"SELECT {select} FROM {_DUE[rebuild]}"  # noqa: S608 - constant text
+    return f"SELECT {select} FROM {_READ[rebuild]} AS i WHERE i.occurred_at >= $2"  # noqa: S608
 
 
 async def begin(connection: Connection, run_id: int) -> dict[str, Any] | None:
@@ -148,43 +172,72 @@ async def still_wanted(connection: Connection, run_id: int) -> bool:
     return row is not None and row["status"] == "running" and not row["cancel_requested"]
 
 
-async def set_watermarks(
-    connection: Connection, users: NDArray[np.int64], trained_through: NDArray[np.int64]
-) -> None:
-    """Sets the id up to which each person is trained.
+async def settle(connection: Connection, due: Due, window_start: datetime, *, rebuild: bool) -> int:
+    """Notes what a run trained, so that all else stays due, within the caller's transaction.
 
     Args:
         connection: in a transaction.
-        users: keys, shape (n,).
-        trained_through: interaction ids, shape (n,).
+        due: what the run trained and what it left.
+        window_start: the window that it read; `EVER` for all that was due.
+        rebuild: True if it read what was trained before as well.
+
+    Returns:
+        The number of interactions that wait for a later run.
     """
-    await connection.execute(
-        """
-        UPDATE users SET trained_through = w.id
-        FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
-        WHERE users.user_key = w.user_key
-        """,
-        users.tolist(),
-        trained_through.tolist(),
-    )
+    trained = due.users.tolist(), due.trained_through.tolist()
+    waiting = due.waiting_users.tolist(), (due.first_waiting - 1).tolist()
+    if window_start > EVER:
+        await connection.execute(_LEAVE_OUT, *trained, window_start)
+    await connection.execute(_NO_LONGER_LEFT_OUT, *trained, window_start)
+    await connection.execute(_SET_WATERMARKS, *trained, rebuild, window_start > EVER)
+    await connection.execute(_SET_WAITING, *waiting, rebuild)
+    if rebuild:
+        await connection.execute(_DUE_ANYWAY)
+    if window_start <= EVER and not rebuild:
+        return due.waiting
+    return int(await connection.fetchval(query(False, "count(*)"), _ANY_ID, EVER))
 
 
-async def lower_watermarks(
-    connection: Connection, users: NDArray[np.int64], trained_through: NDArray[np.int64]
-) -> None:
-    """Lowers the watermarks of people whose interactions a rebuild left out, for a later run.
+_ANY_ID = (1 << 63) - 1
 
-    Arguments are those of `set_watermarks`; one that is lower already stays.
-    """
-    await connection.execute(
-        """
-        UPDATE users SET trained_through = w.id
-        FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
-        WHERE users.user_key = w.user_key AND users.trained_through > w.id
-        """,
-        users.tolist(),
-        trained_through.tolist(),
-    )
+_LEAVE_OUT = """
+INSERT INTO interactions_left_out (id, occurred_at, user_key)
+SELECT i.id, i.occurred_at, u.user_key
+FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
+JOIN users AS u USING (user_key)
+JOIN interactions AS i USING (user_key)
+WHERE i.id > u.trained_through AND i.id <= w.id AND i.occurred_at < $3
+"""
+
+_NO_LONGER_LEFT_OUT = """
+DELETE FROM interactions_left_out AS l
+USING unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
+WHERE l.user_key = w.user_key AND l.id <= w.id AND l.occurred_at >= $3
+"""
+
+# A rebuild begins anew, and may stop before what was trained earlier. Who reads a part of what is
+# due cannot say that nothing waits.
+_SET_WATERMARKS = """
+UPDATE users SET
+    trained_through = CASE WHEN $3 THEN w.id ELSE greatest(trained_through, w.id) END,
+    has_waiting = has_waiting AND ($3 OR $4)
+FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
+WHERE users.user_key = w.user_key
+"""
+
+# A rebuild takes back people of whom it left something that was trained before.
+_SET_WAITING = """
+UPDATE users SET
+    trained_through = CASE WHEN $3 THEN least(trained_through, w.id) ELSE trained_through END,
+    has_waiting = true
+FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
+WHERE users.user_key = w.user_key
+"""
+
+_DUE_ANYWAY = """
+DELETE FROM interactions_left_out AS l USING users AS u
+WHERE l.user_key = u.user_key AND l.id > u.trained_through
+"""
 
 
 async def complete(connection: Connection, run_id: int, held_back: str, metadata: str) -> None:

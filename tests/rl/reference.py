@@ -102,7 +102,10 @@ def reference_prepare(
             found.waiting += len(theirs)
             continue
         found.trained_through[user] = reached[-1].id
-        found.waiting += len(theirs) - len(reached)
+        left = sorted(row.id for row in theirs)[len(reached) :]
+        if left:
+            found.first_waiting[user] = left[0]
+        found.waiting += len(left)
         found.out_of_vocabulary += len(reached) - len(due)
         timeline = sorted(theirs, key=lambda r: (r.time, r.id))
         for row in due:

@@ -138,7 +138,7 @@ async def export(
         through = await training.snapshot(work)
         await training.fill_in_profiles(work)
         run = _any_run(rebuild, days_back)
-        window_start = await window_start_of(work, settings, run)
+        window_start = window_start_of(settings, run)
         reading = Reading(run, window_start, through, traits=True)
         await training.export_snapshot(work)
         dealt = split_cells(await interactions_by_cell(work, space, reading), space.n_cells, shards)

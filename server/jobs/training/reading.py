@@ -13,7 +13,7 @@ from rl.state import TRAITS
 from rl.transitions import Batch, Interactions, prepare
 from server.jobs.requests import RunRequest
 from server.settings import Settings
-from server.store import tasks, training
+from server.store import training
 from server.store.columns import POSTGRES_EPOCH, Collector, Rows, StateEncoder, copy_rows
 from server.store.database import Connection
 
@@ -139,13 +139,15 @@ async def read(
     return assembler.columns()
 
 
-async def window_start_of(work: Connection, settings: Settings, request: RunRequest) -> datetime:
-    """Returns the start of the window; without days_back, back to the last completed run's end."""
-    if request.days_back is not None:
-        return request.as_of - timedelta(days=request.days_back)
-    start = request.as_of - timedelta(days=settings.days_back)
-    last_end: datetime | None = None if request.rebuild else await tasks.last_window_end(work)
-    return start if last_end is None else min(start, last_end)
+def window_start_of(settings: Settings, request: RunRequest) -> datetime:
+    """Returns the start of a run's window.
+
+    It is as the request says; without days_back a rebuild reads the days of the settings, and an
+    incremental run all that is due.
+    """
+    if request.days_back is None and not request.rebuild:
+        return training.EVER
+    return request.as_of - timedelta(days=request.days_back or settings.days_back)
 
 
 def due_transitions(interactions: Interactions, request: RunRequest, n_contexts: int) -> Batch:

@@ -103,7 +103,7 @@ async def _run(
             await exports.check(work, settings, exported, request.rebuild)
             window_start, through = exported.window_start, exported.through
         else:
-            window_start = await window_start_of(work, settings, request)
+            window_start = window_start_of(settings, request)
             through = await training.snapshot(work)
             await training.fill_in_profiles(work)
         parent = None if request.rebuild else await training.base_version(work)
@@ -148,7 +148,9 @@ async def _run(
         }
 
     with progress.during("writing"):
-        await _commit(work, settings, current, run_id, request, todo, model, gates, result)
+        await _commit(
+            work, settings, current, run_id, request, window_start, todo, model, gates, result
+        )
 
 
 def engine_for(settings: Settings, request: RunRequest) -> Engine:
@@ -204,16 +206,18 @@ def _result(
     progress: Progress,
 ) -> dict[str, Any]:
     """Returns the `training` part of the run's metadata; the seed's monitoring queries read it."""
+    reads_all_due = window_start <= training.EVER and not request.rebuild
     return {
         "average_reward": todo.average_reward,
         "users_trained": len(todo.users),
         "interactions_trained": todo.transitions,
         "interactions_waiting": todo.waiting,
         "interactions_through": through,
+        "interactions_read_through": through if reads_all_due else None,
         "interactions_out_of_vocabulary": todo.out_of_vocabulary,
         "agent_stats": metrics,
         "parent_version": parent,
-        "window_start": window_start.isoformat(),
+        "window_start": None if reads_all_due else window_start.isoformat(),
         "window_end": request.as_of.isoformat(),
         "stage_seconds": progress.seconds,
         "model_version": None,
@@ -226,6 +230,7 @@ async def _commit(
     evaluated_against: Activation,
     run_id: int,
     request: RunRequest,
+    window_start: datetime,
     todo: Work,
     model: models.EncodedModel | None,
     gates: tuple[Gate, ...],
@@ -237,13 +242,13 @@ async def _commit(
     async with work.transaction():
         if not await training.still_wanted(work, run_id):
             raise NotWantedError
+        # A rebuild that found nothing leaves the version before, and what it was trained on.
+        if not request.apart and (model is not None or not request.rebuild):
+            waiting = await training.settle(work, todo, window_start, rebuild=request.rebuild)
+            result |= {"interactions_waiting": waiting}
         if model is not None:
             version = await models.insert(work, model)
             result |= {"model_version": version}
-            if not request.apart:
-                await training.set_watermarks(work, todo.users, todo.trained_through)
-            if request.rebuild and not request.apart:
-                await training.lower_watermarks(work, todo.waiting_users, todo.first_waiting - 1)
             if wanted and settings.gates == "enforce":
                 if (await activations.lock(work)).id != evaluated_against.id:
                     failed.append(

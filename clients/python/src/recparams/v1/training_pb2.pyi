@@ -249,8 +249,9 @@ class TriggerTrainingRequest(_message.Message):
     it started the first time. Default: a new one.
     """
     days_back: _builtins.int
-    """Length of the window in days, 1 to 3650. Default: 7, or back to the end of the last completed
-    run's window where that is longer ago, so that a missed week is not lost.
+    """Length of the window in days, 1 to 3650: interactions that happened before it are left out, and
+    stay due for a later run. Default: all that is due, that is, all that no run has trained; of a
+    rebuild, 7 days.
     """
     min_interactions_per_user: _builtins.int
     """People with fewer untrained interactions than this wait for a later run, 1 or more. Default 5."""
@@ -427,7 +428,9 @@ class TrainingRun(_message.Message):
     average_reward: _builtins.float
     """Mean reward of an interaction trained."""
     interactions_waiting: _builtins.int
-    """Interactions left for a later run: too few of their person's, not settled, or no profile yet."""
+    """Interactions left for a later run: too few of their person's, not settled, no profile yet, or
+    before the window.
+    """
     error: _builtins.str
     """Why it failed, or which gates held it back and with what figures."""
     min_interactions_per_user: _builtins.int
@@ -450,7 +453,7 @@ class TrainingRun(_message.Message):
 
     @_builtins.property
     def window_start(self) -> _timestamp_pb2.Timestamp:
-        """Beginning of the window."""
+        """Beginning of the window. Absent where the run read all that was due."""
 
     @_builtins.property
     def window_end(self) -> _timestamp_pb2.Timestamp:
