@@ -16,6 +16,7 @@ from server.app import App
 from server.cli.connection import Exit
 from server.settings import Settings
 from server.settings.callers import key_hash
+from tests import processes
 from tests.faults import SMALL
 from tests.support import ADMIN_KEY, ROOT, Client, in_process
 from tests.test_cli import Outcome, hold_runs, let_go, run, until_running
@@ -39,7 +40,7 @@ Object = dict[str, Any]
 
 def build(folder: str) -> list[Object]:
     """What kustomize makes of a folder."""
-    done = run(BINARIES / "kubectl", "kustomize", DEPLOY / folder)
+    done = processes.run(BINARIES / "kubectl", "kustomize", DEPLOY / folder)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
