@@ -10,13 +10,14 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.contextvars import bound_contextvars
 
-from server.contract.errors import error, invalid
+from server.contract.errors import error
 from server.observability.rpc_metrics import MethodStats, RpcStats
 from server.rpc.authorization import Admission
+from server.rpc.decoding import decoded_in_turns
 from server.rpc.failures import abort, as_service_error, too_many_calls
 from server.rpc.methods import Kind, method_policy
 from server.rpc.rate_limit import RateLimit
@@ -28,14 +29,7 @@ LONGEST_GOODBYE = 5.0
 """Seconds for sending a status."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
-
-
-def decoded(kind: type[Message], message: bytes) -> Any:
-    """Returns a message of a kind. Raises INVALID_ARGUMENT if the bytes are none."""
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
+Decode = Callable[[Any], Awaitable[Any]]
 
 
 def request_id(context: Any) -> str:
@@ -174,7 +168,7 @@ def _unary(
     handler: Handler,
     admit: Callable[[Any], object] | None,
     stats: MethodStats,
-    decode: Callable[[Any], Any] | None,
+    decode: Decode | None,
 ) -> Handler:
     async def call(request: Any, context: Any) -> Any:
         started = time.perf_counter()
@@ -182,7 +176,7 @@ def _unary(
             if admit is not None:
                 admit(context)
             if decode is not None:
-                request = decode(request)
+                request = await decode(request)
             answer = await handler(request, context)
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
@@ -196,14 +190,14 @@ def _streaming(
     handler: Callable[[Any, Any], AsyncIterator[Any]],
     admit: Callable[[Any], object] | None,
     stats: MethodStats,
-    decode: Callable[[Any], Any],
+    decode: Decode,
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         started = time.perf_counter()
         try:
             if admit is not None:
                 admit(context)
-            async for response in handler(decode(request), context):
+            async for response in handler(await decode(request), context):
                 yield response
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
@@ -254,13 +248,17 @@ async def _end(
     raise AssertionError("abort always raises")
 
 
-def _decoder(method: MethodDescriptor) -> Callable[[Any], Any]:
-    kind = GetMessageClass(method.input_type)
-    if not method.client_streaming:
-        return lambda message: decoded(kind, message)
+def _decoder(method: MethodDescriptor) -> Decode:
+    kind, policy = GetMessageClass(method.input_type), method_policy(method)
+
+    async def one(message: bytes) -> Message:
+        return await decoded_in_turns(kind, message, policy)
 
     async def pieces(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for message in messages:
-            yield decoded(kind, message)
+            yield await one(message)
 
-    return pieces
+    async def stream(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        return pieces(messages)
+
+    return stream if method.client_streaming else one
