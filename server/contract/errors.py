@@ -56,8 +56,23 @@ def store_unavailable() -> ServiceError:
         "STORE_UNAVAILABLE",
         "the database cannot be reached: nothing was changed, try again",
     )
+    return _with_retry(failure, 1.0)
+
+
+def exhausted(reason: str, message: str, seconds: float) -> ServiceError:
+    """Returns RESOURCE_EXHAUSTED with RetryInfo.
+
+    Args:
+        reason: as in "TOO_MANY_CALLS".
+        message: one line for people.
+        seconds: until it is worth trying again.
+    """
+    return _with_retry(error(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message), seconds)
+
+
+def _with_retry(failure: ServiceError, seconds: float) -> ServiceError:
     retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(timedelta(seconds=1))
+    retry.retry_delay.FromTimedelta(timedelta(seconds=seconds))
     failure.details.append(retry)
     return failure
 

@@ -14,13 +14,15 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.contextvars import bound_contextvars
 
-from server.contract.errors import error
+from server.contract.errors import ServiceError, error, exhausted
 from server.observability.rpc_metrics import MethodStats, RpcStats
 from server.rpc.authorization import Admission
+from server.rpc.connections import close_connection
 from server.rpc.decoding import decoded_in_turns
-from server.rpc.failures import abort, as_service_error, too_many_calls
+from server.rpc.failures import abort, as_service_error
 from server.rpc.methods import Kind, method_policy
 from server.rpc.rate_limit import RateLimit
+from server.rpc.streams import Streams
 from server.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -57,7 +59,7 @@ class Calls:
         rate: the limit of each caller's calls a second, or None.
         timeout: seconds that a call may take.
         long_timeout: the same for methods of `Kind.LONG`.
-        stall: seconds for which a caller of an endless stream may take nothing of it.
+        streams: the limits of endless streams.
         stats: the counts that calls are added to.
     """
 
@@ -65,7 +67,7 @@ class Calls:
     rate: RateLimit | None
     timeout: float
     long_timeout: float
-    stall: float
+    streams: Streams
     stats: RpcStats
 
     @classmethod
@@ -77,7 +79,11 @@ class Calls:
             RateLimit(most) if most else None,
             settings.call_timeout_seconds,
             settings.long_call_timeout_seconds,
-            settings.watch_stall_seconds,
+            Streams(
+                settings.max_streams,
+                settings.max_streams_per_caller,
+                settings.watch_stall_seconds,
+            ),
             RpcStats(),
         )
 
@@ -95,10 +101,13 @@ class Calls:
         stats = self.stats.of(method.name)
         decode = _decoder(method)
         serializer = GetMessageClass(method.output_type).SerializeToString
+        if kind is Kind.ENDLESS:
+            stream = self.streams.around(
+                self._limited_stream(method.name, kind, handler), self._caller_of(method)
+            )
+            return grpc.unary_stream_rpc_method_handler(_streaming(stream, admit, stats, decode))
         if method.server_streaming:
             stream = self._limited_stream(method.name, kind, handler)
-            if kind is Kind.ENDLESS:
-                stream = _pushed(stream, self.stall)
             return grpc.unary_stream_rpc_method_handler(
                 _streaming(stream, admit, stats, decode), response_serializer=serializer
             )
@@ -112,16 +121,25 @@ class Calls:
         around = _unary(self._limited(method.name, kind, handler), admit, stats, decode)
         return make(around, response_serializer=serializer)
 
+    def _caller_of(self, method: MethodDescriptor) -> Callable[[Any], str]:
+        """Returns what names a caller: its name, or its address where everybody may call."""
+        check = self.admission(method)
+        return lambda context: (check and check.check(context)) or peer(context)
+
     def _admit(self, method: MethodDescriptor) -> Callable[[Any], object] | None:
-        check, rate = self.admission(method), self.rate
+        rate, caller_of = self.rate, self._caller_of(method)
         if rate is None:
+            check = self.admission(method)
             return None if check is None else check.check
 
         def admit(context: Any) -> None:
-            caller = None if check is None else check.check(context)
-            seconds = rate.take(caller or peer(context))
-            if seconds:
-                raise too_many_calls(rate.per_second, seconds)
+            try:
+                caller = caller_of(context)
+            except ServiceError:
+                # Who shows a wrong key is a caller too, of whom the address is all that is known.
+                _take(rate, peer(context))
+                raise
+            _take(rate, caller)
 
         return admit
 
@@ -206,28 +224,15 @@ def _streaming(
     return call
 
 
-def _pushed(
-    handler: Callable[[Any, Any], AsyncIterator[Any]], stall: float
-) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    """Ends a stream of which its caller takes nothing for `stall` seconds."""
-
-    async def push(request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in handler(request, context):
-            try:
-                async with asyncio.timeout(stall):
-                    await context.write(response)
-            except TimeoutError:
-                raise error(
-                    grpc.StatusCode.ABORTED,
-                    "SLOW_READER",
-                    f"nothing was taken of the stream for {stall:g} s",
-                ) from None
-        # All is written: yet what gRPC and its interceptors take for a stream is a generator.
-        rest: tuple[Any, ...] = ()
-        for response in rest:
-            yield response
-
-    return push
+def _take(rate: RateLimit, caller: str) -> None:
+    """Counts a call of a caller. Raises RESOURCE_EXHAUSTED above its rate."""
+    seconds = rate.take(caller)
+    if seconds:
+        raise exhausted(
+            "TOO_MANY_CALLS",
+            f"more than {rate.per_second:g} calls a second: try again in {seconds:.3g} s",
+            seconds,
+        )
 
 
 async def _end(
@@ -242,9 +247,17 @@ async def _end(
     name = request_id(context)
     status = as_service_error(failure, stats.method, name)
     stats.count(status.code.name, seconds)
-    # Who does not read does not take the status either.
-    async with asyncio.timeout(LONGEST_GOODBYE):
-        await abort(context, status, name)
+    try:
+        async with asyncio.timeout(LONGEST_GOODBYE):
+            await abort(context, status, name)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        # Who does not read does not take the status either, and gRPC would keep what it did not
+        # take for as long as the connection lasts. With it ends this call.
+        await asyncio.to_thread(close_connection, context.peer())
+        await asyncio.sleep(LONGEST_GOODBYE)
+        raise
     raise AssertionError("abort always raises")
 
 

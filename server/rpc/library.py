@@ -39,7 +39,9 @@ class _Registrar:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Registers the handlers of a service, by method name."""
         limited = {
-            name: handler._replace(request_deserializer=_limited(handler.request_deserializer))
+            name: handler._replace(
+                request_deserializer=_limited(service, handler.request_deserializer)
+            )
             for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers(
@@ -47,10 +49,11 @@ class _Registrar:
         )
 
 
-def _limited(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _limited(kind: str, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def limited(message: bytes) -> Any:
         if len(message) > LARGEST_REQUEST:
-            raise DecodeError(f"more than {LARGEST_REQUEST} bytes")
+            # In the words of protobuf, which gRPC passes on to callers.
+            raise DecodeError(f"Error parsing message with type '{kind}': too large")
         return decode(message)
 
     return limited

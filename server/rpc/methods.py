@@ -18,7 +18,8 @@ class Kind(Enum):
         NORMAL: ends after `call_timeout_seconds`.
         LONG: works through whole periods or files; ends after `long_call_timeout_seconds`.
         ENDLESS: a stream that lasts as long as what it tells of, or until its caller takes
-            nothing of it for `watch_stall_seconds`.
+            nothing of it for `watch_stall_seconds`. The handler gives encoded messages as
+            their parts, which those who watch the same share.
     """
 
     QUICK = auto()
