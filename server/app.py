@@ -11,8 +11,7 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from pydantic import SecretStr
 
 from recparams.v1 import (
@@ -34,6 +33,7 @@ from server.jobs.processes import Jobs
 from server.observability import metrics, rpc_metrics, tracing
 from server.rpc import authorization
 from server.rpc.calls import Calls
+from server.rpc.library import add_library
 from server.rpc.tls import CertificateError, server_credentials
 from server.services.models import ModelService
 from server.services.policy import PolicyService
@@ -171,10 +171,7 @@ class App:
         )
         for service, descriptor in zip(services, _DESCRIPTORS, strict=True):
             calls.add(self._grpc, service, descriptor)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(
-            [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
-        )
+        add_library(self._grpc, self._health, SERVICES)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if settings.metrics_port is not None:
             monitor.register(self._monitor)

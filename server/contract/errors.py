@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2
 
 DOMAIN = "recparams"
 MOST_DETAIL_BYTES = 4000
+MOST_VIOLATIONS = 100
 LONGEST_DESCRIPTION = 500
 
 
@@ -55,25 +56,47 @@ def store_unavailable() -> ServiceError:
         "STORE_UNAVAILABLE",
         "the database cannot be reached: nothing was changed, try again",
     )
+    return _with_retry(failure, 1.0)
+
+
+def exhausted(reason: str, message: str, seconds: float) -> ServiceError:
+    """Returns RESOURCE_EXHAUSTED with RetryInfo.
+
+    Args:
+        reason: as in "TOO_MANY_CALLS".
+        message: one line for people.
+        seconds: until it is worth trying again.
+    """
+    return _with_retry(error(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message), seconds)
+
+
+def _with_retry(failure: ServiceError, seconds: float) -> ServiceError:
     retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(timedelta(seconds=1))
+    retry.retry_delay.FromTimedelta(timedelta(seconds=seconds))
     failure.details.append(retry)
     return failure
 
 
 class Violations:
-    """The fields of a request that are wrong. True if there is any."""
+    """The fields of a request that are wrong. True if there is any.
+
+    The first `MOST_VIOLATIONS` are kept, the others counted.
+    """
 
     def __init__(self) -> None:
         self._found: list[tuple[str, str]] = []
+        self._count = 0
 
     def add(self, name: str, description: str) -> None:
         """Adds a field, by its path such as requests[3].user_id."""
-        self._found.append((name, description))
+        self._count += 1
+        if len(self._found) < MOST_VIOLATIONS:
+            self._found.append((name, description))
 
     def extend(self, other: "Violations") -> None:
         """Adds the fields of another collection."""
-        self._found += other._found
+        self._found += other._found[: MOST_VIOLATIONS - len(self._found)]
+        self._count += other._count
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -93,7 +116,7 @@ class Violations:
             bad.field_violations.add(field=name, description=description[:LONGEST_DESCRIPTION])
         name, description = self._found[0]
         description = description[:LONGEST_DESCRIPTION]
-        more = f" (and {len(self._found) - 1} more)" if len(self._found) > 1 else ""
+        more = f" (and {self._count - 1} more)" if self._count > 1 else ""
         message = f"{name}: {description}{more}"
         return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, message, [bad])
 

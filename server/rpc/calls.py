@@ -10,16 +10,19 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.contextvars import bound_contextvars
 
-from server.contract.errors import error, invalid
+from server.contract.errors import ServiceError, error, exhausted
 from server.observability.rpc_metrics import MethodStats, RpcStats
 from server.rpc.authorization import Admission
-from server.rpc.failures import abort, as_service_error, too_many_calls
+from server.rpc.connections import close_connection
+from server.rpc.decoding import decoded_in_turns
+from server.rpc.failures import abort, as_service_error
 from server.rpc.methods import Kind, method_policy
 from server.rpc.rate_limit import RateLimit
+from server.rpc.streams import Streams
 from server.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -28,14 +31,7 @@ LONGEST_GOODBYE = 5.0
 """Seconds for sending a status."""
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
-
-
-def decoded(kind: type[Message], message: bytes) -> Any:
-    """Returns a message of a kind. Raises INVALID_ARGUMENT if the bytes are none."""
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise invalid("request", f"is not a {kind.DESCRIPTOR.name}") from None
+Decode = Callable[[Any], Awaitable[Any]]
 
 
 def request_id(context: Any) -> str:
@@ -63,7 +59,7 @@ class Calls:
         rate: the limit of each caller's calls a second, or None.
         timeout: seconds that a call may take.
         long_timeout: the same for methods of `Kind.LONG`.
-        stall: seconds for which a caller of an endless stream may take nothing of it.
+        streams: the limits of endless streams.
         stats: the counts that calls are added to.
     """
 
@@ -71,7 +67,7 @@ class Calls:
     rate: RateLimit | None
     timeout: float
     long_timeout: float
-    stall: float
+    streams: Streams
     stats: RpcStats
 
     @classmethod
@@ -83,7 +79,11 @@ class Calls:
             RateLimit(most) if most else None,
             settings.call_timeout_seconds,
             settings.long_call_timeout_seconds,
-            settings.watch_stall_seconds,
+            Streams(
+                settings.max_streams,
+                settings.max_streams_per_caller,
+                settings.watch_stall_seconds,
+            ),
             RpcStats(),
         )
 
@@ -101,10 +101,13 @@ class Calls:
         stats = self.stats.of(method.name)
         decode = _decoder(method)
         serializer = GetMessageClass(method.output_type).SerializeToString
+        if kind is Kind.ENDLESS:
+            stream = self.streams.around(
+                self._limited_stream(method.name, kind, handler), self._caller_of(method)
+            )
+            return grpc.unary_stream_rpc_method_handler(_streaming(stream, admit, stats, decode))
         if method.server_streaming:
             stream = self._limited_stream(method.name, kind, handler)
-            if kind is Kind.ENDLESS:
-                stream = _pushed(stream, self.stall)
             return grpc.unary_stream_rpc_method_handler(
                 _streaming(stream, admit, stats, decode), response_serializer=serializer
             )
@@ -118,16 +121,25 @@ class Calls:
         around = _unary(self._limited(method.name, kind, handler), admit, stats, decode)
         return make(around, response_serializer=serializer)
 
+    def _caller_of(self, method: MethodDescriptor) -> Callable[[Any], str]:
+        """Returns what names a caller: its name, or its address where everybody may call."""
+        check = self.admission(method)
+        return lambda context: (check and check.check(context)) or peer(context)
+
     def _admit(self, method: MethodDescriptor) -> Callable[[Any], object] | None:
-        check, rate = self.admission(method), self.rate
+        rate, caller_of = self.rate, self._caller_of(method)
         if rate is None:
+            check = self.admission(method)
             return None if check is None else check.check
 
         def admit(context: Any) -> None:
-            caller = None if check is None else check.check(context)
-            seconds = rate.take(caller or peer(context))
-            if seconds:
-                raise too_many_calls(rate.per_second, seconds)
+            try:
+                caller = caller_of(context)
+            except ServiceError:
+                # Who shows a wrong key is a caller too, of whom the address is all that is known.
+                _take(rate, peer(context))
+                raise
+            _take(rate, caller)
 
         return admit
 
@@ -174,7 +186,7 @@ def _unary(
     handler: Handler,
     admit: Callable[[Any], object] | None,
     stats: MethodStats,
-    decode: Callable[[Any], Any] | None,
+    decode: Decode | None,
 ) -> Handler:
     async def call(request: Any, context: Any) -> Any:
         started = time.perf_counter()
@@ -182,7 +194,7 @@ def _unary(
             if admit is not None:
                 admit(context)
             if decode is not None:
-                request = decode(request)
+                request = await decode(request)
             answer = await handler(request, context)
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
@@ -196,14 +208,14 @@ def _streaming(
     handler: Callable[[Any, Any], AsyncIterator[Any]],
     admit: Callable[[Any], object] | None,
     stats: MethodStats,
-    decode: Callable[[Any], Any],
+    decode: Decode,
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         started = time.perf_counter()
         try:
             if admit is not None:
                 admit(context)
-            async for response in handler(decode(request), context):
+            async for response in handler(await decode(request), context):
                 yield response
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
@@ -212,28 +224,15 @@ def _streaming(
     return call
 
 
-def _pushed(
-    handler: Callable[[Any, Any], AsyncIterator[Any]], stall: float
-) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    """Ends a stream of which its caller takes nothing for `stall` seconds."""
-
-    async def push(request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in handler(request, context):
-            try:
-                async with asyncio.timeout(stall):
-                    await context.write(response)
-            except TimeoutError:
-                raise error(
-                    grpc.StatusCode.ABORTED,
-                    "SLOW_READER",
-                    f"nothing was taken of the stream for {stall:g} s",
-                ) from None
-        # All is written: yet what gRPC and its interceptors take for a stream is a generator.
-        rest: tuple[Any, ...] = ()
-        for response in rest:
-            yield response
-
-    return push
+def _take(rate: RateLimit, caller: str) -> None:
+    """Counts a call of a caller. Raises RESOURCE_EXHAUSTED above its rate."""
+    seconds = rate.take(caller)
+    if seconds:
+        raise exhausted(
+            "TOO_MANY_CALLS",
+            f"more than {rate.per_second:g} calls a second: try again in {seconds:.3g} s",
+            seconds,
+        )
 
 
 async def _end(
@@ -248,19 +247,31 @@ async def _end(
     name = request_id(context)
     status = as_service_error(failure, stats.method, name)
     stats.count(status.code.name, seconds)
-    # Who does not read does not take the status either.
-    async with asyncio.timeout(LONGEST_GOODBYE):
-        await abort(context, status, name)
+    try:
+        async with asyncio.timeout(LONGEST_GOODBYE):
+            await abort(context, status, name)
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        # Who does not read does not take the status either, and gRPC would keep what it did not
+        # take for as long as the connection lasts. With it ends this call.
+        await asyncio.to_thread(close_connection, context.peer())
+        await asyncio.sleep(LONGEST_GOODBYE)
+        raise
     raise AssertionError("abort always raises")
 
 
-def _decoder(method: MethodDescriptor) -> Callable[[Any], Any]:
-    kind = GetMessageClass(method.input_type)
-    if not method.client_streaming:
-        return lambda message: decoded(kind, message)
+def _decoder(method: MethodDescriptor) -> Decode:
+    kind, policy = GetMessageClass(method.input_type), method_policy(method)
+
+    async def one(message: bytes) -> Message:
+        return await decoded_in_turns(kind, message, policy)
 
     async def pieces(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for message in messages:
-            yield decoded(kind, message)
+            yield await one(message)
 
-    return pieces
+    async def stream(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        return pieces(messages)
+
+    return stream if method.client_streaming else one

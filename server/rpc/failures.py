@@ -1,7 +1,6 @@
 """The end of a call that failed: a status with details for the caller, the rest for the log."""
 
 import secrets
-from datetime import timedelta
 from typing import Any, NoReturn
 
 import grpc
@@ -12,24 +11,6 @@ from server.contract.errors import ServiceError, error, store_unavailable
 from server.store.errors import STORE_ERRORS
 
 log = structlog.get_logger()
-
-
-def too_many_calls(per_second: float, seconds: float) -> ServiceError:
-    """Returns RESOURCE_EXHAUSTED with RetryInfo, for a caller above its rate.
-
-    Args:
-        per_second: the rate.
-        seconds: until the next call may come.
-    """
-    failure = error(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "TOO_MANY_CALLS",
-        f"more than {per_second:g} calls a second: try again in {seconds:.3g} s",
-    )
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromTimedelta(timedelta(seconds=seconds))
-    failure.details.append(retry)
-    return failure
 
 
 async def abort(context: Any, failure: ServiceError, request_id: str) -> NoReturn:

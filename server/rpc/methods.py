@@ -5,6 +5,7 @@ from enum import Enum, auto
 
 from google.protobuf.descriptor import MethodDescriptor
 
+from server.contract.sizes import LARGEST_CHUNK, MOST_RECORDS, MOST_REQUESTS
 from server.settings.callers import Role
 
 
@@ -17,13 +18,17 @@ class Kind(Enum):
         NORMAL: ends after `call_timeout_seconds`.
         LONG: works through whole periods or files; ends after `long_call_timeout_seconds`.
         ENDLESS: a stream that lasts as long as what it tells of, or until its caller takes
-            nothing of it for `watch_stall_seconds`.
+            nothing of it for `watch_stall_seconds`. The handler gives encoded messages as
+            their parts, which those who watch the same share.
     """
 
     QUICK = auto()
     NORMAL = auto()
     LONG = auto()
     ENDLESS = auto()
+
+
+KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,25 @@ class MethodPolicy:
     Attributes:
         role: the role a caller needs; None lets everybody in.
         kind: sets the limits of the call.
+        most_bytes: size of a request, encoded. Parsing a request of any shape takes some ten
+            milliseconds a MiB, in which nobody else is answered.
+        most_entries: of the request's one repeated field, whose number is 1; None where a request
+            has none, or is too small for it to matter.
     """
 
     role: Role | None
     kind: Kind = Kind.NORMAL
+    most_bytes: int = 64 * KIB
+    most_entries: int | None = None
 
 
 METHODS = {
     "GetRecommendationParams": MethodPolicy(Role.RECOMMEND, Kind.QUICK),
-    "BatchGetRecommendationParams": MethodPolicy(Role.RECOMMEND, Kind.QUICK),
-    "RecordInteractions": MethodPolicy(Role.RECORD),
-    "PutPersonalityProfiles": MethodPolicy(Role.RECORD),
+    "BatchGetRecommendationParams": MethodPolicy(
+        Role.RECOMMEND, Kind.QUICK, 256 * KIB, MOST_REQUESTS
+    ),
+    "RecordInteractions": MethodPolicy(Role.RECORD, Kind.NORMAL, 1024 * KIB, MOST_RECORDS),
+    "PutPersonalityProfiles": MethodPolicy(Role.RECORD, Kind.NORMAL, 1024 * KIB, MOST_RECORDS),
     "WatchPolicy": MethodPolicy(Role.RECORD, Kind.ENDLESS),
     "TriggerTraining": MethodPolicy(Role.TRAIN),
     "GetTrainingRun": MethodPolicy(Role.TRAIN),
@@ -56,7 +69,7 @@ METHODS = {
     "ActivateModel": MethodPolicy(Role.ADMINISTER),
     "RollbackModel": MethodPolicy(Role.ADMINISTER),
     "ExportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG),
-    "ImportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG),
+    "ImportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG, LARGEST_CHUNK + KIB),
     "SetRollout": MethodPolicy(Role.ADMINISTER),
     "GetRollout": MethodPolicy(Role.ADMINISTER),
     "GetExperiment": MethodPolicy(Role.ADMINISTER, Kind.LONG),

@@ -20,6 +20,16 @@ def check_name(value: str, longest: int, path: str, violations: Violations) -> N
         violations.add(path, f"must have 1 to {longest} characters and no NUL")
 
 
+def check_count(count: int, most: int, path: str, violations: Violations) -> bool:
+    """Returns True if a repeated field has up to `most` entries; notes it otherwise.
+
+    Without it the field must not be walked: a request has room for millions of entries.
+    """
+    if count > most:
+        violations.add(path, f"must have up to {most} entries, not {count}")
+    return count <= most
+
+
 def check_personality(
     profile: types.PersonalityProfile, path: str, violations: Violations
 ) -> Traits:

@@ -6,6 +6,7 @@ from typing import Any
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
 from server.contract.errors import LONGEST_DESCRIPTION, ServiceError, invalid, not_found
+from server.contract.sizes import LARGEST_CHUNK
 from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
 from server.services.runtime import Runtime
@@ -13,7 +14,6 @@ from server.services.versions import check_plan, check_reason, check_servable, r
 from server.store import activations, models
 from server.store.database import Connection
 
-LARGEST_CHUNK = 1024 * 1024
 LARGEST_FILE = 1024 * 1024 * 1024
 
 

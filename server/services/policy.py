@@ -12,10 +12,12 @@ from server.contract.errors import invalid, store_unavailable
 from server.observability import metrics
 from server.services.runtime import Runtime
 from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey
-from server.serving.snapshots import Snapshots
+from server.serving.snapshots import EncodedSnapshot, Snapshots
 from server.settings import Settings
 
 CHECKSUM_BYTES = 32
+Parts = tuple[bytes, ...]
+"""An encoded message in parts."""
 
 
 class PolicyService(grpc_pb.PolicyServiceServicer):
@@ -25,6 +27,7 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         self._runtime = runtime
         self._heartbeat = settings.watch_heartbeat_seconds
         self._snapshots = Snapshots(runtime.holder, settings.served_exploration())
+        self._message: tuple[EncodedSnapshot, bytes] | None = None
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -32,9 +35,9 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         self._stopping.set()
         self._runtime.holder.replaced.set()
 
-    async def WatchPolicy(
+    async def WatchPolicy(  # type: ignore[override]
         self, request: pb.WatchPolicyRequest, context: Any
-    ) -> AsyncIterator[pb.WatchPolicyResponse]:
+    ) -> AsyncIterator[Parts]:
         known = request.known_checksum
         if len(known) not in (0, CHECKSUM_BYTES):
             raise invalid("known_checksum", f"must have {CHECKSUM_BYTES} bytes, or none")
@@ -47,17 +50,24 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
                 # Taken before the snapshot, so that no change in between is missed.
                 replaced = self._runtime.holder.replaced
                 snapshot = await self._snapshots.current()
-                response = pb.WatchPolicyResponse(
+                own = pb.WatchPolicyResponse(
                     checksum=snapshot.checksum, heartbeat_seconds=self._heartbeat
                 )
-                if snapshot.checksum != known:
-                    response.snapshot = snapshot.compressed
                 now = int(time.time())
                 if key is None or now > key.expires_at - LIFETIME_SECONDS // 2:
                     key = tokens.delegate(now)
-                    response.token_key.id, response.token_key.key = key.id, key.key
-                    response.token_key.expires_at.seconds = key.expires_at
-                yield response
+                    own.token_key.id, own.token_key.key = key.id, key.key
+                    own.token_key.expires_at.seconds = key.expires_at
+                # Encoded messages that follow each other are one, with the fields of both.
+                shared = () if snapshot.checksum == known else (self._encoded(snapshot),)
+                yield (*shared, own.SerializeToString())
                 known = snapshot.checksum
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(replaced.wait(), self._heartbeat)
+
+    def _encoded(self, snapshot: EncodedSnapshot) -> bytes:
+        """Returns the message with a snapshot and nothing else, one for all who watch."""
+        if self._message is None or self._message[0] is not snapshot:
+            message = pb.WatchPolicyResponse(snapshot=snapshot.compressed)
+            self._message = snapshot, message.SerializeToString()
+        return self._message[1]

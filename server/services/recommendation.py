@@ -11,9 +11,11 @@ from typing import Any
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from server.contract.errors import Violations, invalid
+from server.contract.sizes import MOST_RECORDS, MOST_REQUESTS
 from server.contract.vocabulary import Traits
 from server.observability import metrics
-from server.rpc.calls import decoded
+from server.rpc.decoding import PIECE_BYTES, decoded, in_turns
+from server.rpc.methods import METHODS
 from server.services.checks import LONGEST_USER_ID, check_name, check_personality
 from server.services.recommendation_requests import (
     InteractionRules,
@@ -28,10 +30,9 @@ from server.store import interactions, profiles
 from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
 
-MOST_REQUESTS = 256
-MOST_INTERACTIONS = 1000
 PROFILE_TIMEOUT = 0.25
 PROFILE_PAUSE = 1.0
+_ONE, _BATCH = METHODS["GetRecommendationParams"], METHODS["BatchGetRecommendationParams"]
 
 
 class RecommendationService(grpc_pb.RecommendationServiceServicer):
@@ -54,7 +55,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self, message: bytes, context: Any
     ) -> bytes:
         decider = self._runtime.require_decider()
-        request = decoded(pb.GetRecommendationParamsRequest, message)
+        request = decoded(pb.GetRecommendationParamsRequest, message, _ONE)
         violations = Violations()
         traits, numbers = parse_request(request, decider.contexts, "", violations)
         violations.raise_any()
@@ -70,10 +71,11 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self, message: bytes, context: Any
     ) -> bytes:
         decider = self._runtime.require_decider()
-        if (plain := read_plain_batch(message)) and 1 <= len(plain[0]) <= MOST_REQUESTS:
+        plain = read_plain_batch(message) if len(message) <= PIECE_BYTES else None
+        if plain and 1 <= len(plain[0]) <= MOST_REQUESTS:
             with contextlib.suppress(KeyError, ValueError):
                 return batch_answer(decider.decide_all(*plain))
-        request = decoded(pb.BatchGetRecommendationParamsRequest, message)
+        request = decoded(pb.BatchGetRecommendationParamsRequest, message, _BATCH)
         _check_count("requests", len(request.requests), MOST_REQUESTS)
         violations = Violations()
         parsed = [
@@ -96,7 +98,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self, request: pb.RecordInteractionsRequest, context: Any
     ) -> pb.RecordInteractionsResponse:
         decider = self._runtime.require_decider()
-        _check_count("interactions", len(request.interactions), MOST_INTERACTIONS)
+        _check_count("interactions", len(request.interactions), MOST_RECORDS)
         rules = InteractionRules(
             tokens=self._runtime.require_tokens(),
             contexts=decider.contexts,
@@ -107,7 +109,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         violations = Violations()
         parsed = [
             parse_interaction(one, rules, f"interactions[{i}].", violations)
-            for i, one in enumerate(request.interactions)
+            async for i, one in in_turns(enumerate(request.interactions))
         ]
         violations.raise_any()
         distinct = {one.interaction_id: one for one in reversed(parsed) if one is not None}
@@ -120,10 +122,10 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
     async def PutPersonalityProfiles(
         self, request: pb.PutPersonalityProfilesRequest, context: Any
     ) -> pb.PutPersonalityProfilesResponse:
-        _check_count("profiles", len(request.profiles), MOST_INTERACTIONS)
+        _check_count("profiles", len(request.profiles), MOST_RECORDS)
         violations = Violations()
         new: dict[str, Traits] = {}
-        for i, one in enumerate(request.profiles):
+        async for i, one in in_turns(enumerate(request.profiles)):
             path = f"profiles[{i}]"
             check_name(one.user_id, LONGEST_USER_ID, f"{path}.user_id", violations)
             if one.user_id in new:

@@ -24,6 +24,7 @@ from server.contract.vocabulary import (
 from server.services.checks import (
     FUTURE_ALLOWED,
     LONGEST_USER_ID,
+    check_count,
     check_name,
     check_personality,
     check_timestamp,
@@ -33,6 +34,8 @@ from server.serving.tokens import InvalidTokenError, TokenCodec
 
 LONGEST_INTERACTION_ID = 64
 LARGEST_OFFSET = 840
+MOST_REACTIONS = 32
+"""Entries of one interaction; the kinds are fewer, and one may be sent twice."""
 
 
 def _check_context(
@@ -171,6 +174,8 @@ def _occurred_at(
 
 
 def _reactions(message: pb.Interaction, path: str, violations: Violations) -> int:
+    if not check_count(len(message.reactions), MOST_REACTIONS, f"{path}reactions", violations):
+        return 0
     names = []
     for position, number in enumerate(message.reactions):
         name = REACTION_NAMES.get(number)

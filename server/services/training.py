@@ -1,9 +1,9 @@
 """TrainingService: starting, following and stopping runs, and evaluating what was logged."""
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +19,7 @@ from server.jobs.processes import run_for
 from server.jobs.requests import RAY, EvaluationRequest
 from server.observability import tracing
 from server.services.conversion import page_bounds, run_message
+from server.services.run_followers import RunFollowers
 from server.services.runtime import Runtime
 from server.services.training_requests import (
     MOST_DAYS,
@@ -32,8 +33,6 @@ from server.settings import Settings
 from server.store import models, tasks, training
 from server.store.database import Connection, Pool
 
-WATCH_SECONDS = 0.25
-
 
 class TrainingService(grpc_pb.TrainingServiceServicer):
     """Serves TrainingService. Runs are rows of system_tasks: any replica answers for any run."""
@@ -41,6 +40,7 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._settings = settings
         self._runtime = runtime
+        self._followers = RunFollowers(self._look)
 
     async def TriggerTraining(
         self, request: pb.TriggerTrainingRequest, context: Any
@@ -131,22 +131,20 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             next_page_token=str(rows[size - 1]["id"]) if len(rows) > size else "",
         )
 
-    async def WatchTrainingRun(
+    async def WatchTrainingRun(  # type: ignore[override]
         self, request: pb.WatchTrainingRunRequest, context: Any
-    ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
-        before = None
-        while True:
-            with tracing.quiet():
-                run = await self._run(request.run_id)
-            if run != before:
-                yield pb.WatchTrainingRunResponse(run=run)
-            if run.status not in (
-                pb.TRAINING_RUN_STATUS_PENDING,
-                pb.TRAINING_RUN_STATUS_RUNNING,
-            ):
-                return
-            before = run
-            await asyncio.sleep(WATCH_SECONDS)
+    ) -> AsyncIterator[tuple[bytes, ...]]:
+        async with aclosing(self._followers.watch(request.run_id)) as responses:
+            async for response in responses:
+                yield (response,)
+
+    async def _look(self, run_id: int) -> pb.TrainingRun:
+        """Returns a run as `_run` does, without writing unless a trainer has died."""
+        pool = self._runtime.require_pool()
+        with tracing.quiet():
+            if await tasks.has_dead_runs(pool):
+                await tasks.fail_dead_runs(pool)
+            return await self._fetch(pool, run_id)
 
     async def CancelTrainingRun(
         self, request: pb.CancelTrainingRunRequest, context: Any
@@ -163,6 +161,9 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
     async def _run(self, run_id: int) -> pb.TrainingRun:
         pool = self._runtime.require_pool()
         await tasks.fail_dead_runs(pool)
+        return await self._fetch(pool, run_id)
+
+    async def _fetch(self, pool: Pool, run_id: int) -> pb.TrainingRun:
         row = await tasks.fetch(pool, run_id)
         if row is None:
             raise not_found(f"training run {run_id}")

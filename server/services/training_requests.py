@@ -15,13 +15,15 @@ from rl.learners.tabular import TabularLearner
 from rl.objectives import Objectives
 from server.contract.errors import Violations
 from server.jobs.requests import ACTIVE, PROCESS, RANDOM, RAY, RULES, RunRequest
-from server.services.checks import FUTURE_ALLOWED, check_timestamp, to_datetime
+from server.services.checks import FUTURE_ALLOWED, check_count, check_timestamp, to_datetime
 from server.settings import Settings
 
 MOST_DAYS = 3650
 MOST_INTERACTIONS = 1_000_000_000
 LONGEST_REQUEST_ID = 64
 LONGEST_FOLDER = 1000
+LONGEST_NAME = 64
+MOST_PARAMETERS = 64
 MOST_POLICIES = 16
 _BUILTIN = {
     evaluation_pb2.BUILTIN_POLICY_ACTIVE: ACTIVE,
@@ -82,6 +84,18 @@ def _hyperparameters(
     settings: Settings, algorithm: str, message: pb.Hyperparameters, violations: Violations
 ) -> Hyperparameters:
     configured = settings.hyperparameters()
+    given = message.algorithm_parameters
+    path = "hyperparameters.algorithm_parameters"
+    if not check_count(len(given), MOST_PARAMETERS, path, violations):
+        return configured
+    for name, text in (
+        ("algorithm", algorithm),
+        ("hyperparameters.exploration_schedule", message.exploration_schedule),
+        *((f"{path}.{parameter[:LONGEST_NAME]}", parameter) for parameter in given),
+    ):
+        if len(text) > LONGEST_NAME:
+            violations.add(name, f"must have up to {LONGEST_NAME} characters")
+            return configured
     values = (
         configured.to_dict()
         if algorithm == settings.algorithm
@@ -141,8 +155,8 @@ def policies_of(
     messages: Sequence[evaluation_pb2.Policy], violations: Violations
 ) -> tuple[int | str, ...]:
     """Returns the policies to evaluate; notes those that are invalid."""
-    if len(messages) > MOST_POLICIES:
-        violations.add("policies", f"must have up to {MOST_POLICIES} entries")
+    if not check_count(len(messages), MOST_POLICIES, "policies", violations):
+        return ()
     wanted: list[int | str] = []
     for position, message in enumerate(messages):
         builtin = _BUILTIN.get(message.builtin)

@@ -59,6 +59,18 @@ class AccessSettings(BaseModel):
         description="Calls and open streams at a time, for each worker; those above are refused "
         "with RESOURCE_EXHAUSTED. 0: no limit.",
     )
+    max_streams: int = Field(
+        2000,
+        ge=1,
+        description="Streams that watch the policy or a training run at a time, for each worker; "
+        "those above are refused with RESOURCE_EXHAUSTED.",
+    )
+    max_streams_per_caller: int = Field(
+        500,
+        ge=1,
+        description="The same of one caller (by its name, or by its address where everybody may "
+        "call).",
+    )
     max_calls_per_second: float = Field(
         0.0,
         ge=0,

@@ -56,6 +56,23 @@ async def create(connection: Connection | Pool, request_id: str, request: dict[s
     )
 
 
+_DEAD = """
+task_name = $1
+    AND (status = 'running' OR status = 'pending' AND executed_at < now() - interval '60 seconds')
+    AND NOT EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0 AND objid = $2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+"""
+
+
+async def has_dead_runs(connection: Connection | Pool) -> bool:
+    """Returns True if `fail_dead_runs` would mark a run; writes nothing."""
+    query = f"SELECT EXISTS (SELECT FROM system_tasks WHERE {_DEAD})"  # noqa: S608 - constant
+    return bool(await connection.fetchval(query, TASK, TRAINER_LOCK))
+
+
 async def fail_dead_runs(connection: Connection | Pool) -> None:
     """Marks runs as failed whose trainer is gone.
 
@@ -63,19 +80,11 @@ async def fail_dead_runs(connection: Connection | Pool) -> None:
     and Postgres releases it when the trainer dies: running without the lock is dead.
     """
     await connection.execute(
-        """
+        f"""
         UPDATE system_tasks SET status = 'failed', finished_at = now(),
             error = 'the trainer was killed or lost its database; nothing was changed'
-        WHERE task_name = $1
-            AND (status = 'running'
-                OR status = 'pending' AND executed_at < now() - interval '60 seconds')
-            AND NOT EXISTS (
-                SELECT FROM pg_locks
-                WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0
-                    AND objid = $2
-                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            )
-        """,
+        WHERE {_DEAD}
+        """,  # noqa: S608 - constant
         TASK,
         TRAINER_LOCK,
     )
