@@ -53,7 +53,7 @@ def store_unavailable() -> ServiceError:
     failure = error(
         grpc.StatusCode.UNAVAILABLE,
         "STORE_UNAVAILABLE",
-        "the database cannot be reached: nothing was changed, try again",
+        "the database cannot be used at the moment: nothing was changed, try again",
     )
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromTimedelta(timedelta(seconds=1))
