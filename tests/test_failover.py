@@ -51,7 +51,7 @@ async def client(address: Address, start_server: Any) -> AsyncIterator[Client]:
 async def standby(primary: OwnPostgres, client: Client) -> AsyncIterator[Standby]:
     """In a folder whose name is short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="recparams-"))
-    folder.chmod(0o755)
+    await asyncio.to_thread(folder.chmod, 0o755)
     copied = await asyncio.to_thread(primary.copy, folder / "pg")
     await asyncio.to_thread(copied.start)
     yield copied

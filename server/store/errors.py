@@ -12,6 +12,10 @@ _PASSING_CODES = (
 )
 
 
+class UnusableDatabaseError(Exception):
+    """A database that cannot be used as it is reached, however long one waits. It says why."""
+
+
 def _is_passing(sqlstate: str) -> bool:
     return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING_CODES
 
