@@ -48,7 +48,7 @@ from server.serving.tokens import TokenCodec
 from server.settings import Settings
 from server.store import shared_secrets
 from server.store.database import Pool
-from server.store.errors import STORE_ERRORS
+from server.store.errors import STORE_ERRORS, UnusableDatabaseError
 from server.store.migration import connect_when_ready
 from server.store.profiles import ProfileCache
 
@@ -95,13 +95,22 @@ def with_admin_key(settings: Settings) -> Settings:
 
 
 async def serve(settings: Settings, *, share_port: bool = False) -> None:
-    """Runs a server until SIGTERM or SIGINT, then drains it. Raises StartError."""
+    """Runs a server until SIGTERM or SIGINT, then drains it.
+
+    Raises StartError, also later on if the database turns out to be one it cannot work with.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    app = App(settings, share_port=share_port)
+    problems: list[str] = []
+
+    def give_up(problem: str) -> None:
+        problems.append(problem)
+        stop.set()
+
+    app = App(settings, share_port=share_port, give_up=give_up)
     await app.start()
     # What was imported stays: looking through it for garbage would hold calls up for long.
     gc.collect()
@@ -111,6 +120,8 @@ async def serve(settings: Settings, *, share_port: bool = False) -> None:
     finally:
         log.info("draining", seconds=settings.drain_seconds)
         await app.stop()
+    if problems:
+        raise StartError(problems[0])
 
 
 class App:
@@ -119,13 +130,21 @@ class App:
     Args:
         settings: of this process alone; `workers` is for the supervisor.
         share_port: True if other processes may listen on the port too.
+        give_up: called with the reason if the server can never serve.
     """
 
-    def __init__(self, settings: Settings, *, share_port: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        share_port: bool = False,
+        give_up: Callable[[str], None] | None = None,
+    ) -> None:
         unknown = unknown_names(settings.space())
         if unknown:
             raise StartError(f"the contract has no {', '.join(unknown)}: see proto/recparams/v1")
         self._settings = settings
+        self._give_up = give_up
         self._holder = PolicyHolder(settings.space(), settings.exploration_rate)
         self._runtime = Runtime(self._holder)
         self._cache = ProfileCache(settings.profile_cache_size, settings.profile_cache_seconds)
@@ -226,7 +245,13 @@ class App:
     async def _connect(self, start_training: Start) -> None:
         """Brings the database up, then all that needs it."""
         settings, runtime = self._settings, self._runtime
-        url, pool = await connect_when_ready(settings)
+        try:
+            url, pool = await connect_when_ready(settings)
+        except UnusableDatabaseError as failure:
+            log.error("not serving", error=str(failure))
+            if self._give_up is not None:
+                self._give_up(str(failure))
+            return
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
         runtime.decider = Decider(self._holder, runtime.tokens, settings.served_exploration())
         metrics.set_decision_counts(runtime.decider.decided)

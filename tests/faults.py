@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -257,19 +258,48 @@ class OwnPostgres:
         """URL of one of its databases."""
         return str(self._server.get_uri(database=database))
 
-    def stop(self) -> None:
-        """As a crash: connections are cut, nothing is finished."""
-        self._pg_ctl("-m", "immediate", "stop")
+    def stop(self, mode: str = "immediate") -> None:
+        """As a crash: connections are cut, nothing is finished; "fast" finishes."""
+        self._pg_ctl("-m", mode, "stop")
 
     def start(self) -> None:
         """Returns when it accepts connections; recovers first where it crashed."""
         options = f'-h "" -k {self._socket_folder}'
         self._pg_ctl("-o", options, "-l", str(self._server.pgdata / "log"), "start")
 
+    @property
+    def socket_folder(self) -> str:
+        """Where it listens."""
+        return str(self._socket_folder)
+
+    def copy(self, folder: Path) -> "Standby":
+        """A streaming standby of this one, in a folder that is made."""
+        data = self._server.pgdata
+        folder.mkdir(mode=0o700)
+        shutil.chown(folder, data.owner(), data.group())
+        source = ("-h", self.socket_folder, "-U", "postgres")
+        self.execute(
+            "pg_basebackup", "-D", str(folder), *source, "-R", "-X", "stream", "-c", "fast"
+        )
+        # Of the copied server's socket, which is in its folder.
+        (folder / ".s.PGSQL.5432.lock").unlink()
+        return Standby(self, folder)
+
+    def follow(self, primary: "Standby") -> None:
+        """Has it be a standby of another, once it is started."""
+        data = self._server.pgdata
+        with (data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"primary_conninfo = 'host={primary.folder} user=postgres'\n")
+        (data / "standby.signal").touch()
+
     def _pg_ctl(self, *arguments: str) -> None:
+        self.execute("pg_ctl", "-w", "-D", str(self._server.pgdata), *arguments)
+
+    def execute(self, program: str, *arguments: str) -> None:
+        """Runs a program of Postgres as its user."""
         pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self._server.pgdata), *arguments),
+            program,
+            arguments,
             bin_path=self._server.bin_path,
             user=self._server.system_user,
             timeout=120,
@@ -291,3 +321,65 @@ class OwnPostgres:
         pid = int((self._server.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
         postmaster = psutil.Process(pid)
         return [postmaster, *postmaster.children(recursive=True)]
+
+
+class Standby:
+    """A copy that follows a Postgres until it is promoted; listens in its own folder."""
+
+    def __init__(self, primary: OwnPostgres, folder: Path) -> None:
+        self._primary = primary
+        self.folder = folder
+
+    def start(self) -> None:
+        """Returns when it accepts connections."""
+        options = f'-h "" -k {self.folder}'
+        self._pg_ctl("-o", options, "-l", str(self.folder / "log"), "start")
+
+    def promote(self) -> None:
+        """Returns when it takes writes."""
+        self._pg_ctl("promote")
+
+    def stop(self) -> None:
+        """As a crash."""
+        self._pg_ctl("-m", "immediate", "stop")
+
+    def _pg_ctl(self, *arguments: str) -> None:
+        self._primary.execute("pg_ctl", "-w", "-D", str(self.folder), *arguments)
+
+
+class Address:
+    """A stable address of a database: new connections reach the folder it leads to."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder
+        self.accepted = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> "Address":
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    def url(self, database: str) -> str:
+        """URL of a database there."""
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        return f"postgresql://postgres@127.0.0.1:{port}/{database}?sslmode=disable"
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        with contextlib.suppress(OSError):
+            back, beyond = await asyncio.open_unix_connection(f"{self.folder}/.s.PGSQL.5432")
+            await asyncio.gather(_pump(reader, beyond), _pump(back, writer))
+        writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+    writer.close()

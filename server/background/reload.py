@@ -14,8 +14,8 @@ from server.observability import metrics
 from server.serving.policies import Arm, PolicyHolder, Serving, Shadow
 from server.store import models, shadows
 from server.store.activations import MODEL_CHANNEL, current_activation, fetch_activation
-from server.store.database import Connection
-from server.store.errors import STORE_ERRORS
+from server.store.database import Connection, check_writable
+from server.store.errors import DATABASE_ERRORS, STORE_ERRORS
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
 
 log = structlog.get_logger()
@@ -51,8 +51,9 @@ async def keep_up_to_date(
         connection = None
         try:
             connection = await asyncpg.connect(url, timeout=5, command_timeout=10)
+            await check_writable(connection)
             await _follow(connection, holder, forget_profile, poll_seconds, connected)
-        except (*STORE_ERRORS, asyncpg.PostgresError) as failure:
+        except DATABASE_ERRORS as failure:
             log.warning("lost touch with the database", error=repr(failure), retry_in=delay)
             metrics.count_reload("failed")
         finally:

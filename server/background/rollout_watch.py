@@ -23,6 +23,8 @@ from server.store.locks import WATCH_LOCK, try_lock
 log = structlog.get_logger()
 LEAST_REST = 4.0
 TASK = "rollout_watch"
+PUTS_OFF: tuple[type[Exception], ...] = (ServiceError, RuntimeError, *STORE_ERRORS)
+"""Raised by a look that may succeed the next time."""
 
 
 async def watch_rollouts(settings: Settings, pool: Pool, jobs: Jobs) -> None:
@@ -33,7 +35,7 @@ async def watch_rollouts(settings: Settings, pool: Pool, jobs: Jobs) -> None:
                 await _follow(connection)
                 if await try_lock(connection, WATCH_LOCK):
                     await _lead(connection, settings, jobs)
-        except (ServiceError, RuntimeError, *STORE_ERRORS) as failure:
+        except PUTS_OFF as failure:
             log.warning("the rollout is not watched for now", error=repr(failure))
         metrics.clear_arm_metrics()
         await asyncio.sleep(settings.watch_seconds)

@@ -8,7 +8,15 @@ import click
 from server.cli.connection import Exit
 from server.cli.output import give_up
 from server.store import migration
-from server.store.errors import STORE_ERRORS
+from server.store.errors import STORE_ERRORS, UnusableDatabaseError
+from server.store.sessions import check_sessions
+
+FAILURES = (
+    asyncpg.PostgresError,
+    migration.MigrationError,
+    migration.NewerSchemaError,
+    UnusableDatabaseError,
+)
 
 
 @click.command()
@@ -34,9 +42,14 @@ def migrate(database_url: str) -> None:
       4  the database cannot be reached
     """
     try:
-        asyncio.run(migration.migrate(database_url))
+        asyncio.run(_migrate(database_url))
     except STORE_ERRORS as failure:
         give_up(failure, Exit.UNREACHABLE)
-    except (asyncpg.PostgresError, migration.MigrationError, migration.NewerSchemaError) as failure:
+    except FAILURES as failure:
         give_up(failure, Exit.FAILED)
     click.echo("the schema is up to date")
+
+
+async def _migrate(url: str) -> None:
+    await check_sessions(url)
+    await migration.migrate(url)

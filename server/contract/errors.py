@@ -54,7 +54,7 @@ def store_unavailable() -> ServiceError:
     failure = error(
         grpc.StatusCode.UNAVAILABLE,
         "STORE_UNAVAILABLE",
-        "the database cannot be reached: nothing was changed, try again",
+        "the database cannot be used at the moment: nothing was changed, try again",
     )
     return _with_retry(failure, 1.0)
 

@@ -39,9 +39,21 @@ def database_url(settings: Settings) -> str:
 async def create_pool(url: str, size: int) -> Pool:
     """Returns a pool of up to `size` connections, once the database has answered.
 
-    Raises one of `STORE_ERRORS` if it does not.
+    A connection to a database that takes no writes is not kept: one of a standby would go on
+    answering reads, and come back into use, long after another server has become the primary.
+
+    Raises one of `STORE_ERRORS` if the database does not answer, or takes no writes.
     """
-    return await asyncpg.create_pool(
+
+    async def admit(connection: Connection) -> None:
+        await check_writable(connection)
+        connection.add_query_logger(expire_read_only)
+
+    async def expire_read_only(query: asyncpg.connection.LoggedQuery) -> None:
+        if isinstance(query.exception, asyncpg.ReadOnlySQLTransactionError):
+            await pool.expire_connections()
+
+    pool = asyncpg.create_pool(
         url,
         min_size=1,
         max_size=size,
@@ -49,4 +61,15 @@ async def create_pool(url: str, size: int) -> Pool:
         command_timeout=30,
         max_inactive_connection_lifetime=60,
         server_settings={"application_name": f"recparams-{os.getpid()}"},
+        init=admit,
     )
+    return await pool
+
+
+async def check_writable(connection: Connection) -> None:
+    """Raises ReadOnlySQLTransactionError if the database takes no writes.
+
+    It is asked, since what the driver was told when it connected may be a pooler's memory.
+    """
+    if await connection.fetchval("SHOW transaction_read_only") == "on":
+        raise asyncpg.ReadOnlySQLTransactionError("the database is a standby, or read-only")

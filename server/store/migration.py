@@ -9,7 +9,8 @@ import structlog
 
 from server.settings import Settings
 from server.store.database import Pool, create_pool, database_url
-from server.store.errors import STORE_ERRORS
+from server.store.errors import DATABASE_ERRORS, UnusableDatabaseError
+from server.store.sessions import check_sessions
 
 log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -23,6 +24,9 @@ class NewerSchemaError(Exception):
 
 class MigrationError(Exception):
     """The database refused a migration; nothing was changed."""
+
+
+WAITED_FOR: tuple[type[Exception], ...] = (*DATABASE_ERRORS, MigrationError)
 
 
 async def migrate(url: str, revision: str = HEAD) -> None:
@@ -81,14 +85,20 @@ async def _upgrade(url: str, revision: str) -> None:
 
 
 async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
-    """Returns URL and pool of a migrated database, however long it takes to come up."""
+    """Returns URL and pool of a migrated database, however long it takes to come up.
+
+    Raises UnusableDatabaseError if waiting is in vain.
+    """
     delay = 0.5
     while True:
         try:
             url = await asyncio.to_thread(database_url, settings)
+            await check_sessions(url)
             await migrate(url)
             return url, await create_pool(url, settings.database_pool_size)
-        except (*STORE_ERRORS, asyncpg.PostgresError, MigrationError) as failure:
+        except asyncpg.ClientConfigurationError as failure:
+            raise UnusableDatabaseError(f"database_url: {failure}") from None
+        except WAITED_FOR as failure:
             log.warning("waiting for the database", error=repr(failure), retry_in=delay)
         except NewerSchemaError as failure:
             log.error("not serving", error=str(failure), retry_in=delay)

@@ -45,10 +45,13 @@ class NotWantedError(Exception):
 async def train(settings: Settings, run_id: int) -> int:
     """Carries out a pending run; returns the exit code of the process: 0 unless it failed."""
     url = database_url(settings)
-    options = {"client_connection_check_interval": "1000", "application_name": "recparams-trainer"}
+    options = {"application_name": "recparams-trainer"}
     control = await asyncpg.connect(url, server_settings=options)
     work = await asyncpg.connect(url, server_settings=options)
     try:
+        # Not as they connect: poolers refuse it there.
+        for connection in (control, work):
+            await connection.execute("SET client_connection_check_interval = 1000")
         await control.execute("SET lock_timeout = '30s'")
         await control.execute("SELECT pg_advisory_lock($1)", TRAINER_LOCK)
         request = await training.begin(control, run_id)
