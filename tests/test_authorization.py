@@ -15,7 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from recparams.v1 import (
     models_pb2,
@@ -281,6 +281,17 @@ async def test_a_certificate_says_who_calls(mtls: Any) -> None:
         ),
         ({"admin_key_hashes": "sha256:xyz"}, "admin_key_hashes needs hashes as sha256:"),
         ({"admin_key_hashes": "a" * 64}, "admin_key_hashes needs hashes as sha256:"),
+        *(
+            ({"admin_key_hashes": f"{key_hash('k')},{key_hash(blank)}"}, "hash of a blank key")
+            for blank in ("", " ", "\n", "\r\n")
+        ),
+        ({"callers": f"a:record:{key_hash('')}"}, "'a' has the hash of a blank key"),
+        ({"admin_key": " "}, "admin_key\n.*must not be blank"),
+        ({"admin_key": "\t" * 20, "environment": "production"}, "admin_key\n.*must not be blank"),
+        ({"admin_key": SecretStr("  ")}, "admin_key\n.*must not be blank"),
+        ({"admin_key": f"k{' ' * 20}", "environment": "production"}, "short"),
+        ({"token_key": " " * 40}, "token_key\n.*must not be blank"),
+        ({"token_key": f"k{' ' * 40}"}, "token_key must have 32"),
         ({"tls_key": "key.pem"}, "tls_certificate and tls_key need each other"),
         ({"tls_certificate": "cert.pem"}, "tls_certificate and tls_key need each other"),
         ({"tls_client_ca": "ca.pem"}, "tls_client_ca needs tls_certificate"),

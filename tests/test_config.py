@@ -67,6 +67,7 @@ def test_the_database_url_has_two_names(monkeypatch: pytest.MonkeyPatch, name: s
         ({"schedule": "0 25 * * 1"}, "Bad hour"),
         ({"schedule": "0h"}, "schedule must be"),
         ({"schedule": "0 0 31 2 *"}, "Bad day-of-month"),
+        ({"schedule": "0 0 */30 2 1#5"}, "has no instant in the next 50 years"),
         ({"schedule": "0 1 * * 1", "schedule_time_zone": "Mars"}, "schedule_time_zone 'Mars'"),
         ({"schedule_grace_seconds": 0}, "schedule_grace_seconds"),
         ({"workers": 0}, "workers"),

@@ -415,25 +415,54 @@ async def test_a_rebuild_gives_back_whom_it_left_out(
     assert (await train(client)).interactions_trained == 0
 
 
-async def test_the_trainer_of_a_killed_server_goes_on_alone(
+ENDS_WITHIN = 10.0
+"""Seconds after its server's death in which a trainer ends, on a machine far slower than ours."""
+
+
+@pytest.mark.parametrize("name", ["at reading", "at the activation", "within the commit"])
+async def test_the_trainer_of_a_killed_server_ends_with_it(
+    client: Client, db: asyncpg.Connection, database_url: str, start_server: Any, name: str
+) -> None:
+    server = start_server(**SMALL)
+    async with connect(server.target) as owner:
+        await wait_serving(owner)
+        await record(owner, *batch(0))
+        before = await trained_state(db)
+        async with stopped_at(POINTS[name], owner, db, database_url) as run_id:
+            orphan = trainer_process(server.process.pid, run_id)
+            server.kill()
+            await eventually(lambda: _is_over(orphan), ENDS_WITHIN)
+            await eventually(lambda: trainers_are_gone(db), ENDS_WITHIN)
+    assert await trained_state(db) == before
+    second = await trigger(client)
+    left = await get_run(client, run_id)
+    assert (left.status, left.model_version) == (FAILED, 0)
+    assert (await wait_ended(client, second)).status == COMPLETED
+    assert await db.fetchval("SELECT count(*) FROM model_versions") == 1
+    await assert_trained_once(db, await training.base_version(db) or 0, batch(0))
+
+
+async def test_other_jobs_of_a_killed_server_end_with_it(
     client: Client, db: asyncpg.Connection, database_url: str, start_server: Any
 ) -> None:
     server = start_server(**SMALL)
     async with connect(server.target) as owner:
         await wait_serving(owner)
         await record(owner, *batch(0))
-        async with stopped_at(POINTS["at reading"], owner, db, database_url) as run_id:
+        async with holding(database_url, "LOCK interactions"):
+            asking = asyncio.create_task(
+                failure_of(owner.training.Evaluate(tpb.EvaluateRequest(), metadata=ADMIN))
+            )
+            jobs = await eventually(lambda: _jobs_of(server.process.pid))
             server.kill()
-            failure = await failure_of(trigger(client))
-            assert failure.code == grpc.StatusCode.FAILED_PRECONDITION
-            assert failure.reason == "TRAINING_ALREADY_RUNNING"
-            assert failure.metadata == {"run_id": str(run_id)}
-    run = await wait_ended(client, run_id)
-    assert run.status == COMPLETED
-    await record(client, *batch(1))
-    last = await train(client)
-    assert last.interactions_trained == len(batch(1))
-    await assert_trained_once(db, last.model_version, batch(0) + batch(1))
+            for job in jobs:
+                await eventually(lambda job=job: _is_over(job), ENDS_WITHIN)
+        assert (await asking).code == grpc.StatusCode.UNAVAILABLE
+
+
+async def _jobs_of(server_pid: int) -> list[psutil.Process]:
+    found = psutil.Process(server_pid).children(recursive=True)
+    return [process for process in found if "server.jobs" in process.cmdline()]
 
 
 async def test_the_trainer_of_a_killed_server_is_fenced_off(

@@ -213,6 +213,7 @@ PUT_TOGETHER = {
     "f'ALTER TABLE interactions DETACH PARTITION {name} {how}'": "names of pg_class, by a pattern",
     "f'DROP TABLE {name}'": "the same",
     "f'EXPLAIN (FORMAT JSON) {query(rebuild)}'": "one of two texts, by a truth value",
+    "query(False, 'count(*)')": "the same, and a constant",
     "query": "put together of columns' names and numbers of settings",
     "f\"SET TRANSACTION SNAPSHOT '{snapshot}'\"": "a name that Postgres gave",
     "text(f'SELECT pg_advisory_xact_lock({MIGRATION_LOCK})')": "a number of this code",

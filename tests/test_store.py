@@ -272,8 +272,39 @@ class TestPartitions:
         kept = {row["interaction_id"] for row in await db.fetch("SELECT * FROM interactions")}
         assert kept == {f"{age} days" for age in ages if not is_over(age)}
         keys = {row["interaction_id"] for row in await db.fetch("SELECT * FROM interaction_keys")}
-        assert keys == {"0 days", "20 days"}
+        assert keys == kept
         assert await interactions.maintain(pool, NOW, retention) == []
+        again = await interactions.record(pool, [new(interaction_id) for interaction_id in kept])
+        assert again == []
+
+    @pytest.mark.parametrize("hours", [1, 3 * 24, 7 * 24 - 1])
+    async def test_an_id_is_known_as_long_as_its_row_is_there(
+        self, db: asyncpg.Connection, pool: Pool, hours: int
+    ) -> None:
+        """Even where its week is past retention up to some hour of it."""
+        monday = NOW.replace(hour=0, minute=0) - timedelta(days=NOW.weekday(), weeks=9)
+        await interactions.record(pool, [new("old", occurred_at=monday)])
+        retention = timedelta(weeks=4)
+        now = monday + retention + timedelta(hours=hours)
+        assert await interactions.maintain(pool, now, retention) == []
+        assert await interactions.record(pool, [new("old")]) == []
+        assert len(await interactions.maintain(pool, now + timedelta(weeks=1), retention)) == 1
+        assert await interactions.record(pool, [new("old")]) != []
+
+    async def test_a_row_that_comes_while_others_expire_keeps_its_id(
+        self, db: asyncpg.Connection, pool: Pool, database_url: str
+    ) -> None:
+        old, older, retention = NOW - timedelta(weeks=9), NOW - timedelta(weeks=12), timedelta(28)
+        await interactions.record(pool, [new("old", occurred_at=old)])
+        await db.execute(f"ALTER TABLE interactions DETACH PARTITION {week_name(old)}")
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass"
+        async with holding(database_url, f"LOCK {week_name(old)} IN ACCESS SHARE MODE"):
+            maintaining = asyncio.create_task(interactions.maintain(pool, NOW, retention))
+            await eventually(lambda: db.fetchval(waiting, week_name(old)))
+            await interactions.record(pool, [new("older", occurred_at=older)])
+        assert await maintaining == [week_name(old)]
+        assert await interactions.record(pool, [new("older")]) == []
+        assert await interactions.record(pool, [new("old")]) != []
 
     async def test_one_replica_at_a_time(self, db: asyncpg.Connection, pool: Pool) -> None:
         await interactions.record(pool, [new("old", "ada", NOW - timedelta(weeks=9))])

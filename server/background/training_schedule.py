@@ -16,6 +16,7 @@ from server.store.locks import SCHEDULE_LOCK, try_lock
 
 log = structlog.get_logger()
 RETRY_SECONDS = 30.0
+SHORTEST_SLEEP = 1.0
 LONGEST_SLEEP = 60.0
 """The clock may be set, and machines may be suspended."""
 
@@ -43,7 +44,7 @@ async def train_on_schedule(schedule: Schedule, grace: timedelta, pool: Pool, st
             continue
         done = instant
         seconds = (schedule.following(now) - datetime.now(UTC)).total_seconds()
-        await asyncio.sleep(min(max(0.0, seconds), LONGEST_SLEEP))
+        await asyncio.sleep(min(max(SHORTEST_SLEEP, seconds), LONGEST_SLEEP))
 
 
 async def _run_is_there(instant: datetime, pool: Pool, start: Start) -> bool:

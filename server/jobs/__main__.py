@@ -8,6 +8,7 @@ import structlog
 
 from server.jobs.evaluation import evaluate
 from server.jobs.experiment import compare_arms
+from server.jobs.lifeline import end_with_server
 from server.jobs.processes import STORE_AWAY
 from server.jobs.requests import EvaluationRequest
 from server.jobs.tables import export_table, import_table
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 
 def main(arguments: list[str]) -> int:
     """Runs one job; the exit code is the job's."""
+    end_with_server()
     settings = Settings()
     logs.configure(settings.log_level, settings.log_format)
     os.nice(5)

@@ -13,6 +13,7 @@ import structlog
 from google.protobuf.message import Message
 
 from server.contract.errors import store_unavailable
+from server.jobs.lifeline import Lifeline
 from server.observability import tracing
 from server.settings import Settings
 from server.store import tasks
@@ -30,7 +31,7 @@ STORE_AWAY = 4
 
 
 class Jobs:
-    """The jobs of this server, each a process that ends with it.
+    """The jobs of this server, each a process that ends with it, also where it is killed.
 
     Args:
         settings: passed on to them by environment.
@@ -40,7 +41,13 @@ class Jobs:
     def __init__(self, settings: Settings, url: str) -> None:
         # Idle BLAS threads spin on cores that serving needs; the matrices here are small.
         blas = {"OPENBLAS_NUM_THREADS": "1"}
-        self._environment = {**blas, **os.environ, **settings.to_environment(url)}
+        self._lifeline = Lifeline()
+        self._environment = {
+            **blas,
+            **os.environ,
+            **settings.to_environment(url),
+            **self._lifeline.environment(),
+        }
         self._trainers: dict[asyncio.Task[None], Process] = {}
         self._jobs: tuple[tuple[str, Process], ...] = ()
 
@@ -59,6 +66,7 @@ class Jobs:
             stdin=stdin,
             stdout=stdout,
             env={**self._environment, **tracing.carrier()},
+            pass_fds=(self._lifeline.reader,),
         )
         # A scrape reads it in another thread: it is replaced, not changed.
         running = [one for one in self._jobs if one[1].returncode is None]
@@ -127,7 +135,7 @@ class Jobs:
             _kill(process)
 
     async def stop(self) -> None:
-        """Kills the trainers and marks their runs as failed."""
+        """Kills all jobs and marks the trainers' runs as failed; none can be started any more."""
         watchers = list(self._trainers)
         for process in list(self._trainers.values()):
             _kill(process)
@@ -136,6 +144,7 @@ class Jobs:
             _, trying = await asyncio.wait(watchers, timeout=MARK_SECONDS)
             for watcher in trying:
                 watcher.cancel()
+        self._lifeline.close()
 
 
 _M = TypeVar("_M", bound=Message)

@@ -108,7 +108,7 @@ class AccessSettings(BaseModel):
     @model_validator(mode="after")
     def _check_access(self) -> Self:
         digests, callers = self.admin_digests(), self.known_callers()
-        if self.token_key is not None and len(self.token_key.get_secret_value()) < 32:
+        if self.token_key is not None and len(self.token_key.get_secret_value().strip()) < 32:
             raise ValueError("token_key must have 32 characters or more")
         if any(len(key) < 32 for key in self.earlier_token_keys()):
             raise ValueError("token_keys_before must have 32 characters or more each")
@@ -127,7 +127,7 @@ class AccessSettings(BaseModel):
     def _check_admin_keys(self, digests: tuple[bytes, ...]) -> None:
         if not digests:
             raise ValueError("admin_key is required outside development, or admin_key_hashes")
-        short = self.admin_key is not None and len(self.admin_key.get_secret_value()) < 16
+        short = self.admin_key is not None and len(self.admin_key.get_secret_value().strip()) < 16
         if short or not set(digests).isdisjoint(map(key_digest, WELL_KNOWN_ADMIN_KEYS)):
             raise ValueError(
                 "admin_key is a well-known or short one: outside development it needs 16 "

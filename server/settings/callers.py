@@ -35,6 +35,10 @@ class Caller:
     common_name: str | None = None
 
 
+class BlankKeyError(ValueError):
+    """A hash of nothing, or of white space."""
+
+
 def key_digest(key: str | bytes) -> bytes:
     """Returns the SHA-256 digest of a key, which is all that is kept of it.
 
@@ -43,13 +47,21 @@ def key_digest(key: str | bytes) -> bytes:
     return hashlib.sha256(key if isinstance(key, bytes) else key.encode()).digest()
 
 
+_BLANK_KEYS = ("", " ", "\n", "\r\n")
+"""Of which hashes are made by accident, as where a variable is not set."""
+_BLANK_DIGESTS = frozenset(map(key_digest, _BLANK_KEYS))
+
+
 def key_hash(key: str) -> str:
     """Returns the digest of a key as settings have it: sha256: and 64 hexadecimal digits."""
     return PREFIX + key_digest(key).hex()
 
 
 def parse_hash(text: str) -> bytes:
-    """Returns the digest in a hash as settings have it. Raises ValueError on any other text."""
+    """Returns the digest in a hash as settings have it.
+
+    Raises ValueError on any other text, and BlankKeyError on the hash of a blank key.
+    """
     try:
         digest = bytes.fromhex(text.removeprefix(PREFIX))
     except ValueError:
@@ -58,6 +70,8 @@ def parse_hash(text: str) -> bytes:
         raise ValueError(
             f"needs hashes as {PREFIX} and 64 hexadecimal digits: recparams new-key makes them"
         )
+    if digest in _BLANK_DIGESTS:
+        raise BlankKeyError("has the hash of a blank key: recparams new-key makes keys and hashes")
     return digest
 
 
@@ -90,6 +104,8 @@ def _parse_caller(text: str) -> Caller:
     if common_name == credential:
         try:
             return Caller(name, known, key=parse_hash(credential))
+        except BlankKeyError as failure:
+            raise ValueError(f"{name!r} {failure}") from None
         except ValueError:
             raise ValueError(f"{name!r} needs a credential as in {_FORM}") from None
     if not common_name:

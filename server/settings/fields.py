@@ -45,7 +45,15 @@ def _empty_is_absent(value: Any) -> Any:
     return None if value == "" else value
 
 
+def _not_blank(value: Any) -> Any:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str) and not text.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_empty_is_absent)]
+# The validator named last comes first.
+Secret = Annotated[SecretStr | None, BeforeValidator(_not_blank), BeforeValidator(_empty_is_absent)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_absent)]
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_absent)]

@@ -143,6 +143,14 @@ async def maintain(pool: Pool, now: datetime, retention: timedelta) -> list[str]
         return await _drop_expired(connection, now - retention)
 
 
+# An id without its key could be recorded, and trained, again: keys outlive their week's partition.
+_DELETE_KEYS = """
+DELETE FROM interaction_keys
+WHERE occurred_at < $1
+    AND to_regclass('interactions_' || to_char(occurred_at AT TIME ZONE 'UTC', 'IYYY"w"IW')) IS NULL
+"""
+
+
 async def _drop_expired(connection: Connection, before: datetime) -> list[str]:
     partitions = await connection.fetch(
         """
@@ -165,5 +173,5 @@ async def _drop_expired(connection: Connection, before: datetime) -> list[str]:
             await connection.execute(f"ALTER TABLE interactions DETACH PARTITION {name} {how}")
         await connection.execute(f"DROP TABLE {name}")
         dropped.append(name)
-    await connection.execute("DELETE FROM interaction_keys WHERE occurred_at < $1", before)
+    await connection.execute(_DELETE_KEYS, before)
     return dropped
