@@ -106,7 +106,8 @@ class AsyncRecParamsClient:
             timeout: seconds, retries included; None is `write_timeout`.
 
         Raises:
-            ValueError: an unknown reaction, or the token of a fallback.
+            TypeError: a field has a value of a wrong type.
+            ValueError: an unknown reaction, no time zone, or the token of a fallback.
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.record_message(interactions)

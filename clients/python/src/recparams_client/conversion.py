@@ -1,8 +1,9 @@
 """Conversions between the client's dataclasses and the contract's messages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import fields
 from datetime import datetime
+from numbers import Real
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -109,14 +110,45 @@ def batch_message(
 def record_message(interactions: Iterable[Interaction]) -> pb.RecordInteractionsRequest:
     """Returns interactions as one message.
 
-    Raises ValueError on an unknown reaction or an empty token.
+    Raises ValueError on an unknown reaction or an empty token, and as `check_interaction`.
     """
     return pb.RecordInteractionsRequest(
         interactions=[_interaction_message(interaction) for interaction in interactions]
     )
 
 
+def check_interaction(interaction: Interaction) -> None:
+    """Checks that every field has a value of its type, whatever that value is.
+
+    Raises:
+        TypeError: one has not; the message says which.
+        ValueError: occurred_at has no time zone.
+    """
+    if not isinstance(interaction, Interaction):
+        raise TypeError(f"an Interaction is needed, not {type(interaction).__name__}")
+    for name, kind in (("interaction_id", str), ("user_id", str), ("decision_token", bytes)):
+        _check_type(name, getattr(interaction, name), kind)
+    # A str, which is a sequence of str too, is none of these.
+    _check_type("reactions", interaction.reactions, (tuple, list, Set))
+    for reaction in interaction.reactions:
+        _check_type("a reaction", reaction, str)
+    for name in ("completion_rate", "mood_change"):
+        value = getattr(interaction, name)
+        if isinstance(value, bool) or not isinstance(value, Real | None):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    if interaction.occurred_at is not None:
+        _check_type("occurred_at", interaction.occurred_at, datetime)
+        _stamp(interaction.occurred_at, "occurred_at")
+
+
+def _check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind):
+        wanted = kind.__name__ if isinstance(kind, type) else kind[0].__name__
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
 def _interaction_message(interaction: Interaction) -> pb.Interaction:
+    check_interaction(interaction)
     if not interaction.decision_token:
         raise ValueError("a fallback has no decision_token: there is nothing to record")
     return pb.Interaction(
@@ -124,12 +156,17 @@ def _interaction_message(interaction: Interaction) -> pb.Interaction:
         user_id=interaction.user_id,
         decision_token=interaction.decision_token,
         reactions=[_number(REACTIONS, "reaction", name) for name in interaction.reactions],
-        completion_rate=interaction.completion_rate,
-        mood_change=interaction.mood_change,
+        completion_rate=_float(interaction.completion_rate),
+        mood_change=_float(interaction.mood_change),
         occurred_at=None
         if interaction.occurred_at is None
         else _stamp(interaction.occurred_at, "occurred_at"),
     )
+
+
+def _float(value: float | None) -> float | None:
+    """Returns a number of any kind, numpy's or a fraction too, as protobuf takes it."""
+    return None if value is None else float(value)
 
 
 def record_result(response: pb.RecordInteractionsResponse) -> RecordResult:

@@ -26,6 +26,7 @@ from recparams_client.types import (
 
 class RecParamsClient(Closing):
     """A client that asks for decisions and reports reactions. Threads may share one.
+
     Args:
         address: host:port, any gRPC target (as in "dns:///recparams:50051"), or a sequence of
             ip:port; calls go round all of them.
@@ -33,6 +34,9 @@ class RecParamsClient(Closing):
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
         api_key: the caller's secret, where the server asks who calls; send it over TLS only.
+
+    Attributes:
+        write_timeout: as given.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class RecParamsClient(Closing):
         self._channel = connect(grpc, address, credentials)
         self._stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
         self._decision_timeout = decision_timeout
-        self._write_timeout = write_timeout
+        self.write_timeout = write_timeout
         self._metadata = key_metadata(api_key)
 
     def get_recommendation_params(
@@ -104,7 +108,8 @@ class RecParamsClient(Closing):
             timeout: seconds, retries included; None is `write_timeout`.
 
         Raises:
-            ValueError: an unknown reaction, or the token of a fallback.
+            TypeError: a field has a value of a wrong type.
+            ValueError: an unknown reaction, no time zone, or the token of a fallback.
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.record_message(interactions)
@@ -127,7 +132,7 @@ class RecParamsClient(Closing):
         try:
             return method(
                 message,
-                timeout=self._write_timeout if timeout is None else timeout,
+                timeout=self.write_timeout if timeout is None else timeout,
                 metadata=self._metadata,
             )
         except grpc.RpcError as raised:

@@ -1,5 +1,6 @@
 """A thread that follows WatchPolicy, and comes back to the server whatever happens to it."""
 
+import logging
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ from recparams_client.errors import from_rpc_error
 from recparams_client.sealing import SealingKey
 from recparams_client.snapshot import Snapshot, SnapshotError, decode
 
+logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _MISSED_HEARTBEATS = 3.0
 _FIRST_WORD = 20.0
@@ -69,6 +71,9 @@ class Watcher:
                 self.problem = str(from_rpc_error(raised))
             except SnapshotError as refused:
                 self.problem = str(refused)
+            except Exception as failure:  # Nothing may end this thread in silence.
+                self.problem = repr(failure)
+                logger.exception("the policy cannot be followed")
             pause = _FIRST_PAUSE if self.heard_at != heard else min(2 * pause, _LONGEST_PAUSE)
             # Spread out, so that not all callers come back to a server at once.
             self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
