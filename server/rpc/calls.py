@@ -136,8 +136,9 @@ class Calls:
             try:
                 caller = caller_of(context)
             except ServiceError:
-                # Who shows a wrong key is a caller too, of whom the address is all that is known.
-                _take(rate, peer(context))
+                # Of whoever shows a wrong key the address is all that is known. Counted apart: it
+                # takes nothing from others at that address.
+                _take(rate, f"refused at {peer(context)}")
                 raise
             _take(rate, caller)
 

@@ -101,12 +101,17 @@ class Streams:
                     raise _too_many("others take nothing of what they are sent") from None
             try:
                 async with asyncio.timeout(self._stall):
-                    await context.write(b"".join(parts))
+                    await context.write(joined(parts))
             except TimeoutError:
                 raise SlowReaderError(self._stall) from None
             except Exception as failure:
                 # gRPC fails so where the caller has gone, just before it cancels the call.
                 raise asyncio.CancelledError from failure
+
+
+def joined(parts: Sequence[bytes]) -> bytes:
+    """Returns a message that its parts make up; the part itself where there is one."""
+    return b"".join(parts)
 
 
 def _too_many(reason: str) -> ServiceError:
