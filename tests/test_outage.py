@@ -18,7 +18,6 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
-from server.services import system
 from server.store.migration import migrate
 from tests.faults import (
     SMALL,
@@ -431,11 +430,8 @@ async def test_a_database_that_hangs(
     await connection.close()
 
 
-async def test_health_is_told_in_time(
-    own_postgres: OwnPostgres, own_client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_health_is_told_in_time(own_postgres: OwnPostgres, own_client: Client) -> None:
     """While the database answers, while it hangs, while it is down, and after."""
-    monkeypatch.setattr(system, "SNAPSHOT_SECONDS", 0.0)
 
     async def health() -> spb.GetSystemHealthResponse:
         started = time.monotonic()
