@@ -30,7 +30,7 @@ from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
 from server.contract.vocabulary import unknown_names
 from server.jobs.processes import Jobs
-from server.observability import metrics, rpc_metrics, tracing
+from server.observability import metrics, rpc_metrics, scrapes, tracing
 from server.rpc import authorization
 from server.rpc.calls import Calls
 from server.rpc.library import add_library
@@ -195,7 +195,7 @@ class App:
         if settings.metrics_port is not None:
             monitor.register(self._monitor)
             try:
-                metrics.serve(settings.metrics_port, settings.host)
+                scrapes.start(settings.metrics_port, settings.host)
             except OSError as failure:
                 raise StartError(f"metrics_port {settings.metrics_port}: {failure}") from None
         await self._grpc.start()

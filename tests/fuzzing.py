@@ -306,3 +306,25 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return (
         len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
     )
+
+
+def unread(port: int, path: bytes, streams: int) -> socket.socket:
+    """Opens streams with empty messages on one connection that takes no answer: its window is 0."""
+    window = (4).to_bytes(2, "big") + bytes(4)
+    headers = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", b"localhost"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ]
+    block = b"".join(b"\0%c%b%c%b" % (len(k), k, len(v), v) for k, v in headers)
+    calls = b"".join(
+        _frame(1, 4, number, block) + _frame(0, 1, number, bytes(5))
+        for number in range(1, 2 * streams, 2)
+    )
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    connection.sendall(preface + _frame(4, 0, 0, window) + _frame(4, 1, 0, b"") + calls)
+    return connection

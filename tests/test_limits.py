@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
@@ -13,16 +18,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recparams.v1 import evaluation_pb2 as epb
+from recparams.v1 import models_pb2, policy_pb2, policy_pb2_grpc
 from recparams.v1 import recommendation_pb2 as pb
+from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
+from server.app import App
 from server.contract.errors import MOST_VIOLATIONS, ServiceError, Violations, store_unavailable
 from server.jobs.processes import Jobs
+from server.observability import metrics, scrapes
+from server.rpc import streams
 from server.rpc.decoding import decoded, decoded_in_turns
 from server.rpc.methods import METHODS as METHOD_POLICIES
 from server.rpc.methods import MethodPolicy
-from tests.fuzzing import BYTES, FIXED32, FIXED64, METHODS, VARINT, field, varint
-from tests.support import ADMIN, Client, failure_of, logged, request
+from server.services import run_followers, system
+from server.services.policy import PolicyService
+from server.settings import Settings
+from server.store import system as store_system
+from server.store import tasks
+from simulation.demo_server import free_port
+from tests import observed
+from tests.faults import SMALL, eventually, trigger
+from tests.fuzzing import BYTES, FIXED32, FIXED64, METHODS, VARINT, field, unread, varint
+from tests.support import ADMIN, Client, failure_of, in_process, logged, request
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    return in_process(database_url, tmp_path, **{**SMALL, **getattr(request, "param", {})})
+
 
 LARGEST = 4 * 1024 * 1024 - 1024
 LONGEST_HOLD = 0.05
@@ -236,3 +260,231 @@ async def test_fields_have_limits(
     failure = await failure_of(call(message, metadata=ADMIN))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert list(failure.violations) == [path]
+
+
+WATCH_POLICY = b"/recparams.v1.PolicyService/WatchPolicy"
+
+
+def until_closed(connection: socket.socket) -> None:
+    """Reads what comes, and takes none of it for the streams, until the server ends it."""
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("settings", [{"watch_stall_seconds": 0.2}], indirect=True)
+async def test_the_connection_of_one_who_takes_nothing_is_closed(app: App, client: Client) -> None:
+    with await asyncio.to_thread(unread, app.port, WATCH_POLICY, 20) as connection:
+        await eventually(lambda: _is(metrics.WATCHERS, 20))
+        await asyncio.to_thread(until_closed, connection)
+    await eventually(lambda: _is(metrics.WATCHERS, 0))
+    # The connections of others are as they were.
+    assert client.channel.get_state() is grpc.ChannelConnectivity.READY
+    await client.recommendation.GetRecommendationParams(request())
+
+
+async def _is(gauge: Any, value: float) -> bool:
+    return bool(gauge._value.get() == value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"watch_stall_seconds": 30, "max_streams_per_caller": 1000}], indirect=True
+)
+async def test_what_nobody_takes_is_copied_for_few(
+    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    large = streams.LARGE_BYTES + 1
+    monkeypatch.setattr(
+        PolicyService, "_encoded", lambda *_: bytes([0xA2, 0x06]) + varint(large) + bytes(large)
+    )
+    joined = streams.joined
+
+    def counted(parts: Any) -> bytes:
+        sizes.append(sum(map(len, parts)))
+        return joined(parts)
+
+    monkeypatch.setattr(streams, "joined", counted)
+    with await asyncio.to_thread(unread, app.port, WATCH_POLICY, 100):
+        await eventually(lambda: _is(metrics.WATCHERS, 100))
+        await asyncio.sleep(0.5)
+        assert len(sizes) == streams.MOST_LARGE_OF_CALLER
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [({"max_streams_per_caller": 3}, "this caller has 3"), ({"max_streams": 3}, "3 streams")],
+    indirect=["settings"],
+)
+async def test_streams_have_a_number(app: App, client: Client, most: str) -> None:
+    stub = policy_pb2_grpc.PolicyServiceStub(client.channel)  # type: ignore[no-untyped-call]
+    watches = [stub.WatchPolicy(policy_pb2.WatchPolicyRequest()) for _ in range(3)]
+    for watch in watches:
+        await watch.read()
+    failure = await failure_of(stub.WatchPolicy(policy_pb2.WatchPolicyRequest()).read())
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure.reason == "TOO_MANY_STREAMS"
+    assert failure.message.startswith(most)
+    assert failure.retry_seconds
+    watches[0].cancel()
+    await eventually(lambda: _is(metrics.WATCHERS, 2))
+    assert (await stub.WatchPolicy(policy_pb2.WatchPolicyRequest()).read()).checksum
+
+
+async def test_a_run_is_read_once_for_all_who_watch_it(
+    client: Client, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, marks = [], []
+    fetch, mark = tasks.fetch, tasks.fail_dead_runs
+
+    async def counted(store: Any, run_id: int) -> Any:
+        reads.append(run_id)
+        return await fetch(store, run_id)
+
+    async def marked(store: Any) -> None:
+        marks.append(store)
+        await mark(store)
+
+    await db.execute("SELECT pg_advisory_lock_shared(7270001)")
+    run_id = await trigger(client)
+    watching = [
+        client.training.WatchTrainingRun(tpb.WatchTrainingRunRequest(run_id=run_id), metadata=ADMIN)
+        for _ in range(100)
+    ]
+    for watch in watching:
+        assert (await watch.read()).run.run_id == run_id
+    monkeypatch.setattr(tasks, "fetch", counted)
+    monkeypatch.setattr(tasks, "fail_dead_runs", marked)
+    began = time.monotonic()
+    await asyncio.sleep(1.5)
+    assert 1 <= len(reads) <= 1 + (time.monotonic() - began) / run_followers.LOOK_SECONDS
+    assert not marks
+    await db.execute("SELECT pg_advisory_unlock_all()")
+    ends = await asyncio.gather(*(last(watch) for watch in watching))
+    assert {end.run.status for end in ends} == {tpb.TRAINING_RUN_STATUS_COMPLETED}
+
+
+async def last(watch: Any) -> Any:
+    """The last message of a stream."""
+    found = None
+    while message := await watch.read():
+        found = message
+    return found
+
+
+async def test_health_asks_the_database_a_few_times_a_second(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    newest = store_system.last_run
+
+    async def counted(connection: Any) -> Any:
+        asked.append(connection)
+        return await newest(connection)
+
+    monkeypatch.setattr(store_system, "last_run", counted)
+    began = time.monotonic()
+    while time.monotonic() < began + 1.5:
+        calls = (client.system.GetSystemHealth(spb.GetSystemHealthRequest()) for _ in range(64))
+        assert all(answer.database.answers for answer in await asyncio.gather(*calls))
+    assert 6 <= len(asked) <= 1 + system.LOOKS_PER_SECOND * (1 + time.monotonic() - began)
+
+
+@pytest.mark.parametrize("settings", [{"max_calls_per_second": 20}], indirect=True)
+async def test_wrong_keys_have_a_rate(client: Client) -> None:
+    codes = Counter[grpc.StatusCode]()
+    began = time.monotonic()
+    for _ in range(200):
+        call = client.models.ListModels(
+            models_pb2.ListModelsRequest(), metadata=(("x-admin-key", "wrong"),)
+        )
+        codes[(await failure_of(call)).code] += 1
+    seconds = time.monotonic() - began
+    assert set(codes) == {
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+    assert codes[grpc.StatusCode.PERMISSION_DENIED] <= 20 * (1 + seconds) + 1
+    # Others at the same address still get in with the right one.
+    await client.models.ListModels(models_pb2.ListModelsRequest(), metadata=ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [({"max_jobs_of_a_kind": 1}, True), ({"max_jobs": 1}, False)],
+    indirect=["settings"],
+)
+async def test_jobs_have_a_number(app: App, client: Client, other: bool) -> None:
+    jobs = app._runtime.require_jobs()
+    blocked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[models_pb2.ImportModelRequest]:
+        yield models_pb2.ImportModelRequest(chunk=b"{")
+        blocked.set()
+        await go_on.wait()
+
+    first = asyncio.ensure_future(client.models.ImportModel(slow(), metadata=ADMIN))
+    await blocked.wait()
+    await eventually(lambda: _runs(jobs, "import"))
+
+    async def again() -> Any:
+        sent = iter([models_pb2.ImportModelRequest(chunk=b"[1]")])
+        return await failure_of(client.models.ImportModel(sent, metadata=ADMIN))
+
+    failure = await again()
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (failure.reason, failure.retry_seconds) == ("TOO_MANY_JOBS", 10.0)
+    assert jobs.running()["import"] == 1
+    evaluation = client.training.Evaluate(tpb.EvaluateRequest(), metadata=ADMIN)
+    if other:
+        await evaluation
+    else:
+        assert (await failure_of(evaluation)).reason == "TOO_MANY_JOBS"
+        # What the server does by itself goes on.
+        assert (await jobs.run("none", reserved=True))[0] == 2
+    go_on.set()
+    assert (await failure_of(first)).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await again()).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def _runs(jobs: Jobs, kind: str) -> bool:
+    return bool(jobs.running()[kind])
+
+
+async def test_an_export_that_is_broken_off_gives_its_place_back(app: App, client: Client) -> None:
+    sent = iter([models_pb2.ImportModelRequest(chunk=b"{}")])
+    jobs = app._runtime.require_jobs()
+    version = (await client.models.ImportModel(sent, metadata=ADMIN)).model.version
+    for _ in range(6):
+        wanted = models_pb2.ExportModelRequest(version=version)
+        call = client.models.ExportModel(wanted, metadata=ADMIN)
+        await eventually(lambda: _runs(jobs, "export"))
+        call.cancel()
+        await eventually(lambda: _free(jobs))
+
+
+async def _free(jobs: Jobs) -> bool:
+    return not jobs._taken.total()
+
+
+def test_a_connection_to_the_metrics_that_says_nothing_takes_no_thread() -> None:
+    port = free_port("127.0.0.1", 0)
+    scrapes.start(port, "127.0.0.1")
+    threads = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    try:
+        for said in (b"GET /metrics HTT", b"x" * 100_000, b"no request\r\n\r\n", b"\r\n\r\n"):
+            silent[0].close()
+            del silent[0]
+            silent[-1].sendall(said)
+            silent.append(socket.create_connection(("127.0.0.1", port)))
+            assert "python_info" in observed.scrape(port)
+        assert threading.active_count() <= threads
+        # The oldest ones had to go.
+        silent[0].settimeout(20)
+        assert silent[0].recv(1) == b""
+    finally:
+        for one in silent:
+            one.close()
+    with pytest.raises(OSError, match="in use"):
+        scrapes.start(port, "127.0.0.1")

@@ -11,7 +11,6 @@ import pytest
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from server.app import App
-from server.services import system
 from server.settings import Settings
 from tests.faults import SMALL, eventually, trigger
 from tests.support import Client, connect, in_process, logged, record, train, wait_ended
@@ -23,12 +22,6 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     return in_process(
         database_url, tmp_path, schedule="0 1 * * 1", schedule_grace_seconds=1, **SMALL
     )
-
-
-@pytest.fixture(autouse=True)
-def up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is told of health is read anew for each call."""
-    monkeypatch.setattr(system, "SNAPSHOT_SECONDS", 0.0)
 
 
 async def health_of(client: Client) -> pb.GetSystemHealthResponse:

@@ -67,7 +67,10 @@ async def _follow(connection: Connection) -> Activation:
 async def _compare(
     connection: Connection, settings: Settings, jobs: Jobs, experiment_id: int
 ) -> None:
-    found = await run_for(jobs, pb.GetExperimentResponse, "experiment", str(experiment_id))
+    # Whoever fills the places of jobs must not keep a bad version from being taken back.
+    found = await run_for(
+        jobs, pb.GetExperimentResponse, "experiment", str(experiment_id), reserved=True
+    )
     metrics.set_arm_metrics(found)
     worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
     if worse:

@@ -6,13 +6,13 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
 import structlog
 from google.protobuf.message import Message
 
-from server.contract.errors import store_unavailable
+from server.contract.errors import exhausted, store_unavailable
 from server.jobs.lifeline import Lifeline
 from server.observability import tracing
 from server.settings import Settings
@@ -24,6 +24,7 @@ log = structlog.get_logger()
 CHUNK_BYTES = 256 * 1024
 MARK_PAUSE = 1.0
 MARK_SECONDS = 2.0
+RETRY_SECONDS = 10.0
 INVALID_FILE = 3
 """Exit code of an import whose input is not a q_table.json; the reason is its output."""
 STORE_AWAY = 4
@@ -48,6 +49,9 @@ class Jobs:
             **settings.to_environment(url),
             **self._lifeline.environment(),
         }
+        self._most = settings.max_jobs
+        self._most_of_a_kind = settings.max_jobs_of_a_kind
+        self._taken: Counter[str] = Counter()
         self._trainers: dict[asyncio.Task[None], Process] = {}
         self._jobs: tuple[tuple[str, Process], ...] = ()
 
@@ -94,45 +98,75 @@ class Jobs:
             # Until it is marked no other run can start.
             await asyncio.sleep(MARK_PAUSE)
 
-    async def run(self, *arguments: str) -> tuple[int, bytes]:
-        """Returns exit code and output of a job without input. Raises as `_ended`."""
-        process = await self._spawn(*arguments)
+    @contextlib.contextmanager
+    def _place(self, job: str) -> Iterator[None]:
+        """Takes a place for a job. Raises RESOURCE_EXHAUSTED if there is none."""
+        if self._taken[job] >= self._most_of_a_kind or self._taken.total() >= self._most:
+            raise exhausted(
+                "TOO_MANY_JOBS",
+                f"this server does {self._taken[job]} of the kind {job!r} and "
+                f"{self._taken.total()} in all, and no more at a time: try again later",
+                RETRY_SECONDS,
+            )
+        self._taken[job] += 1
         try:
-            output, _ = await process.communicate()
-            return await _ended(process), output
+            yield
         finally:
-            _kill(process)
+            self._taken[job] -= 1
+
+    @contextlib.asynccontextmanager
+    async def _process(self, *arguments: str, stdin: int = DEVNULL) -> AsyncIterator[Process]:
+        """Starts a job, and sees to it that its process has ended in the end."""
+        process = await self._spawn(*arguments, stdin=stdin)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                # Its place is free when its memory is.
+                await process.wait()
+
+    async def run(self, *arguments: str, reserved: bool = False) -> tuple[int, bytes]:
+        """Returns exit code and output of a job without input.
+
+        Args:
+            arguments: those of `server.jobs`.
+            reserved: True for what the server does by itself, which needs no place.
+
+        Raises as `_ended`, and RESOURCE_EXHAUSTED if there are too many jobs.
+        """
+        with contextlib.nullcontext() if reserved else self._place(arguments[0]):
+            async with self._process(*arguments) as process:
+                output, _ = await process.communicate()
+                return await _ended(process), output
 
     async def stream(self, *arguments: str) -> AsyncIterator[bytes]:
-        """Yields the output of a job. Raises RuntimeError if it fails, and as `_ended`."""
-        process = await self._spawn(*arguments)
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        try:
-            while piece := await process.stdout.read(CHUNK_BYTES):
-                yield piece
-            if await _ended(process) != 0:
-                raise RuntimeError(f"job {arguments[0]} failed")
-        finally:
-            _kill(process)
+        """Yields the output of a job. Raises RuntimeError if it fails, and as `run`."""
+        with self._place(arguments[0]):
+            async with self._process(*arguments) as process:
+                assert process.stdout is not None  # noqa: S101 - it is a pipe
+                while piece := await process.stdout.read(CHUNK_BYTES):
+                    yield piece
+                if await _ended(process) != 0:
+                    raise RuntimeError(f"job {arguments[0]} failed")
 
     async def feed(self, pieces: AsyncIterator[bytes], *arguments: str) -> tuple[int, bytes]:
         """Returns exit code and output of a job that reads these pieces from its standard input.
 
-        Raises as `_ended`.
+        Raises as `run`.
         """
-        process = await self._spawn(*arguments, stdin=PIPE)
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101 - pipes
-        try:
-            # A job that gives up early closes its input; its exit code says why.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                async for piece in pieces:
-                    process.stdin.write(piece)
-                    await process.stdin.drain()
-                process.stdin.close()
-            output = await process.stdout.read()
-            return await _ended(process), output
-        finally:
-            _kill(process)
+        with self._place(arguments[0]):
+            async with self._process(*arguments, stdin=PIPE) as process:
+                stdin, stdout = process.stdin, process.stdout
+                assert stdin is not None and stdout is not None  # noqa: S101 - pipes
+                # A job that gives up early closes its input; its exit code says why.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    async for piece in pieces:
+                        stdin.write(piece)
+                        await stdin.drain()
+                    stdin.close()
+                output = await stdout.read()
+                return await _ended(process), output
 
     async def stop(self) -> None:
         """Kills all jobs and marks the trainers' runs as failed; none can be started any more."""
@@ -150,12 +184,12 @@ class Jobs:
 _M = TypeVar("_M", bound=Message)
 
 
-async def run_for(jobs: Jobs, answer: type[_M], *arguments: str) -> _M:
+async def run_for(jobs: Jobs, answer: type[_M], *arguments: str, reserved: bool = False) -> _M:
     """Runs a job that writes a message of the type `answer`, and returns it.
 
-    Raises RuntimeError if it fails, and as `_ended`.
+    Raises RuntimeError if it fails, and as `Jobs.run`.
     """
-    code, output = await jobs.run(*arguments)
+    code, output = await jobs.run(*arguments, reserved=reserved)
     if code != 0:
         raise RuntimeError(f"job {arguments[0]} exited with code {code}")
     return answer.FromString(output)

@@ -8,7 +8,7 @@ import asyncpg
 from rl import q_table
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.tabular import table_statistics
-from rl.policy import publish
+from rl.policy import publish, rule_based_policy
 from server.contract.vocabulary import unknown_names
 from server.jobs.processes import INVALID_FILE
 from server.settings import Settings
@@ -46,13 +46,18 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         return INVALID_FILE
     held = table_statistics(table.q, table.visits)
     epsilon = hyperparameters.epsilon(held.total_updates)
-    policy = publish(
-        table.space,
-        table.q,
-        table.visits,
-        learning_rate=hyperparameters.learning_rate,
-        epsilon=epsilon,
-        smoothing=settings.smoothing(),
+    # Without data the rules are what smoothing, which takes ten tables of memory, comes to.
+    policy = (
+        publish(
+            table.space,
+            table.q,
+            table.visits,
+            learning_rate=hyperparameters.learning_rate,
+            epsilon=epsilon,
+            smoothing=settings.smoothing(),
+        )
+        if held.total_state_actions
+        else rule_based_policy(table.space, epsilon)
     )
     model = models.NewModel(
         origin="imported",

@@ -1,9 +1,9 @@
-"""Prometheus metrics of decisions, reactions and rollouts, served over HTTP where a port is set."""
+"""Prometheus metrics of decisions, reactions and rollouts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
+from prometheus_client import REGISTRY, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -64,14 +64,6 @@ REGISTRY.register(_DECISIONS)
 def set_decision_counts(counts: Mapping[tuple[str, int], Sequence[int]]) -> None:
     """Sets the counts that scrapes read: by (arm, version), one for each of `rl.policy.SOURCES`."""
     _DECISIONS.counts = counts
-
-
-def serve(port: int, host: str) -> None:
-    """Serves the metrics over HTTP from a thread of their own.
-
-    Raises OSError if the port is taken.
-    """
-    start_http_server(port, host)
 
 
 def count_reload(outcome: str) -> None:

@@ -22,7 +22,7 @@ from server.rpc.decoding import decoded_in_turns
 from server.rpc.failures import abort, as_service_error
 from server.rpc.methods import Kind, method_policy
 from server.rpc.rate_limit import RateLimit
-from server.rpc.streams import Streams
+from server.rpc.streams import SlowReaderError, Streams
 from server.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -136,8 +136,9 @@ class Calls:
             try:
                 caller = caller_of(context)
             except ServiceError:
-                # Who shows a wrong key is a caller too, of whom the address is all that is known.
-                _take(rate, peer(context))
+                # Of whoever shows a wrong key the address is all that is known. Counted apart: it
+                # takes nothing from others at that address.
+                _take(rate, f"refused at {peer(context)}")
                 raise
             _take(rate, caller)
 
@@ -252,11 +253,12 @@ async def _end(
             await abort(context, status, name)
     except grpc.aio.AbortError:
         raise
-    except Exception:
+    except Exception as refused:
         # Who does not read does not take the status either, and gRPC would keep what it did not
         # take for as long as the connection lasts. With it ends this call.
-        await asyncio.to_thread(close_connection, context.peer())
-        await asyncio.sleep(LONGEST_GOODBYE)
+        if isinstance(refused, TimeoutError) or isinstance(status, SlowReaderError):
+            await asyncio.to_thread(close_connection, context.peer())
+            await asyncio.sleep(LONGEST_GOODBYE)
         raise
     raise AssertionError("abort always raises")
 

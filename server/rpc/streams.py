@@ -17,6 +17,15 @@ RETRY_SECONDS = 5.0
 Stream = Callable[[Any, Any], AsyncIterator[Any]]
 
 
+class SlowReaderError(ServiceError):
+    """A caller that took nothing of a stream for `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        said = f"nothing was taken of the stream for {seconds:g} s"
+        found = error(grpc.StatusCode.ABORTED, "SLOW_READER", said)
+        super().__init__(found.code, found.message, found.details)
+
+
 class _Caller:
     """The streams of one caller: how many are open, and room for those sent something large."""
 
@@ -92,13 +101,17 @@ class Streams:
                     raise _too_many("others take nothing of what they are sent") from None
             try:
                 async with asyncio.timeout(self._stall):
-                    await context.write(b"".join(parts))
+                    await context.write(joined(parts))
             except TimeoutError:
-                raise error(
-                    grpc.StatusCode.ABORTED,
-                    "SLOW_READER",
-                    f"nothing was taken of the stream for {self._stall:g} s",
-                ) from None
+                raise SlowReaderError(self._stall) from None
+            except Exception as failure:
+                # gRPC fails so where the caller has gone, just before it cancels the call.
+                raise asyncio.CancelledError from failure
+
+
+def joined(parts: Sequence[bytes]) -> bytes:
+    """Returns a message that its parts make up; the part itself where there is one."""
+    return b"".join(parts)
 
 
 def _too_many(reason: str) -> ServiceError:

@@ -11,6 +11,7 @@ from typing import Any
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import system_pb2_grpc as grpc_pb
 from server.contract.errors import Violations
+from server.rpc.rate_limit import RateLimit
 from server.services.checks import LONGEST_USER_ID, check_name
 from server.services.conversion import run_status, stamp
 from server.services.runtime import Runtime
@@ -20,8 +21,8 @@ from server.store.database import Connection
 from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
 
-SNAPSHOT_SECONDS = 1.0
-"""Most age of what is told of health."""
+LOOKS_PER_SECOND = 4.0
+"""Looks at the database; who asks in between is told what the last one found."""
 DATABASE_SECONDS = 0.4
 """Giving up takes as long again where a connection hangs: health must be told within a second."""
 
@@ -36,18 +37,13 @@ class SystemService(grpc_pb.SystemServiceServicer):
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
         self._looking: asyncio.Task[pb.GetSystemHealthResponse] | None = None
-        self._looked_at = -SNAPSHOT_SECONDS
+        self._looks = RateLimit(LOOKS_PER_SECOND)
 
     async def GetSystemHealth(
         self, request: pb.GetSystemHealthRequest, context: Any
     ) -> pb.GetSystemHealthResponse:
-        # Needs no key: however many ask, the database is asked once a second.
-        now = time.monotonic()
-        if self._looking is None or (
-            self._looking.done()
-            and (now - self._looked_at >= SNAPSHOT_SECONDS or self._looking.exception() is not None)
-        ):
-            self._looked_at = now
+        # Needs no key: however many ask, the database is asked a few times a second.
+        if self._looking is None or (self._looking.done() and not self._looks.take("")):
             self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
 

@@ -33,6 +33,17 @@ class ServingSettings(BaseModel):
         description="Where the embedded Postgres and a development admin key are kept.",
     )
     database_pool_size: int = Field(8, ge=2, le=200, description="Most database connections.")
+    max_jobs: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Processes at a time that evaluate, compare arms, export and import, for each "
+        "worker; calls above it are refused with RESOURCE_EXHAUSTED. Training runs, of which there "
+        "is one at a time, and the watch over rollouts are not counted.",
+    )
+    max_jobs_of_a_kind: int = Field(
+        2, ge=1, le=1000, description="The same of each of these four kinds."
+    )
     exploration: Literal["off", "schedule"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "off",
         description="Probability of a random action while serving: off (0), schedule (what the "

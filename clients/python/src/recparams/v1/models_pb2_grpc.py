@@ -104,7 +104,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportModel(self, request, context):
-        """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND.
+        """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
+        RESOURCE_EXHAUSTED as Evaluate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +113,7 @@ class ModelServiceServicer:
 
     def ImportModel(self, request_iterator, context):
         """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
-        the first entry that is wrong; nothing is stored then.
+        the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

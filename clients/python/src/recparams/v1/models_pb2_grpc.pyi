@@ -48,10 +48,12 @@ class ModelServiceStub:
     NOTHING_TO_ROLL_BACK).
     """
     ExportModel: _grpc.UnaryStreamMultiCallable[_models_pb2.ExportModelRequest, _models_pb2.ExportModelResponse]
-    """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND."""
+    """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
+    RESOURCE_EXHAUSTED as Evaluate.
+    """
     ImportModel: _grpc.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]
     """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
-    the first entry that is wrong; nothing is stored then.
+    the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
     """
 
 @_typing.type_check_only
@@ -74,10 +76,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     NOTHING_TO_ROLL_BACK).
     """
     ExportModel: _aio.UnaryStreamMultiCallable[_models_pb2.ExportModelRequest, _models_pb2.ExportModelResponse]  # type: ignore[assignment]
-    """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND."""
+    """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
+    RESOURCE_EXHAUSTED as Evaluate.
+    """
     ImportModel: _aio.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
-    the first entry that is wrong; nothing is stored then.
+    the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -127,7 +131,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ExportModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.ExportModelResponse], _abc.AsyncIterator[_models_pb2.ExportModelResponse]]:
-        """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND."""
+        """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
+        RESOURCE_EXHAUSTED as Evaluate.
+        """
 
     @_abc_1.abstractmethod
     def ImportModel(
@@ -136,7 +142,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ImportModelResponse, _abc.Awaitable[_models_pb2.ImportModelResponse]]:
         """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
-        the first entry that is wrong; nothing is stored then.
+        the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

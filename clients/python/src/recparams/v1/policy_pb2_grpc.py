@@ -51,7 +51,8 @@ class PolicyServiceServicer:
     def WatchPolicy(self, request, context):
         """The active policy whole at first and at every change of it, and a heartbeat when nothing has
         changed for a while. Has passed every check of the server's own reload. A watcher that does not
-        read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded.
+        read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded;
+        RESOURCE_EXHAUSTED with RetryInfo while too many watch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

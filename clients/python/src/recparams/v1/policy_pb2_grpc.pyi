@@ -38,7 +38,8 @@ class PolicyServiceStub:
     WatchPolicy: _grpc.UnaryStreamMultiCallable[_policy_pb2.WatchPolicyRequest, _policy_pb2.WatchPolicyResponse]
     """The active policy whole at first and at every change of it, and a heartbeat when nothing has
     changed for a while. Has passed every check of the server's own reload. A watcher that does not
-    read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded.
+    read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded;
+    RESOURCE_EXHAUSTED with RetryInfo while too many watch.
     """
 
 @_typing.type_check_only
@@ -51,7 +52,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     WatchPolicy: _aio.UnaryStreamMultiCallable[_policy_pb2.WatchPolicyRequest, _policy_pb2.WatchPolicyResponse]  # type: ignore[assignment]
     """The active policy whole at first and at every change of it, and a heartbeat when nothing has
     changed for a while. Has passed every check of the server's own reload. A watcher that does not
-    read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded.
+    read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded;
+    RESOURCE_EXHAUSTED with RetryInfo while too many watch.
     """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,7 +69,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_policy_pb2.WatchPolicyResponse], _abc.AsyncIterator[_policy_pb2.WatchPolicyResponse]]:
         """The active policy whole at first and at every change of it, and a heartbeat when nothing has
         changed for a while. Has passed every check of the server's own reload. A watcher that does not
-        read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded.
+        read is cut off. Errors: INVALID_ARGUMENT; UNAVAILABLE before the first policy is loaded;
+        RESOURCE_EXHAUSTED with RetryInfo while too many watch.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

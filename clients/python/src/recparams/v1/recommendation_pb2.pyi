@@ -366,7 +366,9 @@ class Interaction(_message.Message):
 
     @_builtins.property
     def reactions(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Reaction.ValueType]:
-        """What they did. At least one of reactions, completion_rate and mood_change is required."""
+        """What they did, up to 32 entries. At least one of reactions, completion_rate and mood_change is
+        required.
+        """
 
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
@@ -414,7 +416,7 @@ class RecordInteractionsRequest(_message.Message):
     INTERACTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interaction]:
-        """1 to 1000 interactions."""
+        """1 to 1000 interactions, up to 1 MiB together."""
 
     def __init__(
         self,
@@ -492,7 +494,7 @@ class PutPersonalityProfilesRequest(_message.Message):
     PROFILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserPersonalityProfile]:
-        """1 to 1000 profiles."""
+        """1 to 1000 profiles, up to 1 MiB together."""
 
     def __init__(
         self,

@@ -786,7 +786,7 @@ class EvaluateRequest(_message.Message):
 
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Policy]:
-        """What to estimate, at most 8. Default: active, rule-based and uniform random."""
+        """What to estimate, at most 16. Default: active, rule-based and uniform random."""
 
     def __init__(
         self,

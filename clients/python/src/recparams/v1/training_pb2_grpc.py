@@ -113,7 +113,7 @@ class TrainingServiceServicer:
     def Evaluate(self, request, context):
         """How people reacted to what they were given in the last days, and what other policies would have
         been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
-        MODEL_INCOMPATIBLE).
+        MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

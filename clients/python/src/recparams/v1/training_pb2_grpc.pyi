@@ -52,7 +52,7 @@ class TrainingServiceStub:
     Evaluate: _grpc.UnaryUnaryMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]
     """How people reacted to what they were given in the last days, and what other policies would have
     been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
-    MODEL_INCOMPATIBLE).
+    MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
     """
 
 @_typing.type_check_only
@@ -79,7 +79,7 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     Evaluate: _aio.UnaryUnaryMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]  # type: ignore[assignment]
     """How people reacted to what they were given in the last days, and what other policies would have
     been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
-    MODEL_INCOMPATIBLE).
+    MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
     """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -139,7 +139,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.EvaluateResponse, _abc.Awaitable[_training_pb2.EvaluateResponse]]:
         """How people reacted to what they were given in the last days, and what other policies would have
         been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
-        MODEL_INCOMPATIBLE).
+        MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
         """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
