@@ -1,5 +1,6 @@
 """Connections through a pooler: session mode works, and any other ends the start with a reason."""
 
+import asyncio
 import random
 import sys
 import tempfile
@@ -82,7 +83,7 @@ def pooler(own_postgres: OwnPostgres, tmp_path: Path) -> Iterator[Callable[[str]
 @needs_pgbouncer
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_pooler_that_shares_sessions_ends_the_start(
+async def test_a_pooler_that_shares_sessions_ends_the_start(
     direct: asyncpg.Connection,
     pooler: Callable[[str], str],
     tmp_path: Path,
@@ -90,8 +91,11 @@ def test_a_pooler_that_shares_sessions_ends_the_start(
     workers: int,
 ) -> None:
     env = environment(pooler(mode), port=0, data_dir=tmp_path, workers=workers)
-    done = run(sys.executable, "-m", "server.cli", "serve", env=env, cwd=ROOT)
+    serve = (sys.executable, "-m", "server.cli", "serve")
+    done = await asyncio.to_thread(run, *serve, env=env, cwd=ROOT)
     assert done.returncode == 1
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    assert await direct.fetchval(tables) == 0
     last = done.stderr.splitlines()[-1]
     assert last.startswith("recparams: the database is reached through a pooler")
     assert "session mode" in last

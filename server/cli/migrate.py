@@ -7,6 +7,7 @@ import click
 
 from server.cli.connection import Exit
 from server.cli.output import give_up
+from server.settings.database_url import parse_database_url
 from server.store import migration
 from server.store.errors import STORE_ERRORS, UnusableDatabaseError
 from server.store.sessions import check_sessions
@@ -39,10 +40,15 @@ def migrate(database_url: str) -> None:
     Exit codes:
       0  the schema is up to date
       1  the migration failed; nothing was changed
+      2  the URL cannot be used
       4  the database cannot be reached
     """
     try:
-        asyncio.run(_migrate(database_url))
+        url = parse_database_url(database_url).url
+    except ValueError as failure:
+        raise click.UsageError(f"--database-url {failure}") from None
+    try:
+        asyncio.run(_migrate(url))
     except STORE_ERRORS as failure:
         give_up(failure, Exit.UNREACHABLE)
     except FAILURES as failure:

@@ -22,7 +22,12 @@ class Settings(RolloutSettings, LearningSettings, AccessSettings, ServingSetting
     """All settings. Raises pydantic.ValidationError on a value out of range."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RECPARAMS_", frozen=True, extra="forbid", populate_by_name=True
+        env_prefix="RECPARAMS_",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        # It may be a secret.
+        hide_input_in_errors=True,
     )
 
     @classmethod

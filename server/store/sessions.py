@@ -14,7 +14,7 @@ _SHARED = (
 
 
 async def check_sessions(url: str) -> None:
-    """Raises UnusableDatabaseError if a pooler shares sessions among connections.
+    """Raises UnusableDatabaseError if a pooler shares sessions, or the driver refuses the URL.
 
     Two connections ask in turns which session they have. A pooler that gives a session back after
     each transaction, whether the last one used or the longest unused one comes next, gives both
@@ -34,6 +34,8 @@ async def check_sessions(url: str) -> None:
     except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
         # What one connection prepared another one's session has, or does not have.
         raise UnusableDatabaseError(_SHARED) from None
+    except asyncpg.ClientConfigurationError as failure:
+        raise UnusableDatabaseError(f"database_url: {failure}") from None
     finally:
         for connection in connections:
             connection.terminate()
