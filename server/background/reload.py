@@ -53,7 +53,7 @@ async def keep_up_to_date(
             connection = await asyncpg.connect(url, timeout=5, command_timeout=10)
             await _follow(connection, holder, forget_profile, poll_seconds, connected)
         except (*STORE_ERRORS, asyncpg.PostgresError) as failure:
-            log.warning("lost touch with the database", error=repr(failure), retry_in=delay)
+            log.warning("lost touch with the database", error=failure, retry_in=delay)
             metrics.count_reload("failed")
         finally:
             if connection is not None:

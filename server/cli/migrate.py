@@ -7,6 +7,7 @@ import click
 
 from server.cli.connection import Exit
 from server.cli.output import give_up
+from server.observability.logs import describe
 from server.store import migration
 from server.store.errors import STORE_ERRORS
 
@@ -37,6 +38,9 @@ def migrate(database_url: str) -> None:
         asyncio.run(migration.migrate(database_url))
     except STORE_ERRORS as failure:
         give_up(failure, Exit.UNREACHABLE)
-    except (asyncpg.PostgresError, migration.MigrationError, migration.NewerSchemaError) as failure:
+    except migration.NewerSchemaError as failure:
         give_up(failure, Exit.FAILED)
+    except (asyncpg.PostgresError, migration.MigrationError) as failure:
+        click.echo(f"recparams: {describe(failure)}", err=True)
+        raise SystemExit(Exit.FAILED) from None
     click.echo("the schema is up to date")
