@@ -290,7 +290,7 @@ class App:
             try:
                 return await shared_secrets.shared_secret(pool, "token_key")
             except STORE_ERRORS as failure:
-                log.warning("waiting for the database", error=repr(failure))
+                log.warning("waiting for the database", error=failure)
             await asyncio.sleep(RESTART_SECONDS)
 
     async def _set_health(self, status: Any) -> None:

@@ -163,37 +163,92 @@ async def test_what_the_database_says_of_a_row_is_not_logged(
     assert 'violates check constraint \\"nobody\\"' in text
 
 
-LOG_IT = f"""
-import asyncio, logging, sys
+LOG_IT = """
+import asyncio, gc, logging, sys
 import asyncpg, structlog
 from server.observability import logs
 
+url, form, person, *statements = sys.argv[1:]
+log = structlog.get_logger()
+
 async def main():
-    logs.configure("debug", "json")
-    connection = await asyncpg.connect(sys.argv[1])
-    try:
-        await connection.fetchval("SELECT $1::int", "{PERSON}")
-    except asyncpg.DataError as failure:
-        assert "{PERSON}" in str(failure)
+    logs.configure("debug", form)
+    connection = await asyncpg.connect(url)
+    for statement in statements:
         try:
-            raise RuntimeError("the first of them") from failure
-        except RuntimeError as other:
-            structlog.get_logger().error("ours", exc_info=ExceptionGroup("both", [other]))
-            logging.getLogger("a library").exception("theirs")
+            if "$1" in statement:
+                await connection.fetchval(statement, person)
+            else:
+                await connection.execute(statement)
+        except asyncpg.PostgresError as failure:
+            log_in_every_way(failure)
+            last = failure
     await connection.close()
+    asyncio.get_running_loop().create_task(fail(last))
+    await asyncio.sleep(0)
+    gc.collect()
+    raise last
+
+async def fail(failure):
+    raise RuntimeError("nobody waits for it") from failure
+
+def log_in_every_way(failure):
+    assert person in str(failure)
+    log.warning("described", error=failure, by=type(failure).__name__)
+    assert person in str(failure)
+    try:
+        raise RuntimeError("the first of them") from failure
+    except RuntimeError as other:
+        log.warning("behind another", error=other)
+        log.error("ours", exc_info=ExceptionGroup("both", [other]))
+        logging.getLogger("a library").exception("theirs")
 
 asyncio.run(main())
 """
+RAISING = """
+DO $$ BEGIN
+    RAISE EXCEPTION USING ERRCODE = '{}', MESSAGE = '{}', DETAIL = '{}', HINT = '{}';
+END $$
+"""
+QUOTES = {
+    "a value that asyncpg cannot encode": "SELECT $1::int",
+    "a value that Postgres cannot read": f"SELECT '{PERSON}'::int",
+    "a value in the detail": f"INSERT INTO users (user_id) VALUES ('{PERSON}'), ('{PERSON}')",
+    "a row in the detail": f"INSERT INTO secrets (name, value) VALUES ('{PERSON}', NULL)",
+    "a trigger's message": RAISING.format("P0001", PERSON, "", ""),
+    "a trigger's message like a constraint's": RAISING.format("23514", PERSON, "", ""),
+    "a trigger's detail": RAISING.format("23505", "", PERSON, ""),
+    "a trigger's hint": RAISING.format("P0001", "", "", PERSON),
+    "a hint like a statement's that was cancelled": RAISING.format("57014", "", "", PERSON),
+}
 
 
-def test_a_value_that_the_database_refuses_is_not_logged(database_url: str) -> None:
-    """Neither by the service nor by a library, nor where it is behind another exception."""
-    command = [sys.executable, "-c", LOG_IT, database_url]
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_value_that_the_database_refuses_is_not_logged(database_url: str, form: str) -> None:
+    """By the service or a library, behind another exception, awaited by nobody, or uncaught."""
+    command = [sys.executable, "-c", LOG_IT, database_url, form, PERSON, *QUOTES.values()]
     done = run(*command, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert '"ours"' in done.stderr and '"theirs"' in done.stderr
-    assert "the first of them" in done.stderr
-    assert PERSON not in done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    assert done.returncode == 1, text
+    assert text.count("described") == len(QUOTES)
+    assert text.count("ours") == text.count("theirs") == len(QUOTES)
+    for said in ("the first of them", "nobody waits for it", "uncaught exception"):
+        assert said in text
+    # What it is stays.
+    for said in ("UniqueViolationError 23505: duplicate key value violates", "RaiseError P0001:"):
+        assert said in text
+    assert PERSON not in text
+
+
+def test_exceptions_are_logged_as_they_are() -> None:
+    """So that one function decides what is written of them: not as text made of them before."""
+    for file in (ROOT / "server").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            if isinstance(call.func.value, ast.Name) and call.func.value.id == "log":
+                given = [ast.unparse(one.value) for one in call.keywords]
+                assert not [one for one in given if one.startswith(("repr(", "f'"))], file
 
 
 SQL_ARGUMENT = {

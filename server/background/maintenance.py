@@ -21,5 +21,5 @@ async def maintain_partitions(pool: Pool, retention: timedelta) -> None:
             if dropped:
                 log.info("dropped interactions past retention", partitions=dropped)
         except STORE_ERRORS as failure:
-            log.warning("maintenance put off", error=repr(failure))
+            log.warning("maintenance put off", error=failure)
         await asyncio.sleep(MAINTENANCE_SECONDS)

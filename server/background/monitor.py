@@ -60,7 +60,7 @@ class Monitor(Collector):
             try:
                 await self._look()
             except STORE_ERRORS as failure:
-                log.info("metrics of the database put off", error=repr(failure))
+                log.info("metrics of the database put off", error=failure)
                 self._database_up = False
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -54,7 +54,7 @@ async def keep_up_to_date(
             await check_writable(connection)
             await _follow(connection, holder, forget_profile, poll_seconds, connected)
         except DATABASE_ERRORS as failure:
-            log.warning("lost touch with the database", error=repr(failure), retry_in=delay)
+            log.warning("lost touch with the database", error=failure, retry_in=delay)
             metrics.count_reload("failed")
         finally:
             if connection is not None:

@@ -36,7 +36,7 @@ async def watch_rollouts(settings: Settings, pool: Pool, jobs: Jobs) -> None:
                 if await try_lock(connection, WATCH_LOCK):
                     await _lead(connection, settings, jobs)
         except PUTS_OFF as failure:
-            log.warning("the rollout is not watched for now", error=repr(failure))
+            log.warning("the rollout is not watched for now", error=failure)
         metrics.clear_arm_metrics()
         await asyncio.sleep(settings.watch_seconds)
 

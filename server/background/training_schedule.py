@@ -61,7 +61,7 @@ async def _run_is_there(instant: datetime, pool: Pool, start: Start) -> bool:
         log.warning("scheduled training put off", request_id=request_id, error=failure.message)
         return False
     except STORE_ERRORS as failure:
-        log.warning("scheduled training put off", request_id=request_id, error=repr(failure))
+        log.warning("scheduled training put off", request_id=request_id, error=failure)
         return False
     log.info("scheduled training started", request_id=request_id, run_id=run.run_id)
     return True

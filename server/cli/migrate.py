@@ -7,17 +7,11 @@ import click
 
 from server.cli.connection import Exit
 from server.cli.output import give_up
+from server.observability.logs import describe
 from server.settings.database_url import parse_database_url
 from server.store import migration
 from server.store.errors import STORE_ERRORS, UnusableDatabaseError
 from server.store.sessions import check_sessions
-
-FAILURES = (
-    asyncpg.PostgresError,
-    migration.MigrationError,
-    migration.NewerSchemaError,
-    UnusableDatabaseError,
-)
 
 
 @click.command()
@@ -51,8 +45,11 @@ def migrate(database_url: str) -> None:
         asyncio.run(_migrate(url))
     except STORE_ERRORS as failure:
         give_up(failure, Exit.UNREACHABLE)
-    except FAILURES as failure:
+    except (migration.NewerSchemaError, UnusableDatabaseError) as failure:
         give_up(failure, Exit.FAILED)
+    except (asyncpg.PostgresError, migration.MigrationError) as failure:
+        click.echo(f"recparams: {describe(failure)}", err=True)
+        raise SystemExit(Exit.FAILED) from None
     click.echo("the schema is up to date")
 
 

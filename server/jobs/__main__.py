@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         with tracing.continued(arguments[0] if arguments else "none"):
             return _work(settings, arguments)
     except STORE_ERRORS as failure:
-        log.error("the database cannot be reached", job=arguments[0], error=repr(failure))
+        log.error("the database cannot be reached", job=arguments[0], error=failure)
         return STORE_AWAY
     finally:
         tracing.stop()

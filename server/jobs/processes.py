@@ -94,7 +94,7 @@ class Jobs:
                     log.error("trainer died", run_id=run_id, code=code)
                 return
             except STORE_ERRORS as failure:
-                log.warning("trainer ended, run not marked", run_id=run_id, error=repr(failure))
+                log.warning("trainer ended, run not marked", run_id=run_id, error=failure)
             # Until it is marked no other run can start.
             await asyncio.sleep(MARK_PAUSE)
 

@@ -34,7 +34,7 @@ def as_service_error(failure: Exception, method: str, request_id: str) -> Servic
     if isinstance(failure, ServiceError):
         return failure
     if isinstance(failure, STORE_ERRORS):
-        log.warning("store unavailable", method=method, request_id=request_id, error=repr(failure))
+        log.warning("store unavailable", method=method, request_id=request_id, error=failure)
         return store_unavailable()
     incident = secrets.token_hex(4)
     log.error(

@@ -79,7 +79,8 @@ async def _upgrade(url: str, revision: str) -> None:
             "run that release or a newer one"
         ) from None
     except DBAPIError as failure:
-        raise MigrationError(str(failure)) from failure
+        refused = failure.orig and failure.orig.__cause__
+        raise MigrationError("the database refused a migration") from refused
     finally:
         await engine.dispose()
 
@@ -100,7 +101,7 @@ async def connect_when_ready(settings: Settings) -> tuple[str, Pool]:
             await migrate(url)
             return url, await create_pool(url, settings.database_pool_size)
         except WAITED_FOR as failure:
-            log.warning("waiting for the database", error=repr(failure), retry_in=delay)
+            log.warning("waiting for the database", error=failure, retry_in=delay)
         except NewerSchemaError as failure:
             log.error("not serving", error=str(failure), retry_in=delay)
         await asyncio.sleep(delay)

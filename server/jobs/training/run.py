@@ -28,7 +28,7 @@ from server.jobs.training.holdout import Holdout, check_gates, evaluate_holdout
 from server.jobs.training.learner import learner_for
 from server.jobs.training.progress import Progress
 from server.jobs.training.reading import Reading, window_start_of
-from server.observability import tracing
+from server.observability import logs, tracing
 from server.settings import Settings
 from server.store import activations, models, tasks, training
 from server.store.database import Connection, database_url
@@ -67,7 +67,7 @@ async def train(settings: Settings, run_id: int) -> int:
         return 0
     except Exception as failure:
         log.error("training failed", run_id=run_id, exc_info=failure)
-        await tasks.end(control, run_id, "failed", f"{type(failure).__name__}: {failure}")
+        await tasks.end(control, run_id, "failed", logs.describe(failure))
         return 1
     finally:
         work.terminate()
