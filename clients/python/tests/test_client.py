@@ -1,6 +1,7 @@
 """Both clients against a real server on a real channel."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -320,3 +321,12 @@ async def test_context_managers_close(running: Any) -> None:
         pass
     with pytest.raises(ValueError, match="closed"):
         blocking.get_recommendation_params(ADA)
+
+
+async def test_an_async_client_says_that_its_event_loop_is_another_processs(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncRecParamsClient(running.address) as client:
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        with pytest.raises(RuntimeError, match=r"before os\.fork"):
+            await client.get_recommendation_params(ADA)

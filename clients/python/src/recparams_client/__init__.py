@@ -4,6 +4,7 @@ from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.channel import tls_credentials
 from recparams_client.deciding import LocalDecision
 from recparams_client.errors import RecParamsError, Violation
+from recparams_client.exiting import exit_on_sigterm
 from recparams_client.local import LocalPolicy
 from recparams_client.reporter import InteractionReporter
 from recparams_client.sync import RecParamsClient
@@ -30,5 +31,6 @@ __all__ = [
     "RecommendationParams",
     "RecordResult",
     "Violation",
+    "exit_on_sigterm",
     "tls_credentials",
 ]

@@ -1,5 +1,6 @@
 """The asyncio client, with the methods of the blocking one."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -47,10 +48,18 @@ class AsyncRecParamsClient:
         api_key: str | None = None,
     ) -> None:
         self._channel = connect(grpc.aio, address, credentials)
-        self._stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
+        self._own_stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
+        self._process = os.getpid()
         self._decision_timeout = decision_timeout
         self._write_timeout = write_timeout
         self._metadata = key_metadata(api_key)
+
+    @property
+    def _stub(self) -> Any:
+        """The stub. Raises RuntimeError in the child of a fork, where its event loop is not."""
+        if self._process != os.getpid():
+            raise RuntimeError("this client was made before os.fork(): make it in the child")
+        return self._own_stub
 
     async def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import grpc
 
+from recparams.v1 import policy_pb2_grpc
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import conversion, fallback
 from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, connect, key_metadata
 from recparams_client.closing import Closing
 from recparams_client.deciding import Decider, LocalDecision
 from recparams_client.errors import RecParamsError, Violation
+from recparams_client.forks import Connection, require_grpc, restart_after_fork
 from recparams_client.snapshot import Snapshot
 from recparams_client.sync import RecParamsClient
 from recparams_client.types import DecisionRequest, Recommendation
@@ -31,7 +33,8 @@ class LocalPolicy(Closing):
     and `is_fallback` is True. Personalities come with each request: profiles stored at the server
     are not known here, and without one the rules answer at neutral scores. A version that is no
     table (lin_ucb, dqn and their like) is asked for at the server, as `RecParamsClient` does.
-    A thread follows the server, so a process that forks has to make one after that.
+    After os.fork() it goes on in both processes: the child has the policy that was there, and
+    follows the server by a thread and a connection of its own from its first use on.
 
     Args:
         address, credentials, api_key: as for `RecParamsClient`.
@@ -51,18 +54,38 @@ class LocalPolicy(Closing):
         self._client = RecParamsClient(
             address, decision_timeout=decision_timeout, credentials=credentials, api_key=api_key
         )
-        self._channel = connect(grpc, address, credentials, LONG_LIVED)
+        self._connection = Connection(
+            lambda: connect(grpc, address, credentials, LONG_LIVED),
+            policy_pb2_grpc.PolicyServiceStub,
+            is_stream=True,
+        )
         self._max_age = max_age
         self._decider: Decider | None = None
         self._arrived = threading.Event()
-        self._watcher = Watcher(self._channel, key_metadata(api_key), self._take)
+        self._watcher = Watcher(self._connection, key_metadata(api_key), self._take)
+        restart_after_fork(self)
 
     def _take(self, snapshot: Snapshot) -> None:
         self._decider = Decider(snapshot, lambda: self._watcher.key)
         self._arrived.set()
 
+    def after_fork(self) -> None:
+        """Begins anew, in the child of a fork."""
+        arrived = self._arrived.is_set()
+        self._arrived = threading.Event()
+        if arrived:
+            self._arrived.set()
+        self._watcher.after_fork()
+
+    def _follow(self) -> None:
+        """Starts the thread in the child of a fork. Raises as `require_grpc`."""
+        if not self._watcher.is_running:
+            require_grpc()
+            self._watcher.start()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the first policy, up to `timeout` seconds. Returns True if it is there."""
+        self._follow()
         return self._arrived.wait(timeout)
 
     @property
@@ -109,6 +132,7 @@ class LocalPolicy(Closing):
         return self._decide(decider, request)
 
     def _usable(self) -> Decider | None:
+        self._follow()
         heard = self._watcher.heard_at
         if heard is None or time.monotonic() - heard > self._max_age:
             return None
@@ -134,7 +158,7 @@ class LocalPolicy(Closing):
     def close(self) -> None:
         """Stops following the server and closes the connections."""
         self._watcher.stop()
-        self._channel.close()
+        self._connection.close()
         self._client.close()
 
 

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from recparams_client.closing import Closing
 from recparams_client.conversion import check_interaction
 from recparams_client.delivery import Delivery
+from recparams_client.forks import require_grpc, restart_after_fork
 from recparams_client.sync import RecParamsClient
 from recparams_client.types import Interaction
 
@@ -32,6 +34,8 @@ class InteractionReporter(Closing):
     and exceptions of the client) are tried again for `retry_seconds`. Those that the server
     refuses, that no message can be made of, or that find no room, are counted and handed to
     `on_undelivered`. At the end of the program those left are sent, for up to `flush_seconds`.
+    After os.fork() it goes on in both processes: what waits is the parent's, and the child begins
+    with nothing and a thread and a connection of its own.
 
     Args:
         client: to record by; it is not closed here.
@@ -66,18 +70,37 @@ class InteractionReporter(Closing):
         self._capacity = capacity
         self._interval = interval
         self._flush_seconds = flush_seconds
+        self._retry_seconds = retry_seconds
         self._on_undelivered = on_undelivered
+        self._deadline: float | None = None
+        self.after_fork()
+        self._start()
+        restart_after_fork(self)
+        atexit.register(self.close)
+
+    def after_fork(self) -> None:
+        """Begins with nothing, in the child of a fork too: what waits there is the parent's."""
         self._waiting: deque[Interaction] = deque()
         self._batch: list[Interaction] = []
         self._changed = threading.Condition()
         self._urgent = False
-        self._deadline: float | None = None
-        self._delivery = Delivery(client, retry_seconds, self._settle, self._time_left)
+        self._delivery = Delivery(self._client, self._retry_seconds, self._settle, self._time_left)
+        self._thread: threading.Thread | None = None
         self.delivered = 0
         self.undelivered = 0
-        self._thread = threading.Thread(target=self._run, name="recparams-report", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
+
+    def _start(self) -> None:
+        """Starts the thread, unless it runs or the reporter is closed. Raises as `require_grpc`."""
+        require_grpc()
+        with self._changed:
+            if self._thread is None and self._deadline is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="recparams-report", daemon=True
+                )
+                self._thread.start()
+                if (util := sys.modules.get("multiprocessing.util")) is not None:
+                    # Its children end without atexit.
+                    util.Finalize(self, self.close, exitpriority=0)
 
     @property
     def queued(self) -> int:
@@ -91,8 +114,11 @@ class InteractionReporter(Closing):
         Raises:
             TypeError: a field has a value of a wrong type.
             ValueError: occurred_at has no time zone.
+            RecParamsError: this is the child of a fork, and gRPC does not work in it.
         """
         check_interaction(interaction)
+        if self._thread is None:
+            self._start()
         with self._changed:
             queued = len(self._waiting) + len(self._batch)
             room = queued < self._capacity and self._deadline is None
@@ -122,8 +148,9 @@ class InteractionReporter(Closing):
                 self._deadline = time.monotonic() + self._flush_seconds
             self._changed.notify_all()
         if self._thread is not threading.current_thread():
-            # A call under way ends by itself within the client's timeout.
-            self._thread.join(self._flush_seconds + self._client.write_timeout + _CLOSING_GRACE)
+            if self._thread is not None:
+                # A call under way ends by itself within the client's timeout.
+                self._thread.join(self._flush_seconds + self._client.write_timeout + _CLOSING_GRACE)
             self._give_up_all()
         atexit.unregister(self.close)
 

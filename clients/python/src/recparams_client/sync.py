@@ -12,9 +12,11 @@ from recparams_client.channel import (
     WRITE_TIMEOUT,
     connect,
     key_metadata,
+    target,
 )
 from recparams_client.closing import Closing
 from recparams_client.errors import from_rpc_error
+from recparams_client.forks import Connection
 from recparams_client.types import (
     DecisionRequest,
     Interaction,
@@ -48,8 +50,11 @@ class RecParamsClient(Closing):
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
     ) -> None:
-        self._channel = connect(grpc, address, credentials)
-        self._stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
+        target(address)
+        self._connection = Connection(
+            lambda: connect(grpc, address, credentials),
+            recommendation_pb2_grpc.RecommendationServiceStub,
+        )
         self._decision_timeout = decision_timeout
         self.write_timeout = write_timeout
         self._metadata = key_metadata(api_key)
@@ -71,11 +76,12 @@ class RecParamsClient(Closing):
         """
         message = conversion.request_message(request)
         try:
-            response = self._stub.GetRecommendationParams(
-                message,
-                timeout=self._decision_timeout if timeout is None else timeout,
-                metadata=self._metadata,
-            )
+            with self._connection as stub:
+                response = stub.GetRecommendationParams(
+                    message,
+                    timeout=self._decision_timeout if timeout is None else timeout,
+                    metadata=self._metadata,
+                )
         except grpc.RpcError as raised:
             return fallback.recommend(message, fallback.reason_or_raise(raised))
         return conversion.recommendation(response)
@@ -86,11 +92,12 @@ class RecParamsClient(Closing):
         """Returns decisions for up to 256 people, in order. Otherwise as the single call."""
         message = conversion.batch_message(requests)
         try:
-            response = self._stub.BatchGetRecommendationParams(
-                message,
-                timeout=self._decision_timeout if timeout is None else timeout,
-                metadata=self._metadata,
-            )
+            with self._connection as stub:
+                response = stub.BatchGetRecommendationParams(
+                    message,
+                    timeout=self._decision_timeout if timeout is None else timeout,
+                    metadata=self._metadata,
+                )
         except grpc.RpcError as raised:
             reason = fallback.reason_or_raise(raised)
             return [fallback.recommend(request, reason) for request in message.requests]
@@ -113,7 +120,7 @@ class RecParamsClient(Closing):
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.record_message(interactions)
-        response = self._write(self._stub.RecordInteractions, message, timeout)
+        response = self._write("RecordInteractions", message, timeout)
         return conversion.record_result(response)
 
     def put_personality_profiles(
@@ -125,19 +132,20 @@ class RecParamsClient(Closing):
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.profiles_message(profiles)
-        response = self._write(self._stub.PutPersonalityProfiles, message, timeout)
+        response = self._write("PutPersonalityProfiles", message, timeout)
         return int(response.stored)
 
-    def _write(self, method: Any, message: Any, timeout: float | None) -> Any:
+    def _write(self, method: str, message: Any, timeout: float | None) -> Any:
         try:
-            return method(
-                message,
-                timeout=self.write_timeout if timeout is None else timeout,
-                metadata=self._metadata,
-            )
+            with self._connection as stub:
+                return getattr(stub, method)(
+                    message,
+                    timeout=self.write_timeout if timeout is None else timeout,
+                    metadata=self._metadata,
+                )
         except grpc.RpcError as raised:
             raise from_rpc_error(raised) from None
 
     def close(self) -> None:
         """Closes the connections."""
-        self._channel.close()
+        self._connection.close()

@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 
-from recparams.v1 import policy_pb2, policy_pb2_grpc
+from recparams.v1 import policy_pb2
 from recparams_client.errors import from_rpc_error
+from recparams_client.forks import Connection
 from recparams_client.sealing import SealingKey
 from recparams_client.snapshot import Snapshot, SnapshotError, decode
 
@@ -25,7 +26,7 @@ class Watcher:
     """The last message of each kind from WatchPolicy, kept up to date by a thread.
 
     Args:
-        channel: to the server; it is not closed here.
+        connection: to PolicyService; it is not closed here.
         metadata: of the call.
         on_snapshot: called, in the watcher's thread, with each new snapshot.
 
@@ -37,11 +38,11 @@ class Watcher:
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        connection: Connection,
         metadata: tuple[tuple[str, str], ...] | None,
         on_snapshot: Callable[[Snapshot], None],
     ) -> None:
-        self._stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        self._connection = connection
         self._metadata = metadata
         self._on_snapshot = on_snapshot
         self._known = b""
@@ -50,22 +51,49 @@ class Watcher:
         self.key: SealingKey | None = None
         self.heard_at: float | None = None
         self.problem = "not connected yet"
-        self._thread = threading.Thread(target=self._run, name="recparams-watch", daemon=True)
-        self._thread.start()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.start()
+
+    @property
+    def is_running(self) -> bool:
+        """False in the child of a fork until it is started there."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Starts the thread, unless it runs, or was stopped."""
+        with self._starting:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="recparams-watch", daemon=True
+                )
+                self._thread.start()
+
+    def after_fork(self) -> None:
+        """Begins anew, in the child of a fork, without a thread but with the last messages."""
+        stopped = self._stop.is_set()
+        self._stop = threading.Event()
+        if stopped:
+            self._stop.set()
+        self._starting = threading.Lock()
+        self._thread = None
+        self._call = None
 
     def stop(self) -> None:
         """Ends the thread."""
         self._stop.set()
         if self._call is not None:
             self._call.cancel()
-        self._thread.join(5.0)
+        if self._thread is not None:
+            self._thread.join(5.0)
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
         while not self._stop.is_set():
             heard = self.heard_at
             try:
-                self._follow()
+                with self._connection as stub:
+                    self._follow(stub)
                 self.problem = "the server ended the stream"
             except grpc.RpcError as raised:
                 self.problem = str(from_rpc_error(raised))
@@ -78,9 +106,9 @@ class Watcher:
             # Spread out, so that not all callers come back to a server at once.
             self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
 
-    def _follow(self) -> None:
+    def _follow(self, stub: Any) -> None:
         request = policy_pb2.WatchPolicyRequest(known_checksum=self._known)
-        call = self._stub.WatchPolicy(request, metadata=self._metadata)
+        call = stub.WatchPolicy(request, metadata=self._metadata)
         self._call = call
         if self._stop.is_set():
             call.cancel()
@@ -105,6 +133,7 @@ class Watcher:
         finally:
             watchdog.end()
             call.cancel()
+            self._call = None
 
 
 class _Watchdog:
