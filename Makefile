@@ -24,7 +24,8 @@ demo: setup ## Simulate weeks of use against a real server, then leave it up (ON
 
 test: setup ## Run the tests, a file at a time on each processor
 	$(BIN)/python -m server.jobs.warm
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@# Threads of BLAS would spin on the cores that other tests use.
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -67,10 +67,20 @@ task_name = $1
 """
 
 
+_HAS_DEAD = "SELECT EXISTS (SELECT FROM system_tasks WHERE " + _DEAD + ")"  # noqa: S608 - constant
+
+_FAIL_DEAD = (
+    """
+    UPDATE system_tasks SET status = 'failed', finished_at = now(),
+        error = 'the trainer was killed or lost its database; nothing was changed'
+    WHERE """  # noqa: S608 - constant
+    + _DEAD
+)
+
+
 async def has_dead_runs(connection: Connection | Pool) -> bool:
     """Returns True if `fail_dead_runs` would mark a run; writes nothing."""
-    query = f"SELECT EXISTS (SELECT FROM system_tasks WHERE {_DEAD})"  # noqa: S608 - constant
-    return bool(await connection.fetchval(query, TASK, TRAINER_LOCK))
+    return bool(await connection.fetchval(_HAS_DEAD, TASK, TRAINER_LOCK))
 
 
 async def fail_dead_runs(connection: Connection | Pool) -> None:
@@ -80,11 +90,7 @@ async def fail_dead_runs(connection: Connection | Pool) -> None:
     and Postgres releases it when the trainer dies: running without the lock is dead.
     """
     await connection.execute(
-        f"""
-        UPDATE system_tasks SET status = 'failed', finished_at = now(),
-            error = 'the trainer was killed or lost its database; nothing was changed'
-        WHERE {_DEAD}
-        """,  # noqa: S608 - constant
+        _FAIL_DEAD,
         TASK,
         TRAINER_LOCK,
     )
