@@ -5,18 +5,26 @@ A state's key is ``str`` of (five trait bins, content type, mood, time of day), 
 """
 
 import json
+import re
 from ast import literal_eval
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rl import strict_json
 from rl.action import ACTIONS, N_ACTIONS, Action
+from rl.learners.hyperparameters import Hyperparameters
+from rl.learners.registry import LEARNERS, parameters_of
 from rl.state import TRAITS, Context, StateSpace
+from rl.strict_json import shown
 
 FORMAT = "recparams.q_table/1"
+ALGORITHM = "q_learning"
+"""The algorithm that goes on from a table that is read."""
+_FIELDS = ("format", "algorithm", "space", "hyperparameters", "q_table", "visit_counts")
 
 LARGEST_Q = 3e38
 ASSUMED_VISITS = 50
@@ -42,7 +50,7 @@ def dump(table: QTable) -> Iterator[str]:
     }
     yield json.dumps(head)[:-1]
     visited = np.flatnonzero((table.visits > 0).any(axis=1))
-    keys = [json.dumps(_state_key(table.space, int(state))) for state in visited]
+    keys = [json.dumps(str(_state_names(table.space, int(state)))) for state in visited]
     for name, column in (("q_table", table.q), ("visit_counts", table.visits)):
         yield f',\n"{name}": {{'
         for position, (key, state) in enumerate(zip(keys, visited, strict=True)):
@@ -63,18 +71,15 @@ def load(text: str | bytes, space: StateSpace) -> QTable:
     Raises:
         ValueError: if the text is not such a file; names the first entry that is wrong.
     """
-    try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError("not an object of states")
-    if "q_table" not in data:
-        data = {"q_table": data}
+    data = _parse(text)
     if data.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"format is {data['format']!r}, not {FORMAT!r}")
+        raise ValueError(f"format is {shown(data['format'])}, not {FORMAT!r}")
+    if data.get("algorithm", ALGORITHM) != ALGORITHM:
+        raise ValueError(f"algorithm: must be {ALGORITHM!r}, not {shown(data['algorithm'])}")
     if "space" in data:
         space = _space(data["space"])
+    hyperparameters = data.get("hyperparameters", {})
+    _check_hyperparameters(hyperparameters)
     q = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
     visits = np.zeros((space.n_states, N_ACTIONS), dtype=np.int32)
     for _, pair, value in _entries(data["q_table"], space, "q_table"):
@@ -86,26 +91,73 @@ def load(text: str | bytes, space: StateSpace) -> QTable:
                 raise ValueError(f"{where}: a visit count must be a whole number, not {value}")
             visits[pair] = int(value)
         q[visits == 0] = 0.0
-    hyperparameters = data.get("hyperparameters", {})
-    if not isinstance(hyperparameters, dict):
-        raise ValueError("hyperparameters: not an object")
     return QTable(space, q, visits, hyperparameters)
 
 
+def _parse(text: str | bytes) -> dict[str, Any]:
+    """Returns the fields of a file. Raises ValueError if it is none or has an unknown one."""
+    data = strict_json.parse(text)
+    if not isinstance(data, dict):
+        raise ValueError("not an object of states")
+    if not data:
+        raise ValueError("an object without states is no model")
+    if "q_table" not in data:
+        return {"q_table": data}
+    for name in data:
+        if name not in _FIELDS:
+            raise ValueError(f"{shown(name)}: no such field; a file has {', '.join(_FIELDS)}")
+    return data
+
+
 def _space(data: Any) -> StateSpace:
+    if not isinstance(data, dict):
+        raise ValueError(f"space: must be an object, not {shown(data)}")
+    names = [field.name for field in fields(StateSpace)]
+    for name in data:
+        if name not in names:
+            raise ValueError(f"space[{name!r}]: no such field; a space has {', '.join(names)}")
     try:
         return StateSpace.from_dict(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"space: {error} is missing") from None
+    except ValueError as error:
         raise ValueError(f"space: {error}") from None
 
 
-def _state_key(space: StateSpace, state: int) -> str:
+def _check_hyperparameters(given: Any) -> None:
+    """Raises ValueError unless these are hyperparameters of some algorithm, of the right types."""
+    if not isinstance(given, dict):
+        raise ValueError("hyperparameters: not an object")
+    # Exported tables have those of their algorithm as well.
+    known = {name: default for one in LEARNERS for name, default in parameters_of(one).items()}
+    known |= {field.name: field.default for field in fields(Hyperparameters)}
+    for name, value in given.items():
+        where = f"hyperparameters[{name!r}]"
+        if name not in known:
+            raise ValueError(f"{where}: no algorithm has such a parameter")
+        if isinstance(known[name], str):
+            if not isinstance(value, str):
+                raise ValueError(f"{where}: must be a text, not {shown(value)}")
+        elif not (_is_number(value) or (value is None and known[name] is None)):
+            raise ValueError(f"{where}: must be a number, not {shown(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _state_names(space: StateSpace, state: int) -> tuple[Any, ...]:
     bins, context = space.decode(state)
-    return str((*bins, context.content_type, context.mood, context.time_of_day))
+    return *bins, context.content_type, context.mood, context.time_of_day
 
 
 def _action_names(action: Action) -> tuple[str, str, str]:
     return action.energy, action.diversity, action.novelty
+
+
+_ACTIONS = {_action_names(action): action.index for action in ACTIONS}
+_UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError)
+_NUMPY = re.compile(r"\b(np|numpy)\.\w+\(")
 
 
 def _entries(
@@ -113,7 +165,7 @@ def _entries(
 ) -> Iterator[tuple[str, tuple[int, int], float]]:
     if not isinstance(table, dict):
         raise ValueError(f"{name}: not an object of states")
-    action_of = {str(_action_names(action)): action.index for action in ACTIONS}
+    actions = {str(names): index for names, index in _ACTIONS.items()}
     seen = set()
     for key, row in table.items():
         state = _state(key, space, name)
@@ -122,24 +174,47 @@ def _entries(
         seen.add(state)
         if not isinstance(row, dict):
             raise ValueError(f"{name}[{key!r}]: not an object of actions")
-        for action, value in row.items():
-            where = f"{name}[{key!r}][{action!r}]"
-            if action not in action_of:
-                raise ValueError(f"{where}: no such action")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and -LARGEST_Q < value < LARGEST_Q):
-                raise ValueError(f"{where}: not a finite number: {value!r}")
-            yield where, (state, action_of[action]), float(value)
+        acted: set[int] = set()
+        for text, value in row.items():
+            where = f"{name}[{key!r}][{text!r}]"
+            action = actions.get(text)
+            if action is None:
+                action = actions[text] = _action(text, where)
+            if action in acted:
+                raise ValueError(f"{where}: this action is there twice")
+            acted.add(action)
+            if not (_is_number(value) and -LARGEST_Q < value < LARGEST_Q):
+                raise ValueError(f"{where}: not a finite number: {shown(value)}")
+            yield where, (state, action), float(value)
+
+
+def _action(text: str, where: str) -> int:
+    """Returns the index of an action that is spelled in another way than `dump` does."""
+    try:
+        return _ACTIONS[literal_eval(text)]
+    except _UNREADABLE:
+        advice = _advice(text, _action_names(ACTIONS[0]))
+        raise ValueError(f"{where}: no such action{advice}") from None
+
+
+def _advice(text: str, example: tuple[Any, ...]) -> str:
+    """Returns what is wrong with a key where NumPy's numbers or texts were written into it."""
+    if _NUMPY.search(text) is None:
+        return ""
+    return f": write plain numbers and names instead of NumPy's, as in {example}"
 
 
 def _state(key: str, space: StateSpace, name: str) -> int:
     try:
         *bins, content_type, mood, time_of_day = literal_eval(key)
         context = space.context(Context(content_type, mood, time_of_day))
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
-        raise ValueError(f"{name}[{key!r}]: no such state") from None
-    if len(bins) != len(TRAITS) or not all(type(b) is int and 0 <= b < space.bins for b in bins):
-        raise ValueError(f"{name}[{key!r}]: no such state")
+        if len(bins) != len(TRAITS) or not all(type(b) is int for b in bins):
+            raise ValueError
+        if not all(0 <= b < space.bins for b in bins):
+            raise ValueError
+    except _UNREADABLE:
+        advice = _advice(key, _state_names(space, 0))
+        raise ValueError(f"{name}[{key!r}]: no such state{advice}") from None
     cell = 0
     for trait_bin in bins:
         cell = cell * space.bins + trait_bin

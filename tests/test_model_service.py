@@ -1,6 +1,7 @@
 """ModelService over a real channel: versions, activation, rollback, and tables in and out."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,8 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.state import Context, StateSpace
+from server.jobs.tables import import_table
+from server.settings import Settings
 from server.store.models import load_table
 from tests.support import ADMIN, Client, failure_of, logged, record, request, train
 
@@ -197,6 +200,9 @@ async def test_the_seeds_own_file_is_a_warm_start(client: Client, db: asyncpg.Co
         (b"", "JSON"),
         (b"\xff\xfe", "JSON"),
         (b"[]", "object"),
+        (b"{}", "an object without states is no model"),
+        (b'{"q_table": {}, "q_table": {}}', "q_table: this key is there twice"),
+        (b'{"q_table": {"a": %s}}' % (b"9" * 5000), "q_table['a']: no such state"),
         (b'{"q_table": {"(1, 2)": {}}}', "(1, 2)"),
         (b"{\"(9, 3, 2, 4, 1, 'music', 'calm', 'evening')\": {}}", "(9, 3"),
         (json.dumps({SEED_KEY: {"('loud',)": 1.0}}).encode(), "('loud',)"),
@@ -204,7 +210,14 @@ async def test_the_seeds_own_file_is_a_warm_start(client: Client, db: asyncpg.Co
         (json.dumps({SEED_KEY: {"('low', 'focused', 'mixed')": float("nan")}}).encode(), "nan"),
         (b'{"q_table": {}, "space": {"bins": 99}}', "space"),
         (b'{"q_table": {}, "format": "other/9"}', "format"),
-        (b'{"q_table": {}, "hyperparameters": {"learning_rate": 7}}', "learning_rate"),
+        (
+            b'{"q_table": {}, "hyperparameters": {"learning_rate": 7}}',
+            "hyperparameters: learning_rate must be above 0 and up to 1, not 7",
+        ),
+        (
+            b'{"q_table": {}, "hyperparameters": {"learning_rate": null}}',
+            "hyperparameters['learning_rate']: must be a number, not None",
+        ),
         (
             b'{"q_table": {}, "space": {"bins": 2, "content_types": ["music"], '
             b'"moods": ["bored"], "times_of_day": ["night"]}}',
@@ -219,6 +232,26 @@ async def test_bad_files_are_named_and_not_stored(
     assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
     assert named in failure.violations["chunk"]
     assert await db.fetchval("SELECT count(*) FROM model_versions") == 0
+
+
+async def test_a_table_is_taken_where_another_algorithm_learns(
+    database_url: str, db: asyncpg.Connection
+) -> None:
+    settings = Settings(
+        database_url=database_url,
+        algorithm="boltzmann",
+        algorithm_parameters="temperature=0.2",
+        learning_rate=0.3,
+    )
+    given = {"temperature": 0.5, "discount_factor": 0.5}
+    seed = {"q_table": {SEED_KEY: {"('low', 'focused', 'mixed')": 1.5}}, "hyperparameters": given}
+    said = io.StringIO()
+    assert await import_table(settings, io.BytesIO(json.dumps(seed).encode()), said) == 0
+    row = await db.fetchrow("SELECT * FROM model_versions WHERE version = $1", int(said.getvalue()))
+    assert row["algorithm"] == "q_learning"
+    stored = json.loads(row["hyperparameters"])
+    assert (stored["learning_rate"], stored["discount_factor"]) == (0.3, 0.5)
+    assert "temperature" not in stored
 
 
 async def test_pieces_have_a_largest_size(client: Client, db: asyncpg.Connection) -> None:

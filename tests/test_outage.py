@@ -248,7 +248,7 @@ async def test_refusals_say_when_to_try_again(
             own_client.models.ExportModel(mpb.ExportModelRequest(version=1), metadata=ADMIN)
         ),
         "import": lambda: own_client.models.ImportModel(
-            iter([mpb.ImportModelRequest(chunk=b"{}")]), metadata=ADMIN
+            iter([mpb.ImportModelRequest(chunk=b'{"q_table": {}}')]), metadata=ADMIN
         ),
     }
     await record(own_client, logged("before", "ada"))

@@ -338,7 +338,7 @@ ADMIN_CALLS = [
     ("models", "ActivateModel", mpb.ActivateModelRequest(version=0)),
     ("models", "RollbackModel", mpb.RollbackModelRequest()),
     ("models", "ExportModel", mpb.ExportModelRequest()),
-    ("models", "ImportModel", [mpb.ImportModelRequest(chunk=b"{}")]),
+    ("models", "ImportModel", [mpb.ImportModelRequest(chunk=b'{"q_table": {}}')]),
 ]
 
 

@@ -1,7 +1,7 @@
 """Export and import of Q-tables as the seed's q_table.json."""
 
-from dataclasses import asdict, fields
-from typing import BinaryIO, TextIO
+from dataclasses import asdict
+from typing import Any, BinaryIO, TextIO
 
 import asyncpg
 
@@ -37,10 +37,8 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         unknown = unknown_names(table.space)
         if unknown:
             raise ValueError(f"space: the contract has no {', '.join(unknown)}")
-        known = {field.name for field in fields(Hyperparameters)}
-        given = {name: v for name, v in table.hyperparameters.items() if name in known}
-        hyperparameters = Hyperparameters(**{**settings.hyperparameters().to_dict(), **given})
-    except (ValueError, TypeError) as failure:
+        hyperparameters = _hyperparameters(settings, table.hyperparameters)
+    except ValueError as failure:
         # JSON may hold halves of surrogate pairs, which cannot be written as they are.
         output.write(str(failure).encode(errors="backslashreplace").decode())
         return INVALID_FILE
@@ -63,7 +61,7 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         origin="imported",
         run_id=None,
         parent_version=None,
-        algorithm="q_learning",
+        algorithm=q_table.ALGORITHM,
         hyperparameters=hyperparameters.to_dict(),
         metrics={**asdict(held), "exploration_rate": epsilon},
         q=table.q,
@@ -80,3 +78,13 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         await connection.close()
     output.write(str(version))
     return 0
+
+
+def _hyperparameters(settings: Settings, given: dict[str, Any]) -> Hyperparameters:
+    """Returns the configured hyperparameters with those of a file that every algorithm has."""
+    configured = settings.common_hyperparameters()
+    common = {name: value for name, value in given.items() if name in configured}
+    try:
+        return Hyperparameters(**{**configured, **common})
+    except ValueError as failure:
+        raise ValueError(f"hyperparameters: {failure}") from None

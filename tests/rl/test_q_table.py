@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.action import ACTIONS, N_ACTIONS, Action
+from rl.learners.registry import LEARNERS, settings_of
 from rl.q_table import ASSUMED_VISITS, FORMAT, QTable, dump, load
 from rl.state import Context, StateSpace
 from tests.rl.test_state import names
@@ -97,8 +99,26 @@ def test_a_bare_file_of_states_is_taken_as_settled_in_the_given_space() -> None:
     assert set(np.unique(table.visits).tolist()) == {0, ASSUMED_VISITS}
 
 
-def test_an_empty_object_is_an_empty_table() -> None:
-    assert not load("{}", SPACE).visits.any()
+def test_an_empty_object_is_no_model() -> None:
+    with pytest.raises(ValueError, match="an object without states is no model"):
+        load("{}", SPACE)
+
+
+@pytest.mark.parametrize("spell", [repr, json.dumps, lambda name: f'"{name}"'])
+def test_names_may_be_in_either_quotes(spell: Callable[[str], str]) -> None:
+    state = f"(3, 3, 2, 4, 1, {spell('music')},{spell('calm')},  {spell('evening')})"
+    action = f"({spell('low')},{spell('diverse')}, {spell('exploratory')} )"
+    for key in (state, STATE):
+        for name in (action, ACTION):
+            assert load(json.dumps({key: {name: 0.5}}), SPACE).q[AT] == 0.5
+
+
+def test_parameters_of_any_algorithm_are_read() -> None:
+    """An exported table has those of its own."""
+    for algorithm in LEARNERS:
+        given = settings_of(algorithm, {}).to_dict()
+        file = {"q_table": {STATE: {ACTION: 1.0}}, "hyperparameters": given}
+        assert load(json.dumps(file), SPACE).hyperparameters == given
 
 
 def test_a_bare_file_is_read_in_bins_of_its_own_space() -> None:
@@ -125,6 +145,10 @@ def test_counts_say_what_was_visited() -> None:
 
 
 HUGE = 10**400
+LONG = "9" * 5000
+"""More digits than Python makes a number of."""
+NUMPY_STATE = STATE.replace("(3,", "(np.int64(3),")
+NUMPY_ACTION = ACTION.replace("'low'", "np.str_('low')")
 IN_STATE = f"q_table[{STATE!r}]"
 IN_PAIR = f"{IN_STATE}[{ACTION!r}]"
 COUNT_IN_PAIR = IN_PAIR.replace("q_table", "visit_counts")
@@ -136,6 +160,10 @@ def with_counts(count: Any) -> dict[str, Any]:
 
 def with_space(**change: Any) -> dict[str, Any]:
     return {"q_table": {}, "space": {**SPACE.to_dict(), **change}}
+
+
+def with_hyperparameters(**given: Any) -> dict[str, Any]:
+    return {"q_table": {}, "hyperparameters": given}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +183,55 @@ def with_space(**change: Any) -> dict[str, Any]:
         ({"q_table": {}, "format": "somebody.else/7"}, "format is 'somebody.else/7'"),
         ({"q_table": {}, "format": None}, "format is None"),
         ({"q_table": {}, "hyperparameters": [1]}, "hyperparameters: not an object"),
+        ({"q_table": {}, "qtable": {}}, "'qtable': no such field; a file has format, algorithm, "),
+        ({"q_table": {}, "algorithm": "dqn"}, "algorithm: must be 'q_learning', not 'dqn'"),
+        ({"q_table": {}, "algorithm": None}, "algorithm: must be 'q_learning', not None"),
+        # the same key twice, wherever it is
+        ('{"q_table": {}, "q_table": {}}', "q_table: this key is there twice"),
+        ('{"format": {"a": 1, "a": 2}, "format": 1}', "format: this key is there twice"),
+        (f'{{"{STATE}": {{}}, "{STATE}": {{}}}}', f"{STATE}: this key is there twice"),
+        (
+            f'{{"q_table": {{"{STATE}": {{"{ACTION}": 1, "{ACTION}": 2}}}}}}',
+            f"{IN_PAIR}: this key is there twice",
+        ),
+        (
+            '{"q_table": {}, "hyperparameters": {"learning_rate": 1, "learning_rate": 0.1}}',
+            "hyperparameters['learning_rate']: this key is there twice",
+        ),
+        (
+            '{"q_table": {}, "space": {"moods": [{}, {"a": 1, "a": 1}]}}',
+            "space['moods'][1]['a']: this key is there twice",
+        ),
+        # its hyperparameters
+        *(
+            (
+                with_hyperparameters(learning_rate=value),
+                f"hyperparameters['learning_rate']: must be a number, not {said}",
+            )
+            for value, said in (
+                (None, "None"),
+                (True, "True"),
+                ("0.1", "'0.1'"),
+                ([0.1], "a list"),
+                ({}, "an object"),
+            )
+        ),
+        (
+            with_hyperparameters(exploration_schedule=1),
+            "hyperparameters['exploration_schedule']: must be a text, not 1",
+        ),
+        (
+            with_hyperparameters(settling_seconds=False),
+            "hyperparameters['settling_seconds']: must be a number, not False",
+        ),
+        (
+            with_hyperparameters(learningrate=0.1),
+            "hyperparameters['learningrate']: no algorithm has such a parameter",
+        ),
+        (
+            with_hyperparameters(algorithm="dqn"),
+            "hyperparameters['algorithm']: no algorithm has such a parameter",
+        ),
         # its space
         (with_space(bins=0), "space: bins"),
         (with_space(bins="5"), "space: bins"),
@@ -163,9 +240,12 @@ def with_space(**change: Any) -> dict[str, Any]:
         (with_space(moods=None), "space: moods"),
         (with_space(moods="calm"), "space: moods"),
         (with_space(moods=[["calm"]]), "space: moods"),
-        ({"q_table": {}, "space": {}}, "space: 'bins'"),
-        ({"q_table": {}, "space": []}, "space: "),
-        ({"q_table": {}, "space": None}, "space: "),
+        (with_space(bins=True), "space: bins"),
+        (with_space(mods=["calm"]), "space['mods']: no such field; a space has bins, "),
+        (f'{{"q_table": {{}}, "space": {{"bins": {LONG}}}}}', "space: bins"),
+        ({"q_table": {}, "space": {}}, "space: 'bins' is missing"),
+        ({"q_table": {}, "space": []}, "space: must be an object, not a list"),
+        ({"q_table": {}, "space": None}, "space: must be an object, not None"),
         # its states
         *(
             ({STATE: {}, key: {ACTION: 1.0}}, f"q_table[{key!r}]: no such state")
@@ -195,7 +275,25 @@ def with_space(**change: Any) -> dict[str, Any]:
             {STATE: {ACTION: 1.0}, STATE.replace(" ", ""): {ACTION: 2.0}},
             f"q_table[{STATE.replace(' ', '')!r}]: this state is there twice",
         ),
+        (
+            {NUMPY_STATE: {ACTION: 1.0}},
+            f"q_table[{NUMPY_STATE!r}]: no such state: write plain numbers and names instead of "
+            "NumPy's, as in (0, 0, 0, 0, 0, 'music', 'neutral', 'morning')",
+        ),
         # their actions
+        (
+            {STATE: {NUMPY_ACTION: 1.0}},
+            f"{IN_STATE}[{NUMPY_ACTION!r}]: no such action: write plain numbers and names instead "
+            "of NumPy's, as in ('low', 'focused', 'familiar')",
+        ),
+        (
+            {STATE: {ACTION: 1.0, ACTION.replace("'", '"'): 2.0}},
+            f"{IN_STATE}[{ACTION.replace(chr(39), chr(34))!r}]: this action is there twice",
+        ),
+        *(
+            ({STATE: {key: 1.0}}, f"{IN_STATE}[{key!r}]: no such action")
+            for key in ("('low', ['diverse'], 'exploratory')", "(" * 500, "0", "{}", "low")
+        ),
         ({STATE: [1.0]}, f"{IN_STATE}: not an object of actions"),
         ({STATE: 1.0}, f"{IN_STATE}: not an object of actions"),
         ({STATE: {"low": 1.0}}, f"{IN_STATE}['low']: no such action"),
@@ -205,6 +303,8 @@ def with_space(**change: Any) -> dict[str, Any]:
             ({STATE: {ACTION: value}}, f"{IN_PAIR}: not a finite number")
             for value in (None, "1", True, [1.0], {}, HUGE, -HUGE, 1e39, -1e39)
         ),
+        (f'{{"{STATE}": {{"{ACTION}": {LONG}}}}}', f"{IN_PAIR}: not a finite number: inf"),
+        (f'{{"{STATE}": {{"{ACTION}": -{LONG}}}}}', f"{IN_PAIR}: not a finite number: -inf"),
         (f'{{"{STATE}": {{"{ACTION}": NaN}}}}', f"{IN_PAIR}: not a finite number"),
         (f'{{"{STATE}": {{"{ACTION}": 1e999}}}}', f"{IN_PAIR}: not a finite number"),
         (f'{{"{STATE}": {{"{ACTION}": -Infinity}}}}', f"{IN_PAIR}: not a finite number"),
@@ -213,6 +313,7 @@ def with_space(**change: Any) -> dict[str, Any]:
             (with_counts(count), f"{COUNT_IN_PAIR}: a visit count must be a whole number")
             for count in (-1, 0.5, 2**31)
         ),
+        (json.dumps(with_counts(0)).replace(": 0", f": {LONG}"), f"{COUNT_IN_PAIR}: not a finite"),
         *((with_counts(count), f"{COUNT_IN_PAIR}: not a finite") for count in (None, "3", HUGE)),
     ],
 )
