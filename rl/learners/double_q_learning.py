@@ -26,6 +26,8 @@ from rl.learners.tabular import TabularLearner
 from rl.numerics import splitmix64
 from rl.transitions import Transitions
 
+_hash = Compiled(splitmix64)
+
 
 class DoubleQLearning(TabularLearner):
     """Double Q-learning; the policy is epsilon-greedy on the combined, smoothed table.
@@ -103,7 +105,7 @@ def _initial_bias(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDA
 def _coin(pair: np.int64, updates: np.int64) -> np.int64:
     """Returns 0 or 1: the top bit of a hash of both numbers."""
     x = np.uint64(pair) * np.uint64(0xD1B54A32D192ED03) + np.uint64(updates)
-    return np.int64(splitmix64(x) >> np.uint64(63))
+    return np.int64(_hash(x) >> np.uint64(63))
 
 
 @Compiled
