@@ -23,7 +23,7 @@ def softmax(scores: NDArray[Scalar]) -> NDArray[Scalar]:
 
 
 def splitmix64(x: Any) -> Any:
-    """Returns the SplitMix64 hash of a uint64 array, or, compiled, of a scalar (Steele et al. 2014)."""
+    """Returns the SplitMix64 hash (Steele et al. 2014) of a uint64 array, or scalar if compiled."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
