@@ -104,7 +104,7 @@ async def test_the_log_names_the_request(start_server: Any, database_url: str) -
     admin = await asyncpg.connect(database_url)
     async with connect(server.target) as client:
         await wait_serving(client)
-        await admin.execute("ALTER TABLE system_tasks RENAME TO elsewhere")
+        await admin.execute("ALTER TABLE system_tasks RENAME COLUMN executed_at TO elsewhere")
         listing = spb.GetSystemHealthRequest()
         call = client.system.GetSystemHealth(listing, metadata=(("x-request-id", "op-1"),))
         failure = await failure_of(call)

@@ -452,7 +452,7 @@ async def _runs(jobs: Jobs, kind: str) -> bool:
 
 
 async def test_an_export_that_is_broken_off_gives_its_place_back(app: App, client: Client) -> None:
-    sent = iter([models_pb2.ImportModelRequest(chunk=b"{}")])
+    sent = iter([models_pb2.ImportModelRequest(chunk=b'{"q_table": {}}')])
     jobs = app._runtime.require_jobs()
     version = (await client.models.ImportModel(sent, metadata=ADMIN)).model.version
     for _ in range(6):

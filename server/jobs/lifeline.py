@@ -17,15 +17,18 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()
+        self._closed = False
 
     def environment(self) -> dict[str, str]:
         """Returns the environment variables of a job that is given `reader`."""
         return {VARIABLE: str(self.reader)}
 
     def close(self) -> None:
-        """Ends the jobs that are left."""
-        os.close(self._writer)
-        os.close(self.reader)
+        """Ends the jobs that are left; again, it does nothing."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._writer)
+            os.close(self.reader)
 
 
 def end_with_server() -> None:
