@@ -1,6 +1,8 @@
 """The image, as far as it goes without Docker; `make image-check` builds and runs it."""
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,12 +75,20 @@ def compiled(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.rglob("*.nb?")}
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "numba"
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
-    done = run(sys.executable, "-m", "server.jobs.warm", cwd=ROOT)
+@pytest.fixture(scope="module")
+def warmed_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("warmed") / "numba"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    done = run(sys.executable, "-m", "server.jobs.warm", cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def cache(warmed_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "numba"
+    shutil.copytree(warmed_cache, folder)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
     return folder
 
 

@@ -6,13 +6,8 @@ import sys
 
 import structlog
 
-from server.jobs.evaluation import evaluate
-from server.jobs.experiment import compare_arms
 from server.jobs.lifeline import end_with_server
 from server.jobs.processes import STORE_AWAY
-from server.jobs.requests import EvaluationRequest
-from server.jobs.tables import export_table, import_table
-from server.jobs.training.run import train
 from server.observability import logs, tracing
 from server.settings import Settings
 from server.store.errors import STORE_ERRORS
@@ -40,16 +35,28 @@ def main(arguments: list[str]) -> int:
 
 def _work(settings: Settings, arguments: list[str]) -> int:
     output = sys.stdout.buffer
+    # Each job imports what it needs alone: that is most of its time before it does its work.
     match arguments:
         case ["train", run_id]:
+            from server.jobs.training.run import train
+
             return asyncio.run(train(settings, int(run_id)))
         case ["evaluate", request]:
+            from server.jobs.evaluation import evaluate
+            from server.jobs.requests import EvaluationRequest
+
             return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request), output))
         case ["experiment", experiment_id]:
+            from server.jobs.experiment import compare_arms
+
             return asyncio.run(compare_arms(settings, int(experiment_id), output))
         case ["export", version]:
+            from server.jobs.tables import export_table
+
             return asyncio.run(export_table(settings, int(version), sys.stdout))
         case ["import"]:
+            from server.jobs.tables import import_table
+
             return asyncio.run(import_table(settings, sys.stdin.buffer, sys.stdout))
         case _:
             print(__doc__, file=sys.stderr)
