@@ -22,10 +22,10 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
 	$(BIN)/recparams demo $(if $(ONCE),--once)
 
-test: setup ## Run the tests, four files at a time: they often wait
+test: setup ## Run the tests, three files at a time: they often wait
 	$(BIN)/python -m server.jobs.warm
 	@# Threads of BLAS would spin on the cores that other tests use.
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

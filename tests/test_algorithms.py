@@ -18,7 +18,7 @@ from rl.policy import GreedyTable
 from server.contract.vocabulary import action_index
 from server.settings import Settings
 from server.store import models
-from tests.faults import SMALL, SPACE, get_run, trigger
+from tests.faults import SMALL, SPACE, eventually, get_run, trigger
 from tests.support import (
     ADMIN,
     Client,
@@ -92,6 +92,12 @@ async def test_every_algorithm_is_trained_evaluated_and_served(
 
 async def _serves(client: Client, policy: Any, version: int) -> None:
     """Answers are of the policy, one by one and in a batch, with its propensities."""
+
+    async def is_loaded() -> bool:
+        answer = await client.recommendation.GetRecommendationParams(request())
+        return bool(answer.model_version == version)
+
+    await eventually(is_loaded)
     answers = [await client.recommendation.GetRecommendationParams(request()) for _ in range(30)]
     answers += (
         await client.recommendation.BatchGetRecommendationParams(
