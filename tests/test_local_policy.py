@@ -48,6 +48,7 @@ from rl.state import MOODS, StateSpace
 from server.app import App
 from server.observability import metrics
 from server.serving import snapshots
+from server.serving.delegated_tokens import Exploration
 from server.serving.policies import Arm, Serving
 from server.serving.tokens import InvalidTokenError, TokenCodec
 from server.settings import Settings
@@ -289,7 +290,7 @@ FIELDS: dict[str, Any] = {
 
 
 def sealed(codec: TokenCodec, decided_at: int, issued: int, **changes: Any) -> bytes:
-    key = codec.delegate(issued)
+    key = codec.delegate(issued, Exploration(0.3, everywhere=False))
     record = pack(decided_at, **{**FIELDS, **changes})
     return seal(SealingKey(key.id, key.key, key.expires_at), "zoë".encode(), record)
 

@@ -11,7 +11,16 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.action import N_ACTIONS
+
 Floats = NDArray[np.float64]
+
+LEAST_PSCORE = 1e-3
+"""Least propensity that estimates rest on, where no less is explored: one round of 12,000 at 1e-30,
+as nobody who serves ever gives, would carry all the weight."""
+
+LEAST_USEFUL_PSCORE = 1e-5
+"""The same however little is explored: below it one round is worth 100,000."""
 
 SUPPORT_CONFIDENCE = 0.99
 """Of the interval of the mean weight: a policy is rarely called unsupported by chance."""
@@ -84,6 +93,30 @@ class Overlap:
 
 
 OVERLAP = Overlap()
+
+
+def least_pscore(epsilon: float) -> float:
+    """Returns the least propensity that estimates rest on: half of epsilon / 27, within bounds.
+
+    Args:
+        epsilon: least probability of a random action that is served, 0 to 1; 0 is none.
+    """
+    if epsilon == 0.0:
+        return LEAST_PSCORE
+    return min(max(epsilon / N_ACTIONS / 2.0, LEAST_USEFUL_PSCORE), LEAST_PSCORE)
+
+
+def bounded_pscore(pscore: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """Returns propensities, float32 (n,), with those below a bound as NaN: as if not known.
+
+    Leaving such rounds out biases an estimate by little, since all actions below the bound together
+    are taken with a probability of at most 27 times it; one of them can make it worthless.
+
+    Args:
+        pscore: float32 (n,), NaN where not known.
+        least: the bound.
+    """
+    return np.where(pscore >= least, pscore, np.float32(np.nan))
 
 
 def effective_size(weight: Floats) -> float:

@@ -11,7 +11,7 @@ from recparams.v1 import policy_pb2_grpc as grpc_pb
 from server.contract.errors import invalid, store_unavailable
 from server.observability import metrics
 from server.services.runtime import Runtime
-from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey
+from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey, Exploration
 from server.serving.snapshots import EncodedSnapshot, Snapshots
 from server.settings import Settings
 
@@ -26,7 +26,9 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._runtime = runtime
         self._heartbeat = settings.watch_heartbeat_seconds
-        self._snapshots = Snapshots(runtime.holder, settings.served_exploration())
+        exploration = settings.served_exploration()
+        self._snapshots = Snapshots(runtime.holder, exploration)
+        self._told = Exploration.told(exploration, runtime.holder.rules)
         self._message: tuple[EncodedSnapshot, bytes] | None = None
         self._stopping = asyncio.Event()
 
@@ -55,7 +57,7 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
                 )
                 now = int(time.time())
                 if key is None or now > key.expires_at - LIFETIME_SECONDS // 2:
-                    key = tokens.delegate(now)
+                    key = tokens.delegate(now, self._told)
                     own.token_key.id, own.token_key.key = key.id, key.key
                     own.token_key.expires_at.seconds = key.expires_at
                 # Encoded messages that follow each other are one, with the fields of both.

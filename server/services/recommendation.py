@@ -17,13 +17,13 @@ from server.observability import metrics
 from server.rpc.decoding import PIECE_BYTES, decoded, in_turns
 from server.rpc.methods import METHODS
 from server.services.checks import LONGEST_USER_ID, check_name, check_personality
-from server.services.recommendation_requests import (
-    InteractionRules,
-    parse_interaction,
-    parse_request,
-)
+from server.services.interaction_requests import InteractionRules, parse_interaction
+from server.services.recommendation_requests import parse_request
 from server.services.runtime import Runtime
+from server.services.served_plans import ServedPlans
 from server.serving.answers import batch_answer
+from server.serving.delegated_decisions import DelegatedDecision
+from server.serving.delegated_tokens import Exploration
 from server.serving.plain_requests import read_plain_batch
 from server.settings import Settings
 from server.store import interactions, profiles
@@ -48,6 +48,8 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self._settings = settings
         self._runtime = runtime
         self._cache = cache
+        told = Exploration.told(settings.served_exploration(), runtime.holder.rules)
+        self._served = ServedPlans(runtime.holder, told)
         self._weights = settings.reward_weights()
         self._no_profiles_until = 0.0
 
@@ -107,10 +109,14 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
             token_max_age=timedelta(days=self._settings.token_max_age_days),
         )
         violations = Violations()
+        delegated: list[DelegatedDecision] = []
         parsed = [
-            parse_interaction(one, rules, f"interactions[{i}].", violations)
+            parse_interaction(one, rules, f"interactions[{i}].", violations, delegated)
             async for i, one in in_turns(enumerate(request.interactions))
         ]
+        if delegated:
+            pool = self._runtime.require_pool()
+            await self._served.check(pool, delegated, rules.contexts, violations)
         violations.raise_any()
         distinct = {one.interaction_id: one for one in reversed(parsed) if one is not None}
         new = await interactions.record(

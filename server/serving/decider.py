@@ -16,14 +16,10 @@ from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
 from rl.policy import EXPLORATION, RULE_BASED
-from rl.rules import rule_based_action
-from rl.state import TRAITS, Context, StateSpace
+from rl.state import TRAITS, StateSpace
 from server.contract.vocabulary import (
     ARM_NAMES,
-    CONTENT_TYPE_NAMES,
-    MOOD_NAMES,
     SOURCE_NUMBERS,
-    TIME_OF_DAY_NAMES,
     UNKNOWN_TRAITS,
     ContextNumbers,
     Traits,
@@ -35,12 +31,11 @@ from server.serving.answers import (
     source_part,
     version_and_arm_part,
 )
-from server.serving.policies import PolicyHolder
+from server.serving.policies import PolicyHolder, neutral_action
 from server.serving.prepared_arm import PreparedArm, PreparedPlan, prepare_plan
 from server.serving.tokens import DECISION_ID_BITS, RECORD, Decision, TokenCodec
 
 _SOURCE_COLUMN = np.array(SOURCE_NUMBERS, dtype=np.uint8)
-_NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
 
 
 class Decider:
@@ -153,11 +148,7 @@ class Decider:
         plan = self._current_plan()
         number = plan.arm_of(user).number
         self._counts(ARM_NAMES[number], RULES_VERSION)[RULE_BASED] += 1
-        content_type, mood, time_of_day = context
-        names = Context(
-            CONTENT_TYPE_NAMES[content_type], MOOD_NAMES[mood], TIME_OF_DAY_NAMES[time_of_day]
-        )
-        action = rule_based_action(_NEUTRAL_TRAITS, names).index
+        action = neutral_action(context)
         source = SOURCE_NUMBERS[RULE_BASED]
         decision = Decision(
             random.getrandbits(DECISION_ID_BITS),

@@ -1,18 +1,23 @@
 """Keys for callers that decide by themselves, and the tokens that they seal.
 
-A key is derived from the deployment's token key and the key's id, which holds its lifetime, so
-nothing is stored. A token is a format number, the key's id, a tag and the record of
-server/serving/tokens.py, encrypted. Tag and encryption are BLAKE2b (RFC 7693) keyed with the halves
-of the key, put together as SIV (Rogaway & Shrimpton, EUROCRYPT 2006): the tag authenticates user id
-and record and is what the key stream is made from, so it takes no nonce, and a client needs
-Python's hashlib alone.
+A key is derived from the deployment's token key and the key's id, which holds its lifetime and the
+exploration that its holder was told, so nothing is stored. A token is a format number, the key's
+id, a tag and the record of server/serving/tokens.py, encrypted. Tag and encryption are BLAKE2b (RFC
+7693) keyed with the halves of the key, put together as SIV (Rogaway & Shrimpton, EUROCRYPT 2006):
+the tag authenticates user id and record and is what the key stream is made from, so it takes no
+nonce, and a client needs Python's hashlib alone.
 """
 
 import hashlib
 import hmac
+import math
 import secrets
 import struct
 from dataclasses import dataclass
+from typing import Self
+
+from rl.arms import RULES_VERSION
+from rl.policy import Policy
 
 FORMAT = b"\x05"
 TAG_BYTES = 16
@@ -23,9 +28,36 @@ LIFETIME_SECONDS = 24 * 3600
 CLOCKS_APART_MS = 5 * 60 * 1000
 """Milliseconds by which a caller's clock may be off."""
 
-_ID = struct.Struct("<II8s")
+_ID = struct.Struct("<IIf4s")
 OVERHEAD_BYTES = len(FORMAT) + _ID.size + TAG_BYTES
 _PURPOSE = b"recparams delegated token key\0"
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Probabilities of a random action, as callers that decide by themselves are told them.
+
+    Attributes:
+        epsilon: where the rules are served, 0 to 1.
+        everywhere: True if it is that of every version; False if each has its own.
+    """
+
+    epsilon: float
+    everywhere: bool
+
+    @classmethod
+    def told(cls, exploration: float | None, rules: Policy) -> Self:
+        """Returns what a server tells callers.
+
+        Args:
+            exploration: probability of a random action, 0 to 1; None follows each policy's.
+            rules: the rules as this server serves them.
+        """
+        return cls(rules.epsilon, False) if exploration is None else cls(exploration, True)
+
+    def of(self, version: int, policy: Policy) -> float:
+        """Returns the probability of a random action where a version is served, by its policy."""
+        return self.epsilon if self.everywhere or version == RULES_VERSION else policy.epsilon
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,7 @@ class DelegatedKey:
     """A key to seal tokens with.
 
     Attributes:
-        id: the key's lifetime and a random part, 16 bytes.
+        id: the key's lifetime, the exploration told and a random part, 16 bytes.
         key: the secret, 32 bytes.
         expires_at: seconds since 1970.
     """
@@ -43,15 +75,18 @@ class DelegatedKey:
     expires_at: int
 
 
-def delegate(master: bytes, now: int) -> DelegatedKey:
+def delegate(master: bytes, now: int, told: Exploration) -> DelegatedKey:
     """Returns a new key, valid for `LIFETIME_SECONDS`.
 
     Args:
         master: the deployment's token key.
         now: start of its lifetime, seconds since 1970.
+        told: the exploration that its holder is told.
     """
     expires_at = now + LIFETIME_SECONDS
-    id_ = _ID.pack(now, expires_at, secrets.token_bytes(8))
+    # The sign has room for the flag; zero has one too.
+    signed = math.copysign(told.epsilon, -1.0 if told.everywhere else 1.0)
+    id_ = _ID.pack(now, expires_at, signed, secrets.token_bytes(4))
     return DelegatedKey(id_, _derived(master, id_), expires_at)
 
 
@@ -89,5 +124,19 @@ def open_sealed(master: bytes, token: bytes, user: bytes) -> Sealed | None:
     proof = hashlib.blake2b(id_ + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
     if not hmac.compare_digest(proof, tag):
         return None
-    issued, expires, _ = _ID.unpack(id_)
+    issued, expires, _, _ = _ID.unpack(id_)
     return Sealed(record, 1000 * issued, 1000 * expires)
+
+
+def told_of(token: bytes) -> Exploration | None:
+    """Returns the exploration that the caller was told who sealed a token.
+
+    None if the server issued it.
+
+    Args:
+        token: one that `TokenCodec.read` takes.
+    """
+    if token[:1] != FORMAT:
+        return None
+    _, _, signed, _ = _ID.unpack_from(token, len(FORMAT))
+    return Exploration(abs(signed), everywhere=math.copysign(1.0, signed) < 0.0)

@@ -2,10 +2,31 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import cache
 
 from rl.arms import NEVER_ACTIVATED, RULE_BASED, RULES_VERSION, Activation
 from rl.policy import GreedyTable, Policy, rule_based_policy
-from rl.state import StateSpace
+from rl.rules import rule_based_action
+from rl.state import Context, StateSpace
+from server.contract.vocabulary import (
+    CONTENT_TYPE_NAMES,
+    MOOD_NAMES,
+    TIME_OF_DAY_NAMES,
+    ContextNumbers,
+    Traits,
+)
+
+NEUTRAL_TRAITS: Traits = (50.0, 50.0, 50.0, 50.0, 50.0)
+
+
+@cache
+def neutral_action(context: ContextNumbers) -> int:
+    """Returns the rules' action at neutral scores, which an unknown person gets; 0 to 26."""
+    content_type, mood, time_of_day = context
+    names = Context(
+        CONTENT_TYPE_NAMES[content_type], MOOD_NAMES[mood], TIME_OF_DAY_NAMES[time_of_day]
+    )
+    return rule_based_action(NEUTRAL_TRAITS, names).index
 
 
 @dataclass(frozen=True)

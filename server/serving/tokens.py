@@ -142,9 +142,16 @@ class TokenCodec:
             for i, user in enumerate(users)
         ]
 
-    def delegate(self, now: int) -> delegated_tokens.DelegatedKey:
-        """Returns a key for a caller that decides by itself, from `now`, seconds since 1970."""
-        return delegated_tokens.delegate(self._key, now)
+    def delegate(
+        self, now: int, told: delegated_tokens.Exploration
+    ) -> delegated_tokens.DelegatedKey:
+        """Returns a key for a caller that decides by itself.
+
+        Args:
+            now: the start of its lifetime, seconds since 1970.
+            told: the exploration that the caller is told.
+        """
+        return delegated_tokens.delegate(self._key, now, told)
 
     def read(self, token: bytes, user_id: str) -> Decision:
         """Returns the decision of a token.

@@ -1,0 +1,149 @@
+"""Decisions that callers made by themselves, held against what was served to them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rl.action import N_ACTIONS
+from rl.arms import RULES_VERSION, Activation, ArmPlan
+from rl.evaluation.overlap import least_pscore
+from rl.policy import EXPLORATION, RULE_BASED, GreedyTable, Policy
+from rl.state import StateSpace
+from server.contract.vocabulary import ARM_NAMES, SOURCE_NUMBERS, Contexts, Traits
+from server.serving.delegated_tokens import Exploration
+from server.serving.policies import neutral_action
+from server.serving.tokens import Decision
+
+CLOSE = 1e-4
+"""Relative; propensities come as float32, summed in any order."""
+
+_ONE_HOT: Sequence[Sequence[float]] = np.eye(N_ACTIONS).tolist()
+
+
+@dataclass(frozen=True)
+class DelegatedDecision:
+    """A decision that a caller made.
+
+    Attributes:
+        path: the field with its token, such as interactions[3].decision_token.
+        user_id: whom it was made for.
+        decision: what the token states.
+        told: the exploration that the caller was told.
+    """
+
+    path: str
+    user_id: str
+    decision: Decision
+    told: Exploration
+
+
+@dataclass(frozen=True)
+class ServedPlan:
+    """An activation with its policies.
+
+    Attributes:
+        plan: the activation.
+        policies: by version; those that cannot be loaded any more are not in it.
+    """
+
+    plan: Activation
+    policies: Mapping[int, Policy]
+
+    @cached_property
+    def arms(self) -> dict[str, ArmPlan]:
+        """Every arm with people in it, by name."""
+        return self.plan.arms()
+
+    def arm_of(self, user_id: str) -> str:
+        """Returns the name of the arm of a person."""
+        *_, last = self.arms
+        if len(self.arms) == 1:
+            return last
+        name = self.plan.split.arm(user_id)
+        # With the rules as baseline the previous arm and the rules' are one.
+        return name if name in self.arms else last
+
+
+def problem(
+    served: ServedPlan,
+    space: StateSpace,
+    contexts: Contexts,
+    found: DelegatedDecision,
+    now: Exploration,
+) -> str:
+    """Returns a sentence that says why a plan cannot have led to a decision; empty if it can.
+
+    Where a policy cannot be loaded any more, nobody knows what it would have done, and the
+    propensity is only held to a bound.
+
+    Args:
+        served: the activation that the decision names.
+        space: the state space.
+        contexts: its contexts, by enum numbers.
+        found: the decision.
+        now: what this server tells callers, which is as good as what this one was told: they may
+            have come from a server with other settings since.
+    """
+    decision, number = found.decision, served.plan.id
+    context = (decision.content_type, decision.mood, decision.time_of_day)
+    name = served.arm_of(found.user_id)
+    if ARM_NAMES[decision.arm] != name:
+        return f"names another arm than {name}, in which this person is"
+    if context not in contexts:
+        return "names a context that this deployment does not have"
+    if math.isnan(decision.traits[0]):
+        made = decision.model_version, decision.action, decision.source, decision.propensity
+        if made != (RULES_VERSION, neutral_action(context), SOURCE_NUMBERS[RULE_BASED], 1.0):
+            return "names no scores, and not what the rules say then"
+        return ""
+    own = served.arms[name].version
+    if decision.model_version != own:
+        return f"names version {decision.model_version}, where version {own} was served"
+    explorations = (found.told, now)
+    if any(arm.version not in served.policies for arm in served.arms.values()):
+        least = min(least_pscore(one.epsilon if one.everywhere else 0.0) for one in explorations)
+        if decision.propensity < least:
+            return f"names propensity {decision.propensity:g}, below {least:g}"
+        return ""
+    state = space.cell(decision.traits) * space.n_contexts + contexts[context]
+    dists = {
+        version: _action_dist(policy, state, decision.traits)
+        for version, policy in served.policies.items()
+    }
+    if decision.source != _source(served.policies[own], state, dists[own], decision.action):
+        return "names another source of its action than it has"
+    for exploration in explorations:
+        chance = {
+            version: _chance(dists[version][decision.action], exploration.of(version, policy))
+            for version, policy in served.policies.items()
+        }
+        total = sum(arm.share * chance[arm.version] for arm in served.arms.values())
+        if chance[own] > 0.0 and math.isclose(min(total, 1.0), decision.propensity, rel_tol=CLOSE):
+            return ""
+    return (
+        f"names propensity {decision.propensity:g}, which its action cannot have had by "
+        f"activation {number}"
+    )
+
+
+def _action_dist(policy: Policy, state: int, traits: Traits) -> Sequence[float]:
+    """Returns the probabilities of all actions, without exploration."""
+    if isinstance(policy, GreedyTable):
+        return _ONE_HOT[policy.actions[state]]
+    dist: list[float] = policy.action_dist(np.array([state]), np.array([traits]))[0].tolist()
+    return dist
+
+
+def _chance(probability: float, epsilon: float) -> float:
+    """Returns the probability of an action with exploration, of that without."""
+    return epsilon / N_ACTIONS + (1.0 - epsilon) * probability
+
+
+def _source(policy: Policy, state: int, dist: Sequence[float], action: int) -> int:
+    """Returns the number of the source of an action that a policy with this `dist` took."""
+    if action != dist.index(max(dist)):
+        return SOURCE_NUMBERS[EXPLORATION]
+    return SOURCE_NUMBERS[int(policy.sources_of(np.array([state]))[0])]
