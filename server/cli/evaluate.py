@@ -122,7 +122,7 @@ def print_evaluation(answer: pb.EvaluateResponse) -> None:
             ("average reward", answer.average_reward),
             ("like rate", f"{answer.like_rate:.1%}"),
             ("reactions", reactions),
-            ("without propensity", f"{answer.unknown_propensity} ({unknown:.1%})"),
+            ("no usable propensity", f"{answer.unknown_propensity} ({unknown:.1%})"),
             ("unknown state", answer.unknown_state),
             ("trained on before", answer.trained_excluded),
             ("evaluated on", answer.evaluated),

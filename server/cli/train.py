@@ -296,8 +296,8 @@ def print_run(run: pb.TrainingRun) -> None:
 def _print_holdout(holdout: evaluation_pb2.HoldoutEvaluation) -> None:
     click.echo(
         f"\nHeld out before they were trained: {holdout.interactions} interactions, of them "
-        f"{holdout.unknown_propensity} without propensity and {holdout.trained_interactions} that "
-        "the active version knew\n"
+        f"{holdout.unknown_propensity} without a usable propensity and "
+        f"{holdout.trained_interactions} that the active version knew\n"
     )
     print_estimates(holdout.policies)
     print_differences(holdout.differences)

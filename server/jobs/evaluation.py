@@ -20,6 +20,7 @@ from rl.reward import reaction_flags, rewards
 from rl.state import TRAITS, StateSpace
 from rl.transitions import TrainedThrough
 from server.contract.vocabulary import ARM_NAMES
+from server.jobs.pscores import usable_pscore
 from server.jobs.reports import pair_message, policy_messages
 from server.jobs.requests import ACTIVE, RANDOM, RULES, EvaluationRequest
 from server.settings import Settings
@@ -56,6 +57,7 @@ async def evaluate(settings: Settings, request: EvaluationRequest, output: Binar
     connection = await asyncpg.connect(database_url(settings))
     try:
         columns = await _read(connection, settings, request)
+        columns["pscore"] = await usable_pscore(connection, settings, columns["pscore"])
         targets = [target async for target in _targets(connection, settings.space(), request)]
     finally:
         await connection.close()

@@ -365,6 +365,18 @@ async def metrics(connection: Connection, version: int) -> dict[str, Any]:
     return found
 
 
+async def least_exploration(connection: Connection) -> float | None:
+    """Returns the least exploration rate above 0 of the stored versions; None if none explores."""
+    least: float | None = await connection.fetchval(
+        """
+        SELECT min(epsilon)
+        FROM (SELECT (metrics->>'exploration_rate')::float8 AS epsilon FROM model_versions) AS each
+        WHERE epsilon > 0
+        """
+    )
+    return least
+
+
 async def halt(connection: Connection, version: int, reason: str) -> None:
     """Marks a version as one that the server took back by itself."""
     await connection.execute(

@@ -13,6 +13,7 @@ from rl.evaluation.comparison import Comparison, Log, Target, compare
 from rl.evaluation.gates import Figures, Gate, check, q_bound
 from rl.objectives import Objectives
 from rl.policy import Policy, rule_based_policy
+from server.jobs.pscores import usable_pscore
 from server.jobs.reports import pair_message, policy_messages
 from server.jobs.requests import RunRequest
 from server.jobs.training.reading import Columns
@@ -65,7 +66,7 @@ class Holdout:
 
     Attributes:
         interactions: number of interactions held out.
-        unknown_propensity: those left out for want of a propensity.
+        unknown_propensity: those left out for want of a propensity, or of one above the bound.
         trained: those left out because the active version was trained on them.
         comparison: of the candidate, the active version and the rules.
         active_name: the active policy's name in the comparison; empty if it is not in it.
@@ -133,7 +134,7 @@ async def evaluate_holdout(
     space = settings.space()
     targets = [Target(CANDIDATE, 0, candidate)]
     active_name, reason = RULES, ""
-    known = ~np.isnan(log.pscore)
+    known = ~np.isnan(await usable_pscore(work, settings, log.pscore))
     trained = np.zeros(len(log), dtype=np.bool_)
     if active != RULES_VERSION:
         try:

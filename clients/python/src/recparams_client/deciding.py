@@ -31,12 +31,20 @@ class LocalDecision:
         recommendation: the decision, without a token.
     """
 
-    __slots__ = ("_decider", "_made", "_token", "recommendation")
+    __slots__ = ("_decider", "_key", "_made", "_token", "recommendation")
 
-    def __init__(self, decider: "Decider", recommendation: Recommendation, made: Made) -> None:
+    def __init__(
+        self,
+        decider: "Decider",
+        recommendation: Recommendation,
+        made: Made,
+        key: SealingKey | None,
+    ) -> None:
         self._decider = decider
         self.recommendation = recommendation
         self._made = made
+        # The key of that time: a later one does not speak for decisions before it.
+        self._key = key
         self._token: bytes | None = None
 
     @property
@@ -46,7 +54,7 @@ class LocalDecision:
         Empty if no key of the server's was valid any more.
         """
         if self._token is None:
-            self._token = self._decider.token(self.recommendation, self._made)
+            self._token = self._decider.token(self.recommendation, self._made, self._key)
         return self._token
 
     def with_token(self) -> Recommendation:
@@ -150,7 +158,7 @@ class Decider:
             )
             shared = arm.recommendation(action, source, min(chance, 1.0))
         made = user_id, scores, context, action, arm.number, source, time.time_ns()
-        return LocalDecision(self, shared, made)
+        return LocalDecision(self, shared, made, self._key())
 
     def decide_without_profile(
         self, user_id: str, content_type: str, mood: str, time_of_day: str
@@ -168,12 +176,11 @@ class Decider:
             fallback_reason="no_profile",
         )
         made = user_id, _UNKNOWN, context, action, arm.number, _RULE_BASED, time.time_ns()
-        return LocalDecision(self, shared, made)
+        return LocalDecision(self, shared, made, self._key())
 
-    def token(self, shared: Recommendation, made: Made) -> bytes:
+    def token(self, shared: Recommendation, made: Made, key: SealingKey | None) -> bytes:
         """Returns the token of a decision; empty if there is no key for it."""
         user_id, scores, context, action, arm, source, decided_at = made
-        key = self._key()
         if key is None or decided_at > 1e9 * key.expires_at:
             return b""
         record = pack(

@@ -459,7 +459,7 @@ class HoldoutEvaluation(_message.Message):
     interactions: _builtins.int
     """Interactions held out."""
     unknown_propensity: _builtins.int
-    """Those of them left out of the estimates because their propensity is unknown."""
+    """Those of them left out of the estimates because their propensity is unknown, or too small."""
     trained_interactions: _builtins.int
     """Those of them left out because the active version was trained on them."""
     @_builtins.property

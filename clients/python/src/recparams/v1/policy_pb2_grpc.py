@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class PolicyServiceStub:
     """What is served, for callers that decide in their own process, as recparams_client.LocalPolicy
-    does. Needs what RecordInteractions needs: who decides alone is believed what it decided.
+    does. Needs what RecordInteractions needs: such a caller is believed any decision that what was
+    served can have led to.
     """
 
     def __init__(self, channel):
@@ -45,7 +46,8 @@ class PolicyServiceStub:
 
 class PolicyServiceServicer:
     """What is served, for callers that decide in their own process, as recparams_client.LocalPolicy
-    does. Needs what RecordInteractions needs: who decides alone is believed what it decided.
+    does. Needs what RecordInteractions needs: such a caller is believed any decision that what was
+    served can have led to.
     """
 
     def WatchPolicy(self, request, context):
@@ -76,7 +78,8 @@ def add_PolicyServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class PolicyService:
     """What is served, for callers that decide in their own process, as recparams_client.LocalPolicy
-    does. Needs what RecordInteractions needs: who decides alone is believed what it decided.
+    does. Needs what RecordInteractions needs: such a caller is believed any decision that what was
+    served can have led to.
     """
 
     @staticmethod

@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class PolicyServiceStub:
     """What is served, for callers that decide in their own process, as recparams_client.LocalPolicy
-    does. Needs what RecordInteractions needs: who decides alone is believed what it decided.
+    does. Needs what RecordInteractions needs: such a caller is believed any decision that what was
+    served can have led to.
     """
 
     @_typing.overload
@@ -45,7 +46,8 @@ class PolicyServiceStub:
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
     """What is served, for callers that decide in their own process, as recparams_client.LocalPolicy
-    does. Needs what RecordInteractions needs: who decides alone is believed what it decided.
+    does. Needs what RecordInteractions needs: such a caller is believed any decision that what was
+    served can have led to.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -58,7 +60,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """What is served, for callers that decide in their own process, as recparams_client.LocalPolicy
-    does. Needs what RecordInteractions needs: who decides alone is believed what it decided.
+    does. Needs what RecordInteractions needs: such a caller is believed any decision that what was
+    served can have led to.
     """
 
     @_abc_1.abstractmethod

@@ -373,7 +373,8 @@ class Interaction(_message.Message):
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When it happened. Default: when it is received. At most 5 minutes in the future, at most the
-        retention time (26 weeks by default) in the past.
+        retention time (26 weeks by default) in the past; for a decision of the caller's own at most 5
+        minutes before it.
         """
 
     def __init__(

@@ -81,6 +81,8 @@ class RecommendationServiceServicer:
         """Stores what people did with what they were given. All of the message is stored or none of it;
         an answer of OK means it is in the database. Safe to repeat: an interaction_id that is already
         stored is counted as a duplicate and changes nothing.
+        A token that a caller sealed itself (PolicyService) has to state a decision that the activation
+        it names can have led to.
         Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE with RetryInfo while the database
         is away.
         """

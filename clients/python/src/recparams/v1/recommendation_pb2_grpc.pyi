@@ -45,6 +45,8 @@ class RecommendationServiceStub:
     """Stores what people did with what they were given. All of the message is stored or none of it;
     an answer of OK means it is in the database. Safe to repeat: an interaction_id that is already
     stored is counted as a duplicate and changes nothing.
+    A token that a caller sealed itself (PolicyService) has to state a decision that the activation
+    it names can have led to.
     Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE with RetryInfo while the database
     is away.
     """
@@ -70,6 +72,8 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     """Stores what people did with what they were given. All of the message is stored or none of it;
     an answer of OK means it is in the database. Safe to repeat: an interaction_id that is already
     stored is counted as a duplicate and changes nothing.
+    A token that a caller sealed itself (PolicyService) has to state a decision that the activation
+    it names can have led to.
     Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE with RetryInfo while the database
     is away.
     """
@@ -110,6 +114,8 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores what people did with what they were given. All of the message is stored or none of it;
         an answer of OK means it is in the database. Safe to repeat: an interaction_id that is already
         stored is counted as a duplicate and changes nothing.
+        A token that a caller sealed itself (PolicyService) has to state a decision that the activation
+        it names can have led to.
         Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE with RetryInfo while the database
         is away.
         """

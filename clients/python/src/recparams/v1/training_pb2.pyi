@@ -885,7 +885,9 @@ class EvaluateResponse(_message.Message):
     like_rate: _builtins.float
     """Share of interactions with a like, 0 to 1; 0 where there are none."""
     unknown_propensity: _builtins.int
-    """Interactions whose propensity is not known, because they came without a decision token."""
+    """Interactions whose propensity is not known, because they came without a decision token, or is
+    too small for estimates to rest on.
+    """
     evaluated: _builtins.int
     """Interactions the estimates rest on: known state and propensity, and not trained on."""
     trained_excluded: _builtins.int
