@@ -3,12 +3,18 @@
 import time
 from typing import Any
 
+import asyncpg
+import numpy as np
+
 from recparams.v1 import policy_pb2, policy_pb2_grpc, types_pb2
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client.deciding import Decider
 from recparams_client.sealing import SealingKey, pack, seal
 from recparams_client.snapshot import decode
 from recparams_client.types import PersonalityProfile
+from rl.action import N_ACTIONS
+from rl.policy import Policy
+from server.store import models
 from tests.support import Client
 
 ADA = PersonalityProfile(75, 60, 40, 80, 30)
@@ -64,3 +70,22 @@ class Caller:
 def recording(client: Client, *interactions: pb.Interaction) -> Any:
     request = pb.RecordInteractionsRequest(interactions=interactions)
     return client.recommendation.RecordInteractions(request)
+
+
+async def store_version(db: asyncpg.Connection, policy: Policy) -> int:
+    """Stores a version with a policy, and returns its number."""
+    model = models.NewModel(
+        origin="imported",
+        run_id=None,
+        parent_version=None,
+        algorithm="q_learning",
+        hyperparameters={},
+        metrics={"exploration_rate": policy.epsilon},
+        q=np.zeros((policy.space.n_states, N_ACTIONS), np.float32),
+        visits=np.zeros((policy.space.n_states, N_ACTIONS), np.int32),
+        policy=policy,
+        objectives={"engagement": 1.0, "diversity": 0.0, "novelty": 0.0},
+        main_line=False,
+        trained=None,
+    )
+    return await models.insert(db, models.encode(model))

@@ -36,9 +36,8 @@ from server.serving.policies import Arm, PolicyHolder, Serving
 from server.serving.snapshots import encode
 from server.serving.tokens import Decision, TokenCodec
 from server.settings import Settings
-from server.store import models
 from server.store.activations import activate, set_rollout
-from tests.delegating import ADA, Caller, recording
+from tests.delegating import ADA, Caller, recording, store_version
 from tests.support import Client, Failure, failure_of, in_process
 
 SPACE = StateSpace(bins=3, moods=tuple(mood for mood in ALL_MOODS if mood != "stressed"))
@@ -211,25 +210,6 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     )
 
 
-async def store(db: asyncpg.Connection, policy: Policy) -> int:
-    """Stores a version with a policy, and returns its number."""
-    model = models.NewModel(
-        origin="imported",
-        run_id=None,
-        parent_version=None,
-        algorithm="q_learning",
-        hyperparameters={},
-        metrics={"exploration_rate": 0.3},
-        q=np.zeros((SPACE.n_states, N_ACTIONS), np.float32),
-        visits=np.zeros((SPACE.n_states, N_ACTIONS), np.int32),
-        policy=policy,
-        objectives={"engagement": 1.0, "diversity": 0.0, "novelty": 0.0},
-        main_line=False,
-        trained=None,
-    )
-    return await models.insert(db, models.encode(model))
-
-
 async def serve(app: App, db: asyncpg.Connection, version: int) -> None:
     """Activates a version for everybody, and waits until it is served."""
     async with db.transaction():
@@ -252,7 +232,7 @@ async def refused(client: Client, *interactions: pb.Interaction) -> Failure:
 async def test_each_forgery_is_named_and_changes_nothing(
     app: App, client: Client, db: asyncpg.Connection
 ) -> None:
-    version = await store(db, table(1, 0.3))
+    version = await store_version(db, table(1, 0.3))
     await serve(app, db, version)
     caller = await Caller.following(client)
     now, day = time.time_ns() // 1_000_000, 86_400_000
@@ -303,7 +283,7 @@ async def test_decisions_by_what_was_served_before_are_taken(
     app: App, client: Client, db: asyncpg.Connection
 ) -> None:
     callers = [await Caller.following(client)]
-    first, second = await store(db, table(1, 0.3)), await store(db, table(2, 0.3))
+    first, second = await store_version(db, table(1, 0.3)), await store_version(db, table(2, 0.3))
     await serve(app, db, first)
     callers.append(await Caller.following(client))
     async with db.transaction():
@@ -325,7 +305,7 @@ async def test_decisions_by_what_was_served_before_are_taken(
 async def test_a_version_that_is_damaged_later_leaves_a_bound(
     app: App, client: Client, db: asyncpg.Connection
 ) -> None:
-    first, second = await store(db, table(1, 0.3)), await store(db, table(2, 0.3))
+    first, second = await store_version(db, table(1, 0.3)), await store_version(db, table(2, 0.3))
     await serve(app, db, first)
     caller = await Caller.following(client)
     await serve(app, db, second)
@@ -347,7 +327,7 @@ async def test_few_plans_are_kept(
         return await load(*given)
 
     monkeypatch.setattr(served_plans, "load_policy", counted)
-    versions = [await store(db, table(n, 0.3)) for n in range(served_plans.MOST_PLANS + 3)]
+    versions = [await store_version(db, table(n, 0.3)) for n in range(served_plans.MOST_PLANS + 3)]
     callers = []
     for version in versions:
         await serve(app, db, version)
@@ -366,7 +346,7 @@ async def test_few_plans_are_kept(
 async def test_the_client_library_is_believed_over_a_change_of_key_and_version(
     app: App, client: Client, db: asyncpg.Connection
 ) -> None:
-    await serve(app, db, await store(db, table(1, 0.3)))
+    await serve(app, db, await store_version(db, table(1, 0.3)))
     target = f"127.0.0.1:{app.port}"
     with LocalPolicy(target) as local, RecParamsClient(target) as remote:
         assert await asyncio.to_thread(local.wait, 10)
@@ -381,7 +361,7 @@ async def test_the_client_library_is_believed_over_a_change_of_key_and_version(
         told = Exploration.told(0.2, app._holder.rules)
         later = there.delegate(int(time.time()) + 3600, told)
         local._watcher.key = SealingKey(later.id, later.key, later.expires_at)
-        await serve(app, db, await store(db, table(2, 0.3)))
+        await serve(app, db, await store_version(db, table(2, 0.3)))
         reactions = [
             Interaction(one.user_id, made.decision_token, ("like",))
             for one, made in zip(requests, early, strict=True)
