@@ -1,7 +1,7 @@
 """Decisions that callers made by themselves, held against what was served to them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,8 +19,6 @@ from server.serving.tokens import Decision
 
 CLOSE = 1e-4
 """Relative; propensities come as float32, summed in any order."""
-
-_ONE_HOT: Sequence[Sequence[float]] = np.eye(N_ACTIONS).tolist()
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,15 @@ class ServedPlan:
         """Every arm with people in it, by name."""
         return self.plan.arms()
 
+    @cached_property
+    def is_whole(self) -> bool:
+        """True if the policy of every arm is there."""
+        return all(arm.version in self.policies for arm in self.arms.values())
+
     def arm_of(self, user_id: str) -> str:
         """Returns the name of the arm of a person."""
         *_, last = self.arms
-        if len(self.arms) == 1:
-            return last
-        name = self.plan.split.arm(user_id)
+        name = last if len(self.arms) == 1 else self.plan.split.arm(user_id)
         # With the rules as baseline the previous arm and the rules' are one.
         return name if name in self.arms else last
 
@@ -87,14 +88,15 @@ def problem(
         now: what this server tells callers, which is as good as what this one was told: they may
             have come from a server with other settings since.
     """
-    decision, number = found.decision, served.plan.id
+    decision = found.decision
+    traits = decision.traits
     context = (decision.content_type, decision.mood, decision.time_of_day)
     name = served.arm_of(found.user_id)
     if ARM_NAMES[decision.arm] != name:
         return f"names another arm than {name}, in which this person is"
     if context not in contexts:
         return "names a context that this deployment does not have"
-    if math.isnan(decision.traits[0]):
+    if math.isnan(traits[0]):
         made = decision.model_version, decision.action, decision.source, decision.propensity
         if made != (RULES_VERSION, neutral_action(context), SOURCE_NUMBERS[RULE_BASED], 1.0):
             return "names no scores, and not what the rules say then"
@@ -103,47 +105,41 @@ def problem(
     if decision.model_version != own:
         return f"names version {decision.model_version}, where version {own} was served"
     explorations = (found.told, now)
-    if any(arm.version not in served.policies for arm in served.arms.values()):
+    if not served.is_whole:
         least = min(least_pscore(one.epsilon if one.everywhere else 0.0) for one in explorations)
         if decision.propensity < least:
             return f"names propensity {decision.propensity:g}, below {least:g}"
         return ""
-    state = space.cell(decision.traits) * space.n_contexts + contexts[context]
-    dists = {
-        version: _action_dist(policy, state, decision.traits)
+    state = space.cell(traits) * space.n_contexts + contexts[context]
+    greedy = {
+        version: _chosen(policy, state, traits, decision.action)
         for version, policy in served.policies.items()
     }
-    if decision.source != _source(served.policies[own], state, dists[own], decision.action):
+    if decision.source != SOURCE_NUMBERS[greedy[own][1]]:
         return "names another source of its action than it has"
     for exploration in explorations:
-        chance = {
-            version: _chance(dists[version][decision.action], exploration.of(version, policy))
-            for version, policy in served.policies.items()
-        }
-        total = sum(arm.share * chance[arm.version] for arm in served.arms.values())
-        if chance[own] > 0.0 and math.isclose(min(total, 1.0), decision.propensity, rel_tol=CLOSE):
+        total = of_own = 0.0
+        for arm in served.arms.values():
+            epsilon = exploration.of(arm.version, served.policies[arm.version])
+            chance = epsilon / N_ACTIONS + (1.0 - epsilon) * greedy[arm.version][0]
+            total += arm.share * chance
+            if arm.version == own:
+                of_own = chance
+        if of_own > 0.0 and math.isclose(min(total, 1.0), decision.propensity, rel_tol=CLOSE):
             return ""
     return (
         f"names propensity {decision.propensity:g}, which its action cannot have had by "
-        f"activation {number}"
+        f"activation {served.plan.id}"
     )
 
 
-def _action_dist(policy: Policy, state: int, traits: Traits) -> Sequence[float]:
-    """Returns the probabilities of all actions, without exploration."""
+def _chosen(policy: Policy, state: int, traits: Traits, action: int) -> tuple[float, int]:
+    """Returns the probability of an action without exploration, and the source that it has."""
     if isinstance(policy, GreedyTable):
-        return _ONE_HOT[policy.actions[state]]
-    dist: list[float] = policy.action_dist(np.array([state]), np.array([traits]))[0].tolist()
-    return dist
-
-
-def _chance(probability: float, epsilon: float) -> float:
-    """Returns the probability of an action with exploration, of that without."""
-    return epsilon / N_ACTIONS + (1.0 - epsilon) * probability
-
-
-def _source(policy: Policy, state: int, dist: Sequence[float], action: int) -> int:
-    """Returns the number of the source of an action that a policy with this `dist` took."""
-    if action != dist.index(max(dist)):
-        return SOURCE_NUMBERS[EXPLORATION]
-    return SOURCE_NUMBERS[int(policy.sources_of(np.array([state]))[0])]
+        if action == policy.actions[state]:
+            return 1.0, policy.sources[state]
+        return 0.0, EXPLORATION
+    states = np.array([state])
+    (dist,) = policy.action_dist(states, np.array([traits]))
+    is_likeliest = action == dist.argmax()
+    return float(dist[action]), int(policy.sources_of(states)[0]) if is_likeliest else EXPLORATION

@@ -14,6 +14,7 @@ import math
 import secrets
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from rl.arms import RULES_VERSION
@@ -90,6 +91,7 @@ def delegate(master: bytes, now: int, told: Exploration) -> DelegatedKey:
     return DelegatedKey(id_, _derived(master, id_), expires_at)
 
 
+@lru_cache(maxsize=1024)
 def _derived(master: bytes, id_: bytes) -> bytes:
     return hmac.digest(hashlib.sha256(_PURPOSE + master).digest(), id_, "sha256")
 
@@ -119,8 +121,9 @@ def open_sealed(master: bytes, token: bytes, user: bytes) -> Sealed | None:
     id_, tag, sealed = token[1:17], token[17:33], token[33:]
     key = _derived(master, id_)
     mac_key, stream_key = key[: KEY_BYTES // 2], key[KEY_BYTES // 2 :]
-    stream = hashlib.blake2b(tag, key=stream_key).digest()
-    record = bytes(a ^ b for a, b in zip(sealed, stream, strict=False))
+    stream = hashlib.blake2b(tag, key=stream_key).digest()[: len(sealed)]
+    both = int.from_bytes(sealed, "little") ^ int.from_bytes(stream, "little")
+    record = both.to_bytes(len(sealed), "little")
     proof = hashlib.blake2b(id_ + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
     if not hmac.compare_digest(proof, tag):
         return None
