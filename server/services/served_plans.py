@@ -18,7 +18,7 @@ from server.store.activations import fetch_activation
 from server.store.database import Pool
 from server.store.models import UnservableModelError, load_policy
 
-MOST_PLANS = 8
+MOST_PLANS = 4
 """Kept of those lately asked for. A table takes two bytes a state."""
 
 
@@ -85,17 +85,14 @@ class ServedPlans:
         if activation.id != number:
             async with pool.acquire() as connection:
                 activation = await fetch_activation(connection, number)
-                if activation.id != number:
-                    return None
-                for version in {arm.version for arm in activation.arms().values()} - {*policies}:
-                    with contextlib.suppress(LookupError, UnservableModelError):
-                        policies[version] = await load_policy(
-                            connection, version, self._holder.space
-                        )
+        if activation.id != number:
+            return None
         versions = {arm.version for arm in activation.arms().values()}
-        return ServedPlan(
-            activation, {version: policies[version] for version in versions & {*policies}}
-        )
+        for version in sorted(versions - policies.keys()):
+            with contextlib.suppress(LookupError, UnservableModelError):
+                async with pool.acquire() as connection:
+                    policies[version] = await load_policy(connection, version, self._holder.space)
+        return ServedPlan(activation, {one: policies[one] for one in versions & policies.keys()})
 
 
 def _activation(one: DelegatedDecision) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,21 +112,15 @@ def problem(
             return f"names propensity {decision.propensity:g}, below {least:g}"
         return ""
     state = space.cell(traits) * space.n_contexts + contexts[context]
-    greedy = {
+    chosen = {
         version: _chosen(policy, state, traits, decision.action)
         for version, policy in served.policies.items()
     }
-    if decision.source != SOURCE_NUMBERS[greedy[own][1]]:
+    if decision.source != SOURCE_NUMBERS[chosen[own].source]:
         return "names another source of its action than it has"
     for exploration in explorations:
-        total = of_own = 0.0
-        for arm in served.arms.values():
-            epsilon = exploration.of(arm.version, served.policies[arm.version])
-            chance = epsilon / N_ACTIONS + (1.0 - epsilon) * greedy[arm.version][0]
-            total += arm.share * chance
-            if arm.version == own:
-                of_own = chance
-        if of_own > 0.0 and math.isclose(min(total, 1.0), decision.propensity, rel_tol=CLOSE):
+        possible = _propensity(served, own, chosen, exploration)
+        if possible > 0.0 and math.isclose(possible, decision.propensity, rel_tol=CLOSE):
             return ""
     return (
         f"names propensity {decision.propensity:g}, which its action cannot have had by "
@@ -133,13 +128,41 @@ def problem(
     )
 
 
-def _chosen(policy: Policy, state: int, traits: Traits, action: int) -> tuple[float, int]:
-    """Returns the probability of an action without exploration, and the source that it has."""
+class _Chosen(NamedTuple):
+    """What a policy makes of an action: its probability without exploration, and its source."""
+
+    probability: float
+    source: int
+
+
+def _chosen(policy: Policy, state: int, traits: Traits, action: int) -> _Chosen:
     if isinstance(policy, GreedyTable):
         if action == policy.actions[state]:
-            return 1.0, policy.sources[state]
-        return 0.0, EXPLORATION
+            return _Chosen(1.0, policy.sources[state])
+        return _Chosen(0.0, EXPLORATION)
     states = np.array([state])
     (dist,) = policy.action_dist(states, np.array([traits]))
-    is_likeliest = action == dist.argmax()
-    return float(dist[action]), int(policy.sources_of(states)[0]) if is_likeliest else EXPLORATION
+    source = int(policy.sources_of(states)[0]) if action == dist.argmax() else EXPLORATION
+    return _Chosen(float(dist[action]), source)
+
+
+def _propensity(
+    served: ServedPlan, own: int, chosen: Mapping[int, _Chosen], exploration: Exploration
+) -> float:
+    """Returns the propensity of an action over all arms; 0 if the person's own cannot take it.
+
+    Args:
+        served: the plan, whole.
+        own: the version of the person's arm.
+        chosen: of the action, by version.
+        exploration: what was explored.
+    """
+    total = 0.0
+    for arm in served.arms.values():
+        epsilon = exploration.of(arm.version, served.policies[arm.version])
+        chance = epsilon / N_ACTIONS + (1.0 - epsilon) * chosen[arm.version].probability
+        if arm.version == own and chance == 0.0:
+            return 0.0
+        total += arm.share * chance
+    # Shares that sum to 1 may, in floating point, sum to a little more.
+    return min(total, 1.0)
