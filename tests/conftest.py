@@ -16,6 +16,7 @@ import pytest
 from server.app import App
 from server.settings import Settings
 from server.store.migration import migrate
+from tests.faults import OwnPostgres
 from tests.support import Client, ServerProcess, connect, in_process, wait_serving
 from tests.watchdog import Watchdog
 
@@ -64,6 +65,15 @@ def postgres() -> Iterator[Any]:
     yield server
     server.stop()
     folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A Postgres that the tests of a module may stop, freeze and start."""
+    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
+        server = OwnPostgres(Path(folder) / "pg")
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ class Ledger:
         self.ever |= set(trained)
         async with self.db.transaction():
             waiting = await training.settle(self.db, batch, start, rebuild=run.rebuild)
-            all_due = start <= training.EVER
+            all_due = training.reads_all_due(start, run.rebuild)
             task = await tasks.create(self.db, f"run-{next(self._names)}", {})
             result = {
                 "interactions_read_through": through if all_due else None,
