@@ -225,7 +225,7 @@ class TestStaged:
 class TestEvaluate:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
-        return enforcing(database_url, tmp_path, gates="report", bins=5, exploration=0.5)
+        return enforcing(database_url, tmp_path, gates="report", exploration=0.5)
 
     async def test_estimates_against_the_truth(self, client: Client) -> None:
         for _ in range(5):
@@ -377,7 +377,7 @@ class TestEvaluate:
 class TestObjectives:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
-        return enforcing(database_url, tmp_path, gates="report", bins=5)
+        return enforcing(database_url, tmp_path, gates="report")
 
     async def test_retraining_under_other_weights_stands_apart(
         self, client: Client, db: asyncpg.Connection
