@@ -223,7 +223,7 @@ WHERE l.user_key = w.user_key AND l.id <= w.id AND l.occurred_at >= $3
 _SET_WATERMARKS = """
 UPDATE users SET
     trained_through = CASE WHEN $3 THEN w.id ELSE greatest(trained_through, w.id) END,
-    has_waiting = has_waiting AND ($3 OR $4)
+    has_waiting = has_waiting AND ($3 OR $4) OR ($3 AND w.id < trained_through)
 FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
 WHERE users.user_key = w.user_key
 """
