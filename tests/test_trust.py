@@ -309,7 +309,7 @@ class TestEvaluate:
 
     async def test_nobody_knows_what_an_import_was_trained_on(self, client: Client) -> None:
         await live(client, PEOPLE, likes_high_energy)
-        table = b"""{"(3, 3, 2, 4, 1, 'music', 'calm', 'evening')":
+        table = b"""{"(1, 1, 0, 1, 0, 'music', 'calm', 'evening')":
             {"('low', 'diverse', 'exploratory')": 1.5}}"""
 
         async def pieces() -> Any:
