@@ -25,7 +25,8 @@ demo: setup ## Simulate weeks of use against a real server, then leave it up (ON
 test: setup ## Run the tests, three files at a time: they often wait
 	$(BIN)/python -m server.jobs.warm
 	@# Threads of BLAS would spin on the cores that other tests use.
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+		--numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -16,6 +16,7 @@ import pytest
 from server.app import App
 from server.settings import Settings
 from server.store.migration import migrate
+from tests.faults import OwnPostgres
 from tests.support import Client, ServerProcess, connect, in_process, wait_serving
 from tests.watchdog import Watchdog
 
@@ -24,10 +25,39 @@ FROM_TEMPLATE = f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY"
 UNSAFE = ("fsync", "full_page_writes", "synchronous_commit")
 """Settings of Postgres that matter where the machine crashes, which is nothing we test."""
 
+LONGEST = (
+    "test_benchmarks",
+    "test_demo",
+    "test_documents",
+    "test_exactly_once",
+    "test_rollout",
+    "test_outage",
+    "test_replicas",
+    "test_cli",
+    "test_trust",
+    "test_training_service",
+    "test_soak",
+    "test_ray",
+    "test_cli_trust",
+    "test_forgetting",
+    "test_evaluation_coverage",
+    "test_sequential",
+    "test_limits",
+    "test_compare",
+    "test_model_service",
+)
+"""Test files that take longest, in the order in which they begin."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Bounds every test from here on."""
     config.pluginmanager.register(Watchdog(float(config.getini("timeout"))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the longest files, so that all workers end at about the same time."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,6 +94,15 @@ def postgres() -> Iterator[Any]:
     yield server
     server.stop()
     folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A Postgres that the tests of a module may stop, freeze and start."""
+    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
+        server = OwnPostgres(Path(folder) / "pg")
+        yield server
+        server.stop()
 
 
 @pytest.fixture

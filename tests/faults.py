@@ -5,6 +5,7 @@ import contextlib
 import random
 import shutil
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,12 @@ from server.contract.vocabulary import (
     TIME_OF_DAY_NAMES,
     action_index,
 )
+from server.jobs.requests import RunRequest
+from server.jobs.training.progress import Progress
+from server.jobs.training.run import _run as run_without_supervision
 from server.services.checks import to_datetime
+from server.settings import Settings
+from server.store import tasks, training
 from server.store.models import load_table
 from tests.support import ADMIN, Client, logged
 
@@ -137,6 +143,15 @@ async def trained_state(db: asyncpg.Connection) -> list[tuple[Any, ...]]:
         """
     )
     return [tuple(row) for row in rows]
+
+
+async def train_here(db: asyncpg.Connection, settings: Settings, *, activate: bool = True) -> int:
+    """Trains within this process, to get to a beginning quickly; returns the version."""
+    wanted = RunRequest(False, None, 1, settings.hyperparameters(), datetime.now(UTC), activate)
+    run_id = await tasks.create(db, uuid.uuid4().hex, wanted.to_dict())
+    await training.begin(db, run_id)
+    await run_without_supervision(db, settings, run_id, wanted, Progress())
+    return await training.base_version(db) or 0
 
 
 def batch(number: int, size: int = 200, people: int = 12) -> list[pb.Interaction]:

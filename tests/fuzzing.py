@@ -273,19 +273,9 @@ def call(
 def call_by_hand(port: int, path: bytes, metadata: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Calls with an empty message and any bytes as path and metadata, and returns what comes back.
 
-    Written as HTTP/2 frames (RFC 9113) with literal headers (RFC 7541, 6.2.2): gRPC's clients
-    refuse to send what is not text.
+    Written as HTTP/2 frames (RFC 9113): gRPC's clients refuse to send what is not text.
     """
-    headers = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", path),
-        (b":authority", b"localhost"),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-        *metadata,
-    ]
-    block = b"".join(b"\0%c%b%c%b" % (len(k), k, len(v), v) for k, v in headers)
+    block = _header_block(path, metadata)
     settings, header_frame, data = (
         _frame(4, 0, 0, b""),
         _frame(1, 4, 1, block),
@@ -302,6 +292,20 @@ def call_by_hand(port: int, path: bytes, metadata: Sequence[tuple[bytes, bytes]]
     return answer
 
 
+def _header_block(path: bytes, metadata: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """The headers of a call as literals (RFC 7541, 6.2.2)."""
+    headers = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", b"localhost"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+        *metadata,
+    ]
+    return b"".join(b"\0%c%b%c%b" % (len(k), k, len(v), v) for k, v in headers)
+
+
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return (
         len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -311,15 +315,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 def unread(port: int, path: bytes, streams: int) -> socket.socket:
     """Opens streams with empty messages on one connection that takes no answer: its window is 0."""
     window = (4).to_bytes(2, "big") + bytes(4)
-    headers = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", path),
-        (b":authority", b"localhost"),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-    ]
-    block = b"".join(b"\0%c%b%c%b" % (len(k), k, len(v), v) for k, v in headers)
+    block = _header_block(path)
     calls = b"".join(
         _frame(1, 4, number, block) + _frame(0, 1, number, bytes(5))
         for number in range(1, 2 * streams, 2)

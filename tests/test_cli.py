@@ -14,13 +14,17 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from click.testing import CliRunner
 
 from recparams.v1 import models_pb2, models_pb2_grpc
 from recparams.v1 import types_pb2 as types
 from server.app import App
+from server.cli import main
+from server.settings import Settings
 from tests import processes
+from tests.faults import SPACE
 from tests.processes import GRACE_SECONDS, communicate
-from tests.support import ADMIN_KEY, ROOT, Client, environment, logged, record
+from tests.support import ADMIN_KEY, ROOT, Client, environment, in_process, logged, record
 
 SEED_OPTIONS = (
     *(
@@ -77,6 +81,11 @@ async def finish(process: asyncio.subprocess.Process) -> Outcome:
 
 async def run(*arguments: str, **options: Any) -> Outcome:
     return await finish(await start(*arguments, **options))
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return in_process(database_url, tmp_path, bins=SPACE.bins, gates="report")
 
 
 @pytest.fixture
@@ -155,13 +164,13 @@ async def until_running(db: asyncpg.Connection) -> None:
         ("demo",),
     ],
 )
-async def test_help_teaches(command: tuple[str, ...]) -> None:
-    outcome = await run(*command, "--help")
-    assert outcome.code == 0
-    assert "Usage:" in outcome.out
-    assert len(outcome.out.splitlines()) > 5
+def test_help_teaches(command: tuple[str, ...]) -> None:
+    outcome = CliRunner().invoke(main, [*command, "--help"])
+    assert outcome.exit_code == 0
+    assert "Usage:" in outcome.output
+    assert len(outcome.output.splitlines()) > 5
     if command not in ((), ("runs",), ("models",)):
-        assert f"\n  recparams {' '.join(command)}" in outcome.out, "an example"
+        assert f"\n  recparams {' '.join(command)}" in outcome.output, "an example"
 
 
 async def test_training_step_by_step(cli: Any, client: Client) -> None:

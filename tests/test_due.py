@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from recparams.v1 import system_pb2 as spb
@@ -131,7 +131,7 @@ class Ledger:
         self.ever |= set(trained)
         async with self.db.transaction():
             waiting = await training.settle(self.db, batch, start, rebuild=run.rebuild)
-            all_due = start <= training.EVER
+            all_due = training.reads_all_due(start, run.rebuild)
             task = await tasks.create(self.db, f"run-{next(self._names)}", {})
             result = {
                 "interactions_read_through": through if all_due else None,
@@ -146,6 +146,16 @@ class Ledger:
     max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+# A rebuild of a window stops before what arrived late and was trained earlier.
+@example(
+    steps=[
+        [(0, 0), (0, 7)],
+        Run(rebuild=False, days_back=None, least=1),
+        [(0, 7)],
+        Run(rebuild=True, days_back=None, least=1),
+        Run(rebuild=False, days_back=None, least=2),
+    ]
 )
 @given(steps=st.lists(ARRIVALS | RUNS, min_size=2, max_size=9))
 async def test_trained_and_waiting_are_all_that_was_acknowledged(

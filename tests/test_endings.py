@@ -2,13 +2,9 @@
 
 import asyncio
 import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pytest
 
 from recparams.v1 import training_pb2 as tpb
 from server.store.locks import TRAINER_LOCK, WATCH_LOCK
@@ -22,14 +18,6 @@ from tests.faults import (
     trigger,
 )
 from tests.support import ServerProcess, connect, logged, record, train, wait_serving
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[OwnPostgres]:
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        postgres = OwnPostgres(Path(folder) / "pg")
-        yield postgres
-        postgres.stop()
 
 
 async def test_a_trainer_that_dies_with_the_database_before_its_run_began(

@@ -32,6 +32,7 @@ from tests.faults import (
     holding,
     learned,
     stored_table,
+    train_here,
     trained_state,
     trainer_is_blocked,
     trainer_process,
@@ -61,15 +62,6 @@ COMPLETED, FAILED = tpb.TRAINING_RUN_STATUS_COMPLETED, tpb.TRAINING_RUN_STATUS_F
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     return in_process(database_url, tmp_path, **SMALL)
-
-
-async def train_here(db: asyncpg.Connection, settings: Settings) -> int:
-    """Trains within this process, to get to a beginning quickly; returns the version."""
-    wanted = RunRequest(False, None, 1, settings.hyperparameters(), datetime.now(UTC), True)
-    run_id = await tasks.create(db, "", wanted.to_dict())
-    await training.begin(db, run_id)
-    await run_without_supervision(db, settings, run_id, wanted, Progress())
-    return await training.base_version(db) or 0
 
 
 @dataclass(frozen=True)

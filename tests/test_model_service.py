@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,13 +17,32 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
 from rl.state import Context, StateSpace
+from server.jobs.processes import INVALID_FILE
 from server.jobs.tables import import_table
 from server.settings import Settings
 from server.store.models import load_table
-from tests.support import ADMIN, Client, failure_of, logged, record, request, train
+from tests.faults import SPACE
+from tests.support import (
+    ADMIN,
+    Client,
+    failure_of,
+    in_process,
+    logged,
+    record,
+    request,
+    train,
+)
 
+SEEDS_SPACE = StateSpace()
 SEED_KEY = "(3, 3, 2, 4, 1, 'music', 'calm', 'evening')"
-SEED_STATE = StateSpace().index((75, 60, 40, 80, 30), Context("music", "calm", "evening"))
+SEED_STATE = SEEDS_SPACE.index((75, 60, 40, 80, 30), Context("music", "calm", "evening"))
+SMALL_KEY = "(1, 1, 0, 1, 0, 'music', 'calm', 'evening')"
+"""The same state in `SPACE`."""
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return in_process(database_url, tmp_path, bins=SPACE.bins, gates="report")
 
 
 async def version_trained(client: Client, name: str, action: tuple[int, int, int]) -> int:
@@ -172,8 +192,8 @@ async def test_a_table_survives_export_and_import(client: Client, db: asyncpg.Co
     version = await version_trained(client, "a", (1, 1, 1))
     data = await export(client)
     table = json.loads(data)
-    assert table["q_table"][SEED_KEY].keys() == {"('low', 'focused', 'familiar')"}
-    assert table["visit_counts"][SEED_KEY] == {"('low', 'focused', 'familiar')": 60}
+    assert table["q_table"][SMALL_KEY].keys() == {"('low', 'focused', 'familiar')"}
+    assert table["visit_counts"][SMALL_KEY] == {"('low', 'focused', 'familiar')": 60}
 
     model = (await send(client, data, active=True)).model
     assert (model.origin, model.active) == (mpb.MODEL_ORIGIN_IMPORTED, True)
@@ -183,15 +203,26 @@ async def test_a_table_survives_export_and_import(client: Client, db: asyncpg.Co
     await served(client, lambda answer: answer.model_version == model.version)
 
 
-async def test_the_seeds_own_file_is_a_warm_start(client: Client, db: asyncpg.Connection) -> None:
-    seed = {SEED_KEY: {"('high', 'focused', 'mixed')": 1.5, "('low', 'focused', 'mixed')": -0.5}}
-    model = (await send(client, json.dumps(seed).encode(), active=True)).model
-    answer = await served(client, lambda a: a.model_version == model.version)
-    assert answer.action == types.Action(energy=3, diversity=1, novelty=2)
-    version = await version_trained(client, "later", (1, 1, 1))
-    trained = await client.models.GetModel(mpb.GetModelRequest(version=version), metadata=ADMIN)
-    assert trained.model.parent_version == model.version
-    assert (await load_table(db, version)).q[SEED_STATE, 19] == np.float32(1.5)
+class TestTheSeedsSpace:
+    """With the bins that a server has by default."""
+
+    @pytest.fixture
+    def settings(self, database_url: str, tmp_path: Path) -> Settings:
+        return in_process(database_url, tmp_path, gates="report")
+
+    async def test_the_seeds_own_file_is_a_warm_start(
+        self, client: Client, db: asyncpg.Connection
+    ) -> None:
+        actions = {"('high', 'focused', 'mixed')": 1.5, "('low', 'focused', 'mixed')": -0.5}
+        seed = json.dumps({SEED_KEY: actions})
+        model = (await send(client, seed.encode(), active=True)).model
+        answer = await served(client, lambda a: a.model_version == model.version)
+        assert answer.action == types.Action(energy=3, diversity=1, novelty=2)
+        version = await version_trained(client, "later", (1, 1, 1))
+        trained = await client.models.GetModel(mpb.GetModelRequest(version=version), metadata=ADMIN)
+        assert trained.model.parent_version == model.version
+        assert trained.model.statistics.coverage == pytest.approx(1 / 300_000)
+        assert (await load_table(db, version)).q[SEED_STATE, 19] == np.float32(1.5)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +256,23 @@ async def test_the_seeds_own_file_is_a_warm_start(client: Client, db: asyncpg.Co
         ),
     ],
 )
-async def test_bad_files_are_named_and_not_stored(
+async def test_bad_files_are_named_and_not_stored(data: bytes, named: str) -> None:
+    """The database is not even asked."""
+    said = io.StringIO()
+    settings = Settings(database_url="postgresql:///nowhere")
+    assert await import_table(settings, io.BytesIO(data), said) == INVALID_FILE
+    assert named in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"\xff\xfe", "JSON"),
+        (b'{"q_table": {"a": %s}}' % (b"9" * 5000), "q_table['a']: no such state"),
+        (b'{"q_table": {"\\ud800": {}}}', "no such state"),
+    ],
+)
+async def test_the_caller_is_told_what_is_wrong_with_a_file(
     client: Client, db: asyncpg.Connection, data: bytes, named: str
 ) -> None:
     failure = await failure_of(send(client, data))
@@ -260,9 +307,9 @@ async def test_pieces_have_a_largest_size(client: Client, db: asyncpg.Connection
 
 
 async def test_an_import_of_another_space_cannot_be_served(client: Client) -> None:
-    data = json.dumps({"space": StateSpace(bins=2).to_dict(), "q_table": {}}).encode()
+    data = json.dumps({"space": StateSpace(bins=3).to_dict(), "q_table": {}}).encode()
     model = (await send(client, data)).model
-    assert model.bins == 2
+    assert model.bins == 3
     failure = await failure_of(activate(client, model.version))
     assert failure.reason == "MODEL_INCOMPATIBLE"
 

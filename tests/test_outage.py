@@ -1,12 +1,10 @@
 """The database stops, starts and hangs while the service is in use."""
 
 import asyncio
-import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -46,14 +44,6 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 NO_PROFILE = pb.FALLBACK_REASON_NO_PROFILE
 NO_MODEL = pb.FALLBACK_REASON_NO_MODEL
 PROFILE_UNAVAILABLE = pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[OwnPostgres]:
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        postgres = OwnPostgres(Path(folder) / "pg")
-        yield postgres
-        postgres.stop()
 
 
 @pytest.fixture

@@ -36,14 +36,6 @@ MODES = ("transaction", "statement")
 WORKERS = (1, 2)
 
 
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[OwnPostgres]:
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        postgres = OwnPostgres(Path(folder) / "pg")
-        yield postgres
-        postgres.stop()
-
-
 @pytest.fixture
 async def direct(own_postgres: OwnPostgres) -> AsyncIterator[asyncpg.Connection]:
     """A connection past the pooler to a new database."""

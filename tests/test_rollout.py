@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import types_pb2 as types
 from server.settings import Settings
-from tests.faults import SMALL, eventually
+from tests.faults import SMALL, eventually, train_here
 from tests.support import (
     ADMIN,
     SEED_PERSONALITY,
@@ -26,7 +27,6 @@ from tests.support import (
     logged,
     record,
     request,
-    train,
     wait_serving,
 )
 from tests.trust import (
@@ -55,17 +55,24 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     return in_process(database_url, tmp_path, **{**SMALL, "watch_seconds": 3600})
 
 
-async def versions(client: Client, count: int) -> list[int]:
-    """Trains that many versions, none of them served. They like different actions."""
-    found = []
-    for number in range(count):
-        action = (1, 1, 1 + number % 3)
-        await record(
-            client, *(logged(f"{number}-{n}", f"t{n}", LIKE, action=action) for n in range(40))
-        )
-        run = await train(client, activate=False)
-        found.append(int(run.model_version))
-    return found
+Versions = Callable[[Client, int], Awaitable[list[int]]]
+
+
+@pytest.fixture
+def versions(db: asyncpg.Connection, settings: Settings) -> Versions:
+    """Trains so many versions, none of them served. They like different actions."""
+
+    async def train(client: Client, count: int) -> list[int]:
+        found = []
+        for number in range(count):
+            action = (1, 1, 1 + number % 3)
+            await record(
+                client, *(logged(f"{number}-{n}", f"t{n}", LIKE, action=action) for n in range(40))
+            )
+            found.append(await train_here(db, settings, activate=False))
+        return found
+
+    return train
 
 
 async def serves(client: Client) -> None:
@@ -95,7 +102,7 @@ async def test_before_anything_the_rules_are_served(client: Client) -> None:
     assert not answer.history
 
 
-async def test_a_ramp_is_sticky_and_monotone(client: Client) -> None:
+async def test_a_ramp_is_sticky_and_monotone(client: Client, versions: Versions) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
     await serves(client)
@@ -120,7 +127,7 @@ async def test_a_ramp_is_sticky_and_monotone(client: Client) -> None:
     assert history[0].reason == "to half"
 
 
-async def test_two_replicas_agree_on_everybody(start_server: Any) -> None:
+async def test_two_replicas_agree_on_everybody(start_server: Any, versions: Versions) -> None:
     servers = [start_server(**{**SMALL, "watch_seconds": 3600}) for _ in range(2)]
     async with connect(servers[0].target) as first, connect(servers[1].target) as second:
         for client in (first, second):
@@ -147,7 +154,9 @@ class TestPropensities:
             database_url, tmp_path, exploration=0.3, **{**SMALL, "watch_seconds": 3600}
         )
 
-    async def test_they_are_the_frequencies_of_actions(self, client: Client) -> None:
+    async def test_they_are_the_frequencies_of_actions(
+        self, client: Client, versions: Versions
+    ) -> None:
         one, two = await versions(client, 2)
         await set_rollout(client, version=one, percent=100)
         await set_rollout(client, version=two, percent=40, rule_based_percent=15)
@@ -168,7 +177,7 @@ class TestPropensities:
 
 
 async def test_people_without_a_profile_have_an_arm_too(
-    client: Client, db: asyncpg.Connection
+    client: Client, db: asyncpg.Connection, versions: Versions
 ) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
@@ -199,7 +208,7 @@ async def test_people_without_a_profile_have_an_arm_too(
     ],
 )
 async def test_bad_rollouts_change_nothing(
-    client: Client, fields: dict[str, Any], field: str
+    client: Client, fields: dict[str, Any], field: str, versions: Versions
 ) -> None:
     (version,) = await versions(client, 1)
     before = await get_rollout(client)
@@ -237,7 +246,7 @@ async def test_every_call_needs_the_key(client: Client, method: str, message: An
     assert failure.code == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_rollback_ends_a_ramp(client: Client) -> None:
+async def test_a_rollback_ends_a_ramp(client: Client, versions: Versions) -> None:
     one, two, three = await versions(client, 3)
     await set_rollout(client, version=one, percent=100)
     await set_rollout(client, version=two, percent=10)
@@ -254,7 +263,7 @@ async def test_a_rollback_ends_a_ramp(client: Client) -> None:
     assert rolled.active_version == one
 
 
-async def test_an_abandoned_ramp_leaves_no_step_behind(client: Client) -> None:
+async def test_an_abandoned_ramp_leaves_no_step_behind(client: Client, versions: Versions) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
     for abandon in (
@@ -269,7 +278,7 @@ async def test_an_abandoned_ramp_leaves_no_step_behind(client: Client) -> None:
     assert (rolled.active_version, rolled.previous_version) == (0, one)
 
 
-async def test_other_arms_are_another_experiment(client: Client) -> None:
+async def test_other_arms_are_another_experiment(client: Client, versions: Versions) -> None:
     """An arm must not be held to what others did while it had nobody."""
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
@@ -290,7 +299,9 @@ async def test_other_arms_are_another_experiment(client: Client) -> None:
     assert [a.policy_arm for a in people[0]] == [a.policy_arm for a in people[1]]
 
 
-async def test_every_arm_must_be_servable(client: Client, db: asyncpg.Connection) -> None:
+async def test_every_arm_must_be_servable(
+    client: Client, db: asyncpg.Connection, versions: Versions
+) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
     await serves(client)
@@ -305,7 +316,9 @@ async def test_every_arm_must_be_servable(client: Client, db: asyncpg.Connection
     assert (await get_rollout(client)).rollout.version == two
 
 
-async def test_an_experiment_counts_people_and_reactions(client: Client) -> None:
+async def test_an_experiment_counts_people_and_reactions(
+    client: Client, versions: Versions
+) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
     started = await set_rollout(client, version=two, percent=50)
@@ -335,7 +348,7 @@ async def test_an_experiment_counts_people_and_reactions(client: Client) -> None
 
 
 async def test_a_good_week_does_not_count_for_the_arm_that_was_large_in_it(
-    client: Client,
+    client: Client, versions: Versions
 ) -> None:
     """At 10 % everybody is unhappy, at 90 % everybody is happy: the arms are alike."""
     one, two = await versions(client, 2)
@@ -352,7 +365,7 @@ async def test_a_good_week_does_not_count_for_the_arm_that_was_large_in_it(
 
 
 async def test_the_watch_takes_back_a_version_that_is_worse(
-    start_server: Any, db: asyncpg.Connection
+    start_server: Any, db: asyncpg.Connection, versions: Versions
 ) -> None:
     servers = [start_server(**WATCHED) for _ in range(2)]
     async with connect(servers[0].target) as client, connect(servers[1].target) as other:
@@ -402,7 +415,7 @@ async def test_the_watch_takes_back_a_version_that_is_worse(
 
 
 async def test_the_watch_leaves_an_equal_version_alone(
-    start_server: Any, db: asyncpg.Connection
+    start_server: Any, db: asyncpg.Connection, versions: Versions
 ) -> None:
     server = start_server(**WATCHED)
     async with connect(server.target) as client:
@@ -419,7 +432,7 @@ async def test_the_watch_leaves_an_equal_version_alone(
 
 
 async def test_shadowing_counts_agreement_on_live_traffic(
-    client: Client, db: asyncpg.Connection
+    client: Client, db: asyncpg.Connection, versions: Versions
 ) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
@@ -466,7 +479,9 @@ async def test_only_what_can_be_served_can_be_shadowed(client: Client) -> None:
         assert (await failure_of(call)).code.name == code
 
 
-async def test_a_decision_names_its_activation(client: Client, db: asyncpg.Connection) -> None:
+async def test_a_decision_names_its_activation(
+    client: Client, db: asyncpg.Connection, versions: Versions
+) -> None:
     (version,) = await versions(client, 1)
     await set_rollout(client, version=version, percent=10)
     await serves(client)

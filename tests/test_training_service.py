@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import grpc
@@ -12,10 +13,11 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.state import Context, StateSpace
+from rl.state import Context
 from server.app import App
 from server.settings import Settings
 from server.store.models import load_table
+from tests.faults import SPACE
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -30,7 +32,12 @@ from tests.support import (
 )
 
 LIKE, DISLIKE, SKIP = types.REACTION_LIKE, types.REACTION_DISLIKE, types.REACTION_SKIP
-SEED_STATE = StateSpace().index((75, 60, 40, 80, 30), Context("music", "calm", "evening"))
+SEED_STATE = SPACE.index((75, 60, 40, 80, 30), Context("music", "calm", "evening"))
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return in_process(database_url, tmp_path, bins=SPACE.bins, gates="report")
 
 
 async def record_week(client: Client, users: int = 3, each: int = 6) -> int:
@@ -61,7 +68,7 @@ async def test_a_run_learns_and_is_served(client: Client, db: asyncpg.Connection
     assert run.statistics.total_states == 1
     assert run.statistics.total_state_actions == 2
     assert run.statistics.total_updates == count
-    assert run.statistics.coverage == pytest.approx(1 / 300_000)
+    assert run.statistics.coverage == pytest.approx(1 / SPACE.n_states)
     assert run.hyperparameters.settling_seconds == 1800
     assert set(run.stage_seconds) == {
         "starting",

@@ -225,7 +225,7 @@ class TestStaged:
 class TestEvaluate:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
-        return enforcing(database_url, tmp_path, gates="report", bins=5, exploration=0.5)
+        return enforcing(database_url, tmp_path, gates="report", exploration=0.5)
 
     async def test_estimates_against_the_truth(self, client: Client) -> None:
         for _ in range(5):
@@ -309,7 +309,7 @@ class TestEvaluate:
 
     async def test_nobody_knows_what_an_import_was_trained_on(self, client: Client) -> None:
         await live(client, PEOPLE, likes_high_energy)
-        table = b"""{"(3, 3, 2, 4, 1, 'music', 'calm', 'evening')":
+        table = b"""{"(1, 1, 0, 1, 0, 'music', 'calm', 'evening')":
             {"('low', 'diverse', 'exploratory')": 1.5}}"""
 
         async def pieces() -> Any:
@@ -377,7 +377,7 @@ class TestEvaluate:
 class TestObjectives:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
-        return enforcing(database_url, tmp_path, gates="report", bins=5)
+        return enforcing(database_url, tmp_path, gates="report")
 
     async def test_retraining_under_other_weights_stands_apart(
         self, client: Client, db: asyncpg.Connection

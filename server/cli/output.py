@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from recparams.v1.evaluation_pb2 import Estimate, PolicyDifference, PolicyEvaluation
-from server.contract import vocabulary
+from server.contract import enums
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def to_dict(message: Message) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def enum_name(message: Message, field: str) -> str:
     """Returns the value of an enum field without its prefix, in lower case."""
     descriptor = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert descriptor is not None  # noqa: S101 - the caller names an enum field
-    return vocabulary.enum_name(descriptor, getattr(message, field))
+    return enums.enum_name(descriptor, getattr(message, field))
 
 
 def when(stamp: Timestamp) -> str:
@@ -104,7 +106,7 @@ def give_up(failure: Exception, code: int) -> NoReturn:
     raise SystemExit(code) from None
 
 
-def refuse_settings(failure: ValidationError) -> NoReturn:
+def refuse_settings(failure: "ValidationError") -> NoReturn:
     """Prints what is wrong with settings, without their values, and exits with 2."""
     for problem in failure.errors(include_url=False, include_input=False):
         where = ".".join(map(str, problem["loc"])) or "settings"

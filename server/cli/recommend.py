@@ -16,7 +16,7 @@ from server.cli.connection import (
     server_options,
 )
 from server.cli.output import enum_name, print_facts, print_json
-from server.contract.vocabulary import enum_number
+from server.contract.enums import enum_number
 
 DIMENSIONS = ("energy", "diversity", "novelty")
 

@@ -35,7 +35,7 @@ from server.cli.output import (
     to_dict,
     when,
 )
-from server.contract.vocabulary import enum_number
+from server.contract.enums import enum_number
 
 Metadata = tuple[tuple[str, str], ...]
 PATIENCE_SECONDS = 60.0

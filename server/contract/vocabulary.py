@@ -1,7 +1,7 @@
 """The contract's enum numbers, which are stored, and the learning core's names for them."""
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,40 +13,12 @@ from rl.arms import ARMS
 from rl.policy import SOURCES
 from rl.reward import REACTIONS
 from rl.state import Context, StateSpace
+from server.contract.enums import enum_name, enum_number
 
-if TYPE_CHECKING:
-    from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper as EnumTypeWrapper
-
-V = TypeVar("V", bound=int)
 Traits = tuple[float, float, float, float, float]
 UNKNOWN_TRAITS: Traits = (math.nan, math.nan, math.nan, math.nan, math.nan)
 ContextNumbers = tuple[int, int, int]
 Contexts = dict[ContextNumbers, int]
-
-
-def _prefix(enum: Any) -> str:
-    """Returns the prefix of an enum's values, as in MOOD_; the first is MOOD_UNSPECIFIED."""
-    return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
-
-
-def enum_name(enum: Any, number: int) -> str:
-    """Returns the name of an enum's value without its prefix, as in "happy".
-
-    Args:
-        enum: the descriptor of the enum.
-        number: of one of its values.
-
-    Raises KeyError if the enum has no such number.
-    """
-    return str(enum.values_by_number[number].name).removeprefix(_prefix(enum)).lower()
-
-
-def enum_number(enum: "EnumTypeWrapper[V]", name: str) -> V:
-    """Returns the number of an enum's value, such as `enum_number(types.Mood, "happy")`.
-
-    Raises ValueError if the enum has no such name.
-    """
-    return enum.Value(_prefix(enum.DESCRIPTOR) + name.upper())
 
 
 def _names(enum: Any) -> dict[int, str]:

@@ -121,10 +121,9 @@ class Jobs:
         try:
             yield process
         finally:
-            if process.returncode is None:
-                process.kill()
-                # Its place is free when its memory is.
-                await process.wait()
+            _kill(process)
+            # Its place is free when its memory is.
+            await process.wait()
 
     async def run(self, *arguments: str, reserved: bool = False) -> tuple[int, bytes]:
         """Returns exit code and output of a job without input.

@@ -11,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from recparams.v1 import evaluation_pb2, models_pb2, training_pb2
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.registry import DEFAULT_ALGORITHM
+from server.contract.enums import enum_number
 from server.contract.errors import invalid
-from server.contract.vocabulary import enum_number
 
 _PAGE_DEFAULT = 20
 _PAGE_MOST = 100

@@ -13,7 +13,8 @@ from recparams.v1.types_pb2 import ContentType, Mood, TimeOfDay
 from rl.arms import RULES_VERSION
 from rl.policy import GreedyTable
 from rl.state import StateSpace
-from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS, enum_number
+from server.contract.enums import enum_number
+from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
 from server.serving.policies import Arm, PolicyHolder, Serving
 
 

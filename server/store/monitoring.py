@@ -9,6 +9,10 @@ from server.store import system, tasks
 from server.store.database import Connection
 
 RUN_STATUSES = ("pending", "running", "completed", "gated", "failed", "cancelled")
+_LAST_ENDED = f"""
+SELECT finished_at, (metadata->'training')::text AS result FROM system_tasks
+WHERE {tasks.ENDED_ON_MAIN_LINE} ORDER BY id DESC LIMIT 1
+"""  # noqa: S608 - constant text
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,7 @@ async def read_figures(connection: Connection, serving_version: int) -> Figures:
     counts = await connection.fetch(
         "SELECT status, count(*) FROM system_tasks WHERE task_name = $1 GROUP BY status", tasks.TASK
     )
-    last = await connection.fetchrow(
-        """
-        SELECT finished_at, (metadata->'training')::text AS result FROM system_tasks
-        WHERE task_name = $1 AND status IN ('completed', 'gated')
-            AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
-        ORDER BY id DESC LIMIT 1
-        """,
-        tasks.TASK,
-    )
+    last = await connection.fetchrow(_LAST_ENDED)
     return Figures(
         runs={**dict.fromkeys(RUN_STATUSES, 0), **{row[0]: row[1] for row in counts}},
         trained_at=await _first_recorded_at(connection) if last is None else last["finished_at"],

@@ -3,7 +3,21 @@
 from typing import Any
 
 from server.store.database import Connection
-from server.store.tasks import TASK
+from server.store.tasks import ENDED_ON_MAIN_LINE, TASK
+
+_WAITING = f"""
+SELECT CASE
+    WHEN training IS NULL THEN newest
+    WHEN training ? 'interactions_through' THEN
+        greatest(0, newest - (training->>'interactions_through')::bigint)
+        + (training->>'interactions_waiting')::bigint
+END
+FROM (SELECT coalesce(max(id), 0) AS newest FROM interactions) AS ids
+LEFT JOIN (
+    SELECT metadata->'training' AS training FROM system_tasks
+    WHERE {ENDED_ON_MAIN_LINE} ORDER BY id DESC LIMIT 1
+) AS last ON true
+"""  # noqa: S608 - constant text
 
 
 async def active_model(connection: Connection) -> Any:
@@ -42,22 +56,5 @@ async def interactions_waiting(connection: Connection) -> int | None:
     It is the number that the last run left and the ids drawn since; None if that run left no
     number.
     """
-    waiting: int | None = await connection.fetchval(
-        """
-        SELECT CASE
-            WHEN training IS NULL THEN newest
-            WHEN training ? 'interactions_through' THEN
-                greatest(0, newest - (training->>'interactions_through')::bigint)
-                + (training->>'interactions_waiting')::bigint
-        END
-        FROM (SELECT coalesce(max(id), 0) AS newest FROM interactions) AS ids
-        LEFT JOIN (
-            SELECT metadata->'training' AS training FROM system_tasks
-            WHERE task_name = $1 AND status IN ('completed', 'gated')
-                AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
-            ORDER BY id DESC LIMIT 1
-        ) AS last ON true
-        """,
-        TASK,
-    )
+    waiting: int | None = await connection.fetchval(_WAITING)
     return waiting

@@ -7,6 +7,11 @@ from server.store.database import Connection, Pool
 from server.store.locks import TRAINER_LOCK
 
 TASK = "rl_training"
+ENDED_ON_MAIN_LINE = """(
+    task_name = 'rl_training' AND status IN ('completed', 'gated')
+        AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
+)"""
+"""SQL condition: a run of the main line that ended with a result."""
 
 _SELECT = """
 SELECT id, request_id, status, executed_at, started_at, finished_at, stage, progress,

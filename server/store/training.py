@@ -8,15 +8,13 @@ from rl.transitions import Due
 from server.store.columns import INTERACTIONS
 from server.store.database import Connection, Pool
 from server.store.locks import while_none_inserts
-from server.store.tasks import TASK
+from server.store.tasks import ENDED_ON_MAIN_LINE, TASK
 
 # Up to where a run read all that was due: what is due below is of people who have some waiting.
-_READ_THROUGH = """(
+_READ_THROUGH = f"""(
     SELECT coalesce(max((metadata->'training'->>'interactions_read_through')::bigint), 0)
-    FROM system_tasks
-    WHERE task_name = 'rl_training' AND status IN ('completed', 'gated')
-        AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
-)"""
+    FROM system_tasks WHERE {ENDED_ON_MAIN_LINE}
+)"""  # noqa: S608 - constant text
 
 # No upper bound in time: an interaction after the window must hold back what arrived after it.
 _READ = {
@@ -39,6 +37,11 @@ _READ = {
 
 EVER = datetime.fromtimestamp(0, UTC)
 """Start of a window that leaves nothing out: no interaction is older."""
+
+
+def reads_all_due(window_start: datetime, rebuild: bool) -> bool:
+    """Returns True if a run of a window reads all that is due, and nothing else."""
+    return window_start <= EVER and not rebuild
 
 
 def query(rebuild: bool, select: str = INTERACTIONS.select_list) -> str:
@@ -193,7 +196,7 @@ async def settle(connection: Connection, due: Due, window_start: datetime, *, re
     await connection.execute(_SET_WAITING, *waiting, rebuild)
     if rebuild:
         await connection.execute(_DUE_ANYWAY)
-    if window_start <= EVER and not rebuild:
+    if reads_all_due(window_start, rebuild):
         return due.waiting
     return int(await connection.fetchval(query(False, "count(*)"), _ANY_ID, EVER))
 
@@ -220,7 +223,7 @@ WHERE l.user_key = w.user_key AND l.id <= w.id AND l.occurred_at >= $3
 _SET_WATERMARKS = """
 UPDATE users SET
     trained_through = CASE WHEN $3 THEN w.id ELSE greatest(trained_through, w.id) END,
-    has_waiting = has_waiting AND ($3 OR $4)
+    has_waiting = has_waiting AND ($3 OR $4) OR ($3 AND w.id < trained_through)
 FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, id)
 WHERE users.user_key = w.user_key
 """

@@ -125,6 +125,10 @@ def test_the_boundary(m: float, alpha: float, expected: float) -> None:
     assert boundary(m, alpha) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_boundary_is_wider_than_an_interval_for_one_look() -> None:
+    assert min(boundary(m, 0.05) for m in np.geomspace(1e-6, 1e9, 1000)) > 2.5
+
+
 def test_a_difference_worked_out_by_hand() -> None:
     found = difference(one_each([1.0] * 75 + [0.0] * 25), one_each([1.0] * 25 + [0.0] * 75))
     assert found.value == 0.5
@@ -413,6 +417,21 @@ def arm_totals(row: list[float]) -> ArmTotals:
     return ArmTotals(int(persons), int(interactions), likes, *sums)
 
 
+def apart(run: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """By look, whether means are 1.9 standard errors apart: only there can anything be found.
+
+    Works all looks of an experiment out at once; where it says so, `difference` decides.
+    """
+    persons, interactions, _, reward, _, squares, cross, counts = np.moveaxis(run, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = reward / interactions
+        spread = squares - mean * (2.0 * cross - mean * counts)
+        variance = spread * persons / (persons - 1) / interactions**2
+        error = np.sqrt(variance.sum(axis=1))
+    # Where it cannot be worked out, it is to be looked at.
+    return ~(abs(mean[:, 1] - mean[:, 0]) < 1.9 * error)
+
+
 POOLS = {
     "heavy tails": lambda: pool(correlation=0.3, mean_count=8.0),
     "the happy are busier": lambda: pool(correlation=0.3, mean_count=10.0, shape=0.3, busy=1.0),
@@ -436,8 +455,8 @@ def watch(
     reward, first = POOLS[people]()
     runs = histories(reward, first, experiments, n, share, arrive_by, effect, 7)
     found = np.zeros((experiments, 3), dtype=np.bool_)
-    for run, of_run in zip(runs.tolist(), found, strict=True):
-        for control, treatment in run:
+    for run, of_run in zip(runs, found, strict=True):
+        for control, treatment in run[apart(run)].tolist():
             arms = arm_totals(treatment), arm_totals(control)
             now = difference(*arms)
             plain_error = sqrt(arms[0].variance + arms[1].variance)

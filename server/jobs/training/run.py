@@ -209,7 +209,7 @@ def _result(
     progress: Progress,
 ) -> dict[str, Any]:
     """Returns the `training` part of the run's metadata; the seed's monitoring queries read it."""
-    reads_all_due = window_start <= training.EVER and not request.rebuild
+    reads_all_due = training.reads_all_due(window_start, request.rebuild)
     return {
         "average_reward": todo.average_reward,
         "users_trained": len(todo.users),
