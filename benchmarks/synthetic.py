@@ -12,7 +12,7 @@ from rl.smoothing import Smoothing
 from rl.state import StateSpace
 from rl.transitions import Interactions, TrainedThrough
 from server.store.models import NewModel
-from simulation.people.population import TRAIT_MEANS, TRAIT_SDS
+from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
 SPACE = StateSpace()
 SETTINGS = Hyperparameters()

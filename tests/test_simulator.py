@@ -15,16 +15,13 @@ from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
 from rl.transitions import Interactions, prepare
 from simulation.people.population import (
     SECONDS_BETWEEN_VISITS,
-    TRAIT_CORRELATIONS,
-    TRAIT_MEANS,
-    TRAIT_SDS,
     WEEK,
     Population,
     Situations,
     draw_population,
     draw_visits,
 )
-from simulation.people.preferences import ideals, utilities
+from simulation.people.preferences import OWN
 from simulation.people.simulator import (
     PAUSE_SECONDS,
     expected_rewards,
@@ -32,6 +29,7 @@ from simulation.people.simulator import (
     next_situations,
     react,
 )
+from simulation.people.traits import TRAIT_CORRELATIONS, TRAIT_MEANS, TRAIT_SDS
 
 START = 1_700_000_000
 WEIGHTS = RewardWeights()
@@ -121,20 +119,21 @@ def test_people_visit_at_their_time_of_day(population, visits):
 
 
 def test_utilities_and_ideals_are_within_range(population, visits):
-    suits = utilities(population, visits)
+    suits = population.utilities(visits)
     assert suits.shape == (len(visits), 27)
     assert suits.min() > 0.0
     assert suits.max() <= 1.0
-    points = ideals(population, visits)
+    who, tastes = visits.person, population.tastes[visits.person, visits.content_type]
+    points = OWN.ideals(population.traits[who], visits.context, tastes)
     assert points.min() > 0.0
     assert points.max() < 1.0
     assert np.all(points.std(axis=0) > 0.2)
 
 
 def test_utility_is_continuous_in_the_traits(population, visits):
-    before = utilities(population, visits)
+    before = population.utilities(visits)
     nudged = replace(population, traits=population.traits + 0.01)
-    assert np.abs(utilities(nudged, visits) - before).max() < 0.01
+    assert np.abs(nudged.utilities(visits) - before).max() < 0.01
 
 
 def test_expectations_equal_monte_carlo(population, visits):
@@ -188,7 +187,7 @@ def test_reactions_exclude_each_other_and_an_impression_is_alone(population, vis
 
 
 def test_being_served_well_pays_twice(population, visits):
-    suits = utilities(population, visits)
+    suits = population.utilities(visits)
     well, badly = (
         react(np.random.default_rng(6), population, visits, choice)
         for choice in (suits.argmax(axis=1), suits.argmin(axis=1))

@@ -77,8 +77,7 @@ def states(
 
 def contexts(at: Situations) -> NDArray[np.int64]:
     """Returns the context indices of n situations, int64 (n,)."""
-    places = (at.content_type, at.mood, at.time_of_day)
-    return np.ravel_multi_index(places, SPACE.context_shape)
+    return np.ravel_multi_index(at.context, SPACE.context_shape)
 
 
 def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:

@@ -16,7 +16,9 @@ from rl.reward import RewardWeights
 from simulation.compare.logs import SPACE, START, Log, contexts, simulate
 from simulation.compare.systems import Contestant
 from simulation.people.population import Population, Situations, draw_population, draw_visits
+from simulation.people.preferences import OWN, World
 from simulation.people.simulator import expected_rewards, next_situations, react
+from simulation.people.worlds import KINDS, draw_world
 
 ESTIMATOR = DoublyRobust()
 """Estimator of the service's gates."""
@@ -36,6 +38,7 @@ class Plan:
         seeds: number of populations and logs.
         held_out: interactions of other people, on which all are evaluated.
         visits: whole visits of those people, on which delayed effects are evaluated.
+        world: kind of world, one of `simulation.people.worlds.KINDS`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -45,12 +48,15 @@ class Plan:
     seeds: int = 5
     held_out: int = 20_000
     visits: int = 2_000
+    world: str = "own"
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 100 or list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError("sizes must be 100 or more, each larger than the one before")
         if min(self.seeds, self.held_out, self.visits) < 1:
             raise ValueError("seeds, held_out and visits must be 1 or more")
+        if self.world not in KINDS:
+            raise ValueError(f"world must be one of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True)
@@ -131,9 +137,9 @@ class HeldOut:
         return earned / len(self.visits)
 
 
-def draw_held_out(rng: np.random.Generator, plan: Plan) -> HeldOut:
-    """Draws held-out people and simulates their log."""
-    population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON))
+def draw_held_out(rng: np.random.Generator, plan: Plan, world: World = OWN) -> HeldOut:
+    """Draws held-out people of a world and simulates their log."""
+    population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON), world)
     log = simulate(rng, population, plan.held_out)
     return HeldOut(
         population=population,
@@ -160,9 +166,10 @@ def trials(
     on_next("compiling", plan.sizes[0], 0)
     for seed in range(plan.seeds):
         rng = np.random.default_rng(seed)
-        people = draw_population(rng, max(100, largest // INTERACTIONS_PER_PERSON))
+        world = draw_world(plan.world, seed)
+        people = draw_population(rng, max(100, largest // INTERACTIONS_PER_PERSON), world)
         log = simulate(rng, people, largest)
-        held_out = draw_held_out(rng, plan)
+        held_out = draw_held_out(rng, plan, world)
         if seed == 0:
             _warm_up(systems, log[: plan.sizes[0]])
         for size in plan.sizes:
