@@ -14,7 +14,7 @@ from rl.reward import RewardWeights, rewards
 from rl.rules import rule_table
 from rl.state import TRAITS, StateSpace
 from simulation.compare.logs import Log, simulate
-from simulation.compare.measure import Plan, draw_held_out, trials
+from simulation.compare.measure import Plan, draw_held_out, draw_logs, trials
 from simulation.compare.systems import RulesSystem
 from simulation.people.population import (
     Population,
@@ -182,6 +182,9 @@ def test_tastes_of_a_person_are_alike_in_all_content_types(seed: int) -> None:
 
 def test_a_comparison_takes_any_world() -> None:
     plan = Plan(sizes=(1000,), seeds=1, held_out=2000, visits=100, world="good_rules")
+    for kind in KINDS:
+        log, held_out = draw_logs(replace(plan, sizes=(4000,), world=kind), seed=3)
+        assert (len(log), len(held_out.log)) == (4000, 2000)
     (rules,) = trials(plan, [RulesSystem()], lambda name, size, seed: None)
     assert rules.regret < 0.03
     with pytest.raises(ValueError, match="world must be one of own, jumps"):

@@ -26,6 +26,9 @@ ESTIMATOR = DoublyRobust()
 INTERACTIONS_PER_PERSON = 8
 """Interactions of each person in a log, about, which is the beginning of a week."""
 
+_IN_OTHER_WORLDS = 6
+"""The same where it is not the usual world: in some, visits are shorter."""
+
 _TIMED_QUESTIONS, _TIMED_ROUNDS = 100, 5
 
 
@@ -139,7 +142,7 @@ class HeldOut:
 
 def draw_held_out(rng: np.random.Generator, plan: Plan, world: World = OWN) -> HeldOut:
     """Draws held-out people of a world and simulates their log."""
-    population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON), world)
+    population = _draw_enough(rng, plan.held_out, world)
     log = simulate(rng, population, plan.held_out)
     return HeldOut(
         population=population,
@@ -152,6 +155,19 @@ def draw_held_out(rng: np.random.Generator, plan: Plan, world: World = OWN) -> H
     )
 
 
+def draw_logs(plan: Plan, seed: int) -> tuple[Log, HeldOut]:
+    """Draws the world of a seed, the largest log of people there, and people to judge by."""
+    rng, world, largest = np.random.default_rng(seed), draw_world(plan.world, seed), plan.sizes[-1]
+    log = simulate(rng, _draw_enough(rng, largest, world), largest)
+    return log, draw_held_out(rng, plan, world)
+
+
+def _draw_enough(rng: np.random.Generator, n: int, world: World) -> Population:
+    """Draws so many people that their first n interactions are the beginning of a week."""
+    each = INTERACTIONS_PER_PERSON if world is OWN else _IN_OTHER_WORLDS
+    return draw_population(rng, max(100, n // each), world)
+
+
 def trials(
     plan: Plan, systems: Sequence[Contestant], on_next: Callable[[str, int, int], None]
 ) -> Iterator[Trial]:
@@ -162,14 +178,9 @@ def trials(
         systems: those installed.
         on_next: called before each trial with its system, size and seed.
     """
-    largest = plan.sizes[-1]
     on_next("compiling", plan.sizes[0], 0)
     for seed in range(plan.seeds):
-        rng = np.random.default_rng(seed)
-        world = draw_world(plan.world, seed)
-        people = draw_population(rng, max(100, largest // INTERACTIONS_PER_PERSON), world)
-        log = simulate(rng, people, largest)
-        held_out = draw_held_out(rng, plan, world)
+        log, held_out = draw_logs(plan, seed)
         if seed == 0:
             _warm_up(systems, log[: plan.sizes[0]])
         for size in plan.sizes:

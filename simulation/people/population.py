@@ -1,6 +1,6 @@
 """Simulated people: their scores, their personal tastes, and habits that follow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ Ints = NDArray[np.int64]
 
 MOOD_VALENCES = np.array([0.0, 0.8, -0.8, -0.6, 0.5, 0.6, 0.6, -0.7])
 """Valence of each of MOODS, -1 to 1, after the circumplex of Russell (1980)."""
+
+TASTE_SDS = 0.35, 0.25
+"""Standard deviations of personal tastes that hold everywhere, and of those of a content type."""
 
 HOURS_OF_SPREAD = 3.0
 SECONDS_BETWEEN_VISITS = 2 * 3600
@@ -58,6 +61,13 @@ class Population:
         tastes = self.tastes[at.person, at.content_type]
         return self.world.utilities(self.traits[at.person], at.context, tastes)
 
+    def replaced(self, people: Ints, newcomers: "Population") -> "Population":
+        """Returns a population with newcomers, as many, in the places of some people."""
+        columns = {name: column.copy() for name, column in vars(self).items() if name != "world"}
+        for name, column in columns.items():
+            column[people] = getattr(newcomers, name)
+        return replace(self, **columns)
+
 
 @dataclass(frozen=True)
 class Situations:
@@ -96,8 +106,8 @@ class Situations:
 
 def draw_tastes(rng: np.random.Generator, n: int) -> Floats:
     """Draws the personal tastes of n people, logits, (n, 3, 3)."""
-    everywhere = rng.normal(0.0, 0.35, size=(n, 1, 3))
-    return everywhere + rng.normal(0.0, 0.25, size=(n, len(CONTENT_TYPES), 3))
+    everywhere = rng.normal(0.0, TASTE_SDS[0], size=(n, 1, 3))
+    return everywhere + rng.normal(0.0, TASTE_SDS[1], size=(n, len(CONTENT_TYPES), 3))
 
 
 def draw_population(rng: np.random.Generator, n: int, world: World = OWN) -> Population:
