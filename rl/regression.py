@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 _ROUNDS = 6
 _REWEIGHTED_ROUNDS = 3
 _LEAST_SLOPE = 0.05
+_LEAST_NOISE = 1e-4
+"""Below it, equations would lose to rounding what the prior says."""
 _PRIOR_NOISE_ROWS = 100.0
 _HYPERPRIOR = 2.0
 """Weight of the prior variance of a group, in coefficients."""
@@ -133,7 +135,7 @@ def fit(
     Args:
         basis: the columns.
         rows: places and weights of the values.
-        y: values, (n,).
+        y: values, (n,), with a standard deviation of about 1.
         traits: trait terms of each cell, (n_cells, 21).
         prior: of the coefficients.
         curve: the mean as a function of eta; None for the average of y plus eta.
@@ -142,7 +144,7 @@ def fit(
     from scipy.linalg.lapack import dpotri
 
     centre = float(np.average(y, weights=rows.weight))
-    expected_noise = max(0.9 * float(np.mean(rows.weight * (y - centre) ** 2)), 1e-12)
+    expected_noise = max(0.9 * float(np.mean(rows.weight * (y - centre) ** 2)), _LEAST_NOISE)
     start, expected = prior.means(basis), prior.variances(basis)
     group, sizes = basis.group, np.bincount(basis.group)
     mean, variances, noise = start, expected, expected_noise

@@ -5,9 +5,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from rl.learners import q_learning
 from rl.learners.hyperparameters import Hyperparameters
-from rl.policy import publish
+from rl.learners.q_learning import QLearning
 from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
 from rl.rules import rule_table
 from rl.smoothing import Smoothing
@@ -228,8 +227,6 @@ def test_rules_lie_between_random_and_the_optimum_with_room(population, visits):
 
 def test_learning_beats_the_rules_on_people_not_seen(population, visits):
     rng = np.random.default_rng(8)
-    q = np.zeros((SPACE.n_states, 27), dtype=np.float32)
-    visits_of_pairs = np.zeros((SPACE.n_states, 27), dtype=np.int32)
     logged = []
     people = draw_population(rng, 2000)
     for week in range(3):
@@ -251,17 +248,10 @@ def test_learning_beats_the_rules_on_people_not_seen(population, visits):
         settled_before=START + 4 * WEEK,
         min_interactions=5,
     )
-    q_learning.train(
-        q,
-        visits_of_pairs,
-        batch.transitions,
-        Hyperparameters(),
-        states_per_cell=SPACE.n_contexts,
-    )
-    learned = publish(
-        SPACE, q, visits_of_pairs, learning_rate=0.1, epsilon=0.0, smoothing=Smoothing()
-    )
+    learner = QLearning(SPACE, Hyperparameters(), smoothing=Smoothing(serving_bins=0))
+    learner.learn(batch.transitions)
+    learned = learner.publish()
     expected = expected_rewards(population, visits, WEIGHTS)
     row, state = np.arange(len(visits)), states(population, visits)
     rules = expected[row, rule_table(SPACE)[state]].mean()
-    assert expected[row, np.frombuffer(learned.actions, np.uint8)[state]].mean() > rules + 0.1
+    assert expected[row, learned.likeliest(state, np.zeros((0, 5)))].mean() > rules + 0.1
