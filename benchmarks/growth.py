@@ -19,6 +19,7 @@ from benchmarks.report import Section, Table
 from benchmarks.synthetic import (
     ACTIONS_TRIED,
     SECOND,
+    SERVING,
     SETTINGS,
     SPACE,
     published,
@@ -157,7 +158,7 @@ def _storing(model: models.NewModel, *, rounds: int) -> tuple[dict[str, float], 
         {
             PUBLISH: lambda: published(model),
             ENCODE: lambda: models.encode(model),
-            DECODE: lambda: loop.run_until_complete(models.load_policy(fetched, 1, SPACE)),
+            DECODE: lambda: loop.run_until_complete(models.load_policy(fetched, 1, SERVING)),
             STATISTICS: lambda: table_statistics(model.q, model.visits),
         },
         rounds=rounds,

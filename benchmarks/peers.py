@@ -85,7 +85,7 @@ def run(effort: Effort, folder: Path) -> Section:
 
     mean = expected_rewards(newcomers, at, RewardWeights())
     every = np.arange(len(at))
-    rules = rule_table(SPACE)[[ours.encode(*question) for question in questions]]
+    rules = rule_table(ours.serving)[[ours.encode(*question) for question in questions]]
     earned = {s.name: mean[every, _answer_all(s, questions)].mean() for s in here}
     best = max(earned, key=lambda name: earned[name])
     rows = [

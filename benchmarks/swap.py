@@ -25,7 +25,7 @@ from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort, cores, side_by_side
 from benchmarks.report import Goal, Section, Table
 from benchmarks.servers import DECIDE, request, running
-from benchmarks.synthetic import ACTIONS_TRIED, SPACE, random_model
+from benchmarks.synthetic import ACTIONS_TRIED, SERVING, SPACE, random_model
 from recparams.v1 import recommendation_pb2 as pb
 from rl import q_table
 from rl.action import N_ACTIONS
@@ -143,7 +143,7 @@ def _store(url: str, model: models.NewModel) -> int:
 
 def _seed_json(model: models.NewModel) -> str:
     """The table as the seed wrote it: without visit counts, which `dump` adds."""
-    table = q_table.QTable(SPACE, model.q, model.visits, model.hyperparameters)
+    table = q_table.QTable(SPACE, model.q, model.visits, model.rewards, model.hyperparameters)
     return json.dumps(json.loads("".join(q_table.dump(table)))["q_table"])
 
 
@@ -153,7 +153,7 @@ def _loading(url: str, version: int, text: str, *, rounds: int) -> dict[str, flo
     connection = loop.run_until_complete(asyncpg.connect(url))
     spent = side_by_side(
         {
-            OURS: lambda: loop.run_until_complete(models.load_policy(connection, version, SPACE)),
+            OURS: lambda: loop.run_until_complete(models.load_policy(connection, version, SERVING)),
             TEXT: partial(json.loads, text),
             TUPLES: partial(_load_tuples, text),
         },

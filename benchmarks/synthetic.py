@@ -7,14 +7,15 @@ import numpy as np
 from rl.action import N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.tabular import table_statistics
-from rl.policy import GreedyTable, publish
+from rl.policy import GreedyTable, publish, rule_based_policy
 from rl.smoothing import Smoothing
-from rl.state import StateSpace
+from rl.state import StateSpace, serving_space
 from rl.transitions import Interactions, TrainedThrough
 from server.store.models import NewModel
-from simulation.people.population import TRAIT_MEANS, TRAIT_SDS
+from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
 SPACE = StateSpace()
+SERVING = serving_space(SPACE, Smoothing.serving_bins)
 SETTINGS = Hyperparameters()
 EPSILON = 0.05
 SECOND = 1_000_000
@@ -27,20 +28,24 @@ def random_model(rng: np.random.Generator, states: int) -> NewModel:
     """A model with so many visited states, `ACTIONS_TRIED` random actions in each."""
     shape = SPACE.n_states, N_ACTIONS
     q, visits = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int32)
+    rewards = np.zeros(shape, dtype=np.float32)
     visited = rng.choice(SPACE.n_states, states, replace=False)[:, None]
     tried = rng.random((states, N_ACTIONS)).argpartition(ACTIONS_TRIED)[:, :ACTIONS_TRIED]
     q[visited, tried] = rng.normal(0.5, 0.3, tried.shape)
     visits[visited, tried] = 1 + rng.poisson(5.0, tried.shape)
+    rewards[visited, tried] = 0.9 * q[visited, tried]
     model = NewModel(
         origin="imported",
         run_id=None,
         parent_version=None,
         algorithm="q_learning",
+        space=SPACE,
         hyperparameters=SETTINGS.to_dict(),
         metrics={**asdict(table_statistics(q, visits)), "exploration_rate": EPSILON},
         q=q,
         visits=visits,
-        policy=GreedyTable(SPACE, bytes(SPACE.n_states), bytes(SPACE.n_states), EPSILON),
+        rewards=rewards,
+        policy=rule_based_policy(SERVING, EPSILON),
         objectives={},
         main_line=False,
         trained=TrainedThrough.nothing(),
@@ -54,6 +59,7 @@ def published(model: NewModel) -> GreedyTable:
         SPACE,
         model.q,
         model.visits,
+        model.rewards,
         learning_rate=SETTINGS.learning_rate,
         epsilon=EPSILON,
         smoothing=Smoothing(),

@@ -8,9 +8,8 @@ import numpy as np
 from benchmarks.dict_agent import MOVES, DictAgent, Key, key
 from rl.action import N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import train
+from rl.learners.q_learning import QLearning
 from rl.policy import GreedyTable, publish
-from rl.smoothing import Smoothing
 from rl.state import Context
 from rl.transitions import TERMINAL
 from simulation.compare.logs import SPACE, Log, transitions
@@ -27,32 +26,33 @@ class Recparams(System):
 
     def __init__(self) -> None:
         super().__init__("recparams")
-        self.q = np.empty((SPACE.n_states, N_ACTIONS), dtype=np.float32)
-        self.visits = np.empty((SPACE.n_states, N_ACTIONS), dtype=np.int32)
+        self.learner = QLearning(SPACE, SETTINGS)
+        self.serving = self.learner.serving_space
 
     def prepare(self, log: Log) -> None:
         self.transitions = transitions(log)
 
     def encode(self, traits: Sequence[float], context: Context) -> int:
-        return SPACE.cell(traits) * SPACE.n_contexts + SPACE.context(context)
+        return self.serving.index(traits, context)
 
     def reset(self) -> None:
         # Written over rather than allocated: the trainer too goes on from a table in memory.
-        self.q[:] = 0
-        self.visits[:] = 0
+        for table in self.learner.arrays().values():
+            table[:] = 0
 
     def learn(self) -> None:
-        train(self.q, self.visits, self.transitions, SETTINGS, states_per_cell=SPACE.n_contexts)
+        self.learner.learn(self.transitions)
 
     def publish(self) -> None:
         """Makes the policy that decisions look up."""
         self.policy = publish(
             SPACE,
-            self.q,
-            self.visits,
+            self.learner.q,
+            self.learner.visits,
+            self.learner.rewards,
             learning_rate=SETTINGS.learning_rate,
             epsilon=EPSILON,
-            smoothing=Smoothing(),
+            smoothing=self.learner.smoothing,
         )
 
     def decide(self, ready: int) -> int:

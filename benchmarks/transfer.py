@@ -1,10 +1,9 @@
-"""What a state with little data should borrow: none, kernel, fewer bins, hierarchical shrinkage.
+"""What each part of the smoothing is worth: the regression, caution, finer bins, rewards apart.
 
 `python -m benchmarks.transfer --into docs/transfer.md` measures and writes it down.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,115 +14,62 @@ from numpy.typing import NDArray
 
 from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
-from rl.action import ACTION_LEVELS
-from rl.learners.q_learning import train
-from rl.policy import MIN_EVIDENCE
+from rl.learners.q_learning import QLearning
+from rl.policy import GreedyTable, publish
 from rl.reward import RewardWeights
 from rl.rules import rule_table
-from rl.smoothing import Smoothing, smooth
+from rl.smoothing import Smoothing
 from rl.state import StateSpace
-from simulation.compare.logs import START, Log, contexts, simulate, states, transitions
+from simulation.compare.logs import START, contexts, simulate, states, transitions
 from simulation.compare.report import Mean
 from simulation.people.population import draw_population, draw_visits
 from simulation.people.simulator import expected_rewards
 
-WIDTHS = 10.0, 15.0, 20.0, 27.0, 35.0, 50.0
-HELD_OUT = 0.25
-FIVE, THREE = StateSpace(), StateSpace(bins=3)
+FIVE = StateSpace()
+DEFAULT = Smoothing()
 
 Actions = NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True)
-class Learned:
-    """A table that Q-learning filled from a log, and the log.
-
-    Attributes:
-        q, visits: float32 and int32 (n_states, 27).
-        log: what it was learned from.
-    """
-
-    space: StateSpace
-    q: NDArray[np.float32]
-    visits: NDArray[np.int32]
-    log: Log
-
-
-def learn(space: StateSpace, log: Log) -> Learned:
-    """Q-learning with the default hyperparameters."""
-    q = np.zeros((space.n_states, ACTION_LEVELS.shape[1]), dtype=np.float32)
-    visits = np.zeros(q.shape, dtype=np.int32)
-    train(q, visits, transitions(log, space), SETTINGS, states_per_cell=space.n_contexts)
-    return Learned(space, q, visits, log)
-
-
-def nothing_borrowed(found: Learned) -> Actions:
-    """The best action tried in a state, by its own mean; the rules where none was."""
+def nothing_borrowed(learner: QLearning) -> Actions:
+    """Returns the best action tried in each state, by its own mean; the rules' where none was."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = found.q / -np.expm1(found.visits * np.log1p(-SETTINGS.learning_rate))
-    own = np.where(found.visits > 0, mean, -np.inf)
-    seen = found.visits.any(axis=1)
-    return np.where(seen, own.argmax(axis=1), rule_table(found.space))
+        learned = -np.expm1(learner.visits * np.log1p(-SETTINGS.learning_rate))
+        own = np.where(learner.visits > 0, learner.q / learned, -np.inf)
+    seen = learner.visits.any(axis=1)
+    return np.where(seen, own.argmax(axis=1), rule_table(FIVE))
 
 
-def borrowed(found: Learned, *, smoothing: Smoothing, by_level: bool) -> Actions:
-    """As a version is published, with or without what actions share."""
-    rules = rule_table(found.space)
-    smoothed = smooth(
-        found.space,
-        found.q,
-        found.visits,
-        rules,
+def published(
+    learner: QLearning, *, smoothing: Smoothing = DEFAULT, apart: bool = True
+) -> GreedyTable:
+    """Returns the policy as published; `apart` keeps immediate rewards apart from what follows."""
+    return publish(
+        FIVE,
+        learner.q,
+        learner.visits,
+        learner.rewards if apart else learner.q,
         learning_rate=SETTINGS.learning_rate,
+        epsilon=0.0,
         smoothing=smoothing,
-        levels=ACTION_LEVELS if by_level else ACTION_LEVELS[:0],
     )
-    known = np.repeat(smoothed.evidence >= MIN_EVIDENCE, found.space.n_contexts)
-    return np.where(known, smoothed.advantage.argmax(axis=1), rules)
 
 
-def width_chosen(found: Learned) -> Actions:
-    """The kernel width whose policy, learned without a quarter of the people, suits them best.
-
-    By the self-normalised importance-weighted mean of their logged rewards (Swaminathan &
-    Joachims, NeurIPS 2015); with it, all are learned from.
-    """
-    log = found.log
-    held = log.at.person % round(1 / HELD_OUT) == 0
-    part = learn(found.space, log[~held])
-    here = states(log.traits[held], log.context[held], found.space)
-
-    def estimate(width: float) -> float:
-        actions = borrowed(part, smoothing=Smoothing(kernel_width=width), by_level=True)
-        weight = (actions[here] == log.action[held]) / log.propensity[held]
-        return float(weight @ log.reward[held] / max(weight.sum(), 1e-9))
-
-    best = max(WIDTHS, key=estimate)
-    return borrowed(found, smoothing=Smoothing(kernel_width=best), by_level=True)
-
-
-VARIANTS: dict[str, tuple[StateSpace, Callable[[Learned], Actions]]] = {
-    "the rules": (FIVE, lambda found: rule_table(found.space)),
-    "nothing borrowed, 5 bins": (FIVE, nothing_borrowed),
-    "nothing borrowed, 3 bins": (THREE, nothing_borrowed),
-    "similar people and contexts, 5 bins": (
-        FIVE,
-        partial(borrowed, smoothing=Smoothing(rule_bonus=0.1), by_level=False),
+VARIANTS: dict[str, Callable[[QLearning], GreedyTable | Actions]] = {
+    "the rules": lambda _: rule_table(FIVE),
+    "nothing borrowed": nothing_borrowed,
+    "the regression, without caution, on the bins of learning": partial(
+        published, smoothing=Smoothing(caution=0.0, serving_bins=0)
     ),
-    "the same, 3 bins": (
-        THREE,
-        partial(borrowed, smoothing=Smoothing(rule_bonus=0.1), by_level=False),
+    "the same, without immediate rewards apart": partial(
+        published, smoothing=Smoothing(caution=0.0, serving_bins=0), apart=False
     ),
-    "the same, 5 bins, a bonus of 0.6 for the rules": (
-        FIVE,
-        partial(borrowed, smoothing=Smoothing(), by_level=False),
+    "with caution": partial(published, smoothing=Smoothing(serving_bins=0)),
+    "with caution, on 7 bins (the default)": published,
+    "with twice the caution": partial(published, smoothing=Smoothing(2 * DEFAULT.caution)),
+    "a tenth of the shrinkage": partial(
+        published, smoothing=Smoothing(shrinkage=DEFAULT.shrinkage / 10)
     ),
-    "that and levels of actions (the default)": (
-        FIVE,
-        partial(borrowed, smoothing=Smoothing(), by_level=True),
-    ),
-    "the default, 3 bins": (THREE, partial(borrowed, smoothing=Smoothing(), by_level=True)),
-    "the default, width by held-out reward": (FIVE, width_chosen),
 }
 
 
@@ -135,9 +81,14 @@ def values(n: int, seed: int, newcomers: int) -> Iterator[tuple[str, float]]:
     at = draw_visits(rng, new, np.arange(newcomers), START)
     mean = expected_rewards(new, at, RewardWeights())
     context = contexts(at)
-    learned = {space: learn(space, log) for space in (FIVE, THREE)}
-    for name, (space, act) in VARIANTS.items():
-        chosen = act(learned[space])[states(new.traits[at.person], context, space)]
+    learner = QLearning(FIVE, SETTINGS)
+    learner.learn(transitions(log))
+    for name, act in VARIANTS.items():
+        found = act(learner)
+        space, actions = (
+            (found.space, found.greedy) if isinstance(found, GreedyTable) else (FIVE, found)
+        )
+        chosen = actions[states(new.traits[at.person], context, space)]
         yield name, float(mean[np.arange(len(at)), chosen].mean())
     yield "the best possible", float(mean.max(axis=1).mean())
 
@@ -169,16 +120,13 @@ are surer than the intervals of each.
 {table}
 
 - *Nothing borrowed*: the best action that was tried in the very state, the rules where none was.
-- *Similar people and contexts*: rl/smoothing.py without what actions share; 20 points of kernel
-  width, and 0.1 of reward for the rules' action.
-- *Levels of actions*: at each level, an action is first what its energy, its diversity and its
-  novelty are ([learning](learning.md)).
-- *Width by held-out reward*: of {widths} points, the one that does best, by importance weights, on
-  a quarter of the people that is left out.
+- *The regression*: rl/smoothing.py, which says of every state what its personality, context and
+  actions have in common with all others ([learning](learning.md)).
+- *Immediate rewards apart*: from what follows them, each regressed by itself.
+- *Caution*: the rules' action, unless another one is surely better.
+- *7 bins*: the regression is looked up for finer cells than those that were learned.
 
-The default is the row that says so: from 10,000 interactions on it does best, and better than the
-rules. A width chosen from the log, or fewer bins, are worse. With 1,000 nothing is surely better
-than the rules, and a gate holds such a version back.
+[Learning in five worlds](../benchmarks/RESULTS.md) measures the default against other systems.
 
 `python -m benchmarks.transfer --into docs/transfer.md` writes this page.
 """
@@ -195,12 +143,7 @@ def main(sizes: str, seeds: int, newcomers: int, into: Path | None) -> None:
     if into is None:
         click.echo(table.markdown())
         return
-    text = TEXT.format(
-        states=FIVE.n_states,
-        seeds=seeds,
-        table=table.markdown(),
-        widths=", ".join(f"{width:g}" for width in WIDTHS),
-    )
+    text = TEXT.format(states=FIVE.n_states, seeds=seeds, table=table.markdown())
     into.write_text(text)
 
 

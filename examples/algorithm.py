@@ -55,6 +55,7 @@ class SampleMean(TabularLearner):
             self.space,
             self.q,
             self.visits,
+            self.q,
             learning_rate=1.0,
             epsilon=self.epsilon,
             smoothing=self.smoothing,
@@ -94,7 +95,10 @@ def main() -> None:
         worth, best = [], []
         for seed in range(500):
             x, info = env.reset(seed=seed)
-            action = policy.likeliest(np.array([info["state"]]), 100 * x[None, :5])[0]
+            scores = 100 * x[None, :5].astype(np.float64)
+            context = info["state"] % policy.space.n_contexts
+            state = policy.space.cells(scores) * policy.space.n_contexts + context
+            action = policy.likeliest(state, scores)[0]
             worth.append(info["expected_rewards"][action])
             best.append(info["expected_rewards"].max())
         print(f"{algorithm:12} {np.mean(worth):+.3f} of {np.mean(best):+.3f}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rl.action import N_ACTIONS
 from rl.rules import rule_table
 from rl.smoothing import Smoothing, smooth
-from rl.state import StateSpace
+from rl.state import StateSpace, nearest_states, serving_space
 
 States = NDArray[np.integer[Any]]
 Traits = NDArray[np.floating[Any]]
@@ -25,9 +25,6 @@ SOURCES = "learned", "borrowed", "rule_based", "exploration"
 
 MIN_OWN_VISITS = 10
 """Visits of a state from which its choice counts as learned rather than borrowed."""
-
-MIN_EVIDENCE = 1.0
-"""Kernel-weighted visits of similar people below which the rules answer."""
 
 
 class Policy(ABC):
@@ -143,65 +140,65 @@ def rule_based_policy(space: StateSpace, epsilon: float) -> GreedyTable:
     return GreedyTable(space, rule_table(space).tobytes(), sources, epsilon)
 
 
-@dataclass(frozen=True)
-class SmoothedTable:
-    """Smoothed Q-table with the rules' actions and the source of each state's choice.
-
-    Attributes:
-        advantage: of each action, comparable within a state, float32 (n_states, n_actions).
-        known: True where similar people have `MIN_EVIDENCE` visits, bool (n_states,).
-        rules: the rules' action, uint8 (n_states,).
-        sources: LEARNED, BORROWED or RULE_BASED, uint8 (n_states,).
-    """
-
-    advantage: NDArray[np.float32]
-    known: NDArray[np.bool_]
-    rules: NDArray[np.uint8]
-    sources: NDArray[np.uint8]
-
-
-def smooth_table(
-    space: StateSpace,
-    q: NDArray[np.float32],
-    visits: NDArray[np.int32],
-    *,
-    learning_rate: float,
-    smoothing: Smoothing,
-) -> SmoothedTable:
-    """Smooths a Q-table.
-
-    Args:
-        space: the state space.
-        q, visits: float32 and int32, shape (n_states, n_actions).
-        learning_rate: the step size `q` was learned with.
-        smoothing: strength of the smoothing.
-    """
-    rules = rule_table(space)
-    found = smooth(space, q, visits, rules, learning_rate=learning_rate, smoothing=smoothing)
-    known = np.repeat(found.evidence >= MIN_EVIDENCE, space.n_contexts)
-    own = visits.sum(axis=1) >= MIN_OWN_VISITS
-    sources = np.where(own, LEARNED, np.where(known, BORROWED, RULE_BASED)).astype(np.uint8)
-    return SmoothedTable(found.advantage, known, rules, sources)
-
-
 def publish(
     space: StateSpace,
     q: NDArray[np.float32],
     visits: NDArray[np.int32],
+    rewards: NDArray[np.float32],
     *,
     learning_rate: float,
     epsilon: float,
     smoothing: Smoothing,
 ) -> GreedyTable:
-    """Returns the greedy policy of a smoothed table; arguments as in `smooth_table`.
+    """Returns the greedy policy of a smoothed table on the space of serving, or else the rules.
 
     Args:
+        space: the space of learning.
+        q, visits, rewards: float32, int32 and float32, shape (n_states, n_actions), as in
+            `rl.smoothing.smooth`.
+        learning_rate: the step size the table was learned with.
         epsilon: exploration rate of the policy, 0 to 1.
+        smoothing: parameters of the smoothing.
     """
-    table = smooth_table(space, q, visits, learning_rate=learning_rate, smoothing=smoothing)
-    best = table.advantage.argmax(axis=1).astype(np.uint8)
-    actions = np.where(table.known, best, table.rules)
-    return GreedyTable(space, actions.tobytes(), table.sources.tobytes(), epsilon)
+    serving = serving_space(space, smoothing.serving_bins)
+    if not visits.any():
+        return rule_based_policy(serving, epsilon)
+    rules = rule_table(serving)
+    smoothed = smooth(
+        space,
+        q,
+        visits,
+        rewards,
+        rule_table(space),
+        learning_rate=learning_rate,
+        shrinkage=smoothing.shrinkage,
+    )
+    caution = smoothing.caution_after(int(visits.sum(dtype=np.int64)))
+    actions = smoothed.actions(serving, rules, caution)
+    sources = choice_sources(space, visits, serving, actions != rules)
+    return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon)
+
+
+def choice_sources(
+    space: StateSpace,
+    visits: NDArray[np.int32],
+    serving: StateSpace,
+    differs: NDArray[np.bool_],
+) -> NDArray[np.uint8]:
+    """Returns the source of the choice in each state of serving, uint8 (n_states,).
+
+    LEARNED where the state of learning has `MIN_OWN_VISITS`; elsewhere BORROWED, or RULE_BASED
+    where the choice is that of the rules.
+
+    Args:
+        space: the space of learning.
+        visits: updates of each pair, int32 (n_states, n_actions), of learning.
+        serving: the space of serving.
+        differs: True where the choice is not that of the rules, bool (n_states,).
+    """
+    learned = (visits.sum(axis=1) >= MIN_OWN_VISITS)[nearest_states(space, serving)]
+    borrowed = np.where(differs, BORROWED, RULE_BASED)
+    return np.where(learned, LEARNED, borrowed).astype(np.uint8)
 
 
 def draw(rng: np.random.Generator, dist: NDArray[np.float64]) -> NDArray[np.int64]:

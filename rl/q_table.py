@@ -1,4 +1,4 @@
-"""The seed's q_table.json, {state: {action: Q-value}}, with visits and hyperparameters.
+"""The file q_table.json, {state: {action: Q-value}}, with visits, rewards and hyperparameters.
 
 A state's key is ``str`` of (five trait bins, content type, mood, time of day), an action's is
 ``str`` of (energy, diversity, novelty), as in ``"(3, 3, 2, 4, 1, 'music', 'calm', 'evening')"``.
@@ -24,7 +24,15 @@ from rl.strict_json import shown
 FORMAT = "recparams.q_table/1"
 ALGORITHM = "q_learning"
 """The algorithm that goes on from a table that is read."""
-_FIELDS = ("format", "algorithm", "space", "hyperparameters", "q_table", "visit_counts")
+_FIELDS = (
+    "format",
+    "algorithm",
+    "space",
+    "hyperparameters",
+    "q_table",
+    "visit_counts",
+    "rewards",
+)
 
 LARGEST_Q = 3e38
 ASSUMED_VISITS = 50
@@ -33,11 +41,12 @@ ASSUMED_VISITS = 50
 
 @dataclass(frozen=True)
 class QTable:
-    """Q-table: float32 `q` and int32 `visits`, both (n_states, n_actions)."""
+    """Q-table: float32 `q`, int32 `visits` and float32 `rewards`, all (n_states, n_actions)."""
 
     space: StateSpace
     q: NDArray[np.float32]
     visits: NDArray[np.int32]
+    rewards: NDArray[np.float32]
     hyperparameters: dict[str, Any]
 
 
@@ -51,7 +60,8 @@ def dump(table: QTable) -> Iterator[str]:
     yield json.dumps(head)[:-1]
     visited = np.flatnonzero((table.visits > 0).any(axis=1))
     keys = [json.dumps(str(_state_names(table.space, int(state)))) for state in visited]
-    for name, column in (("q_table", table.q), ("visit_counts", table.visits)):
+    columns = {"q_table": table.q, "visit_counts": table.visits, "rewards": table.rewards}
+    for name, column in columns.items():
         yield f',\n"{name}": {{'
         for position, (key, state) in enumerate(zip(keys, visited, strict=True)):
             row = {
@@ -66,7 +76,8 @@ def dump(table: QTable) -> Iterator[str]:
 def load(text: str | bytes, space: StateSpace) -> QTable:
     """Reads a table from the JSON text of `dump`, or from a bare {state: {action: Q-value}}.
 
-    A bare file is read in the given space and its values are taken as settled.
+    A bare file is read in the given space and its values are taken as settled. Values of a file
+    without rewards are taken as what was rewarded at once.
 
     Raises:
         ValueError: if the text is not such a file; names the first entry that is wrong.
@@ -82,6 +93,7 @@ def load(text: str | bytes, space: StateSpace) -> QTable:
     _check_hyperparameters(hyperparameters)
     q = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
     visits = np.zeros((space.n_states, N_ACTIONS), dtype=np.int32)
+    rewards = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
     for _, pair, value in _entries(data["q_table"], space, "q_table"):
         q[pair], visits[pair] = value, ASSUMED_VISITS
     if "visit_counts" in data:
@@ -91,7 +103,13 @@ def load(text: str | bytes, space: StateSpace) -> QTable:
                 raise ValueError(f"{where}: a visit count must be a whole number, not {value}")
             visits[pair] = int(value)
         q[visits == 0] = 0.0
-    return QTable(space, q, visits, hyperparameters)
+    if "rewards" in data:
+        for _, pair, value in _entries(data["rewards"], space, "rewards"):
+            rewards[pair] = value
+        rewards[visits == 0] = 0.0
+    else:
+        rewards[:] = q
+    return QTable(space, q, visits, rewards, hyperparameters)
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:

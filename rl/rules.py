@@ -75,8 +75,8 @@ def rule_based_action(traits: Sequence[float], context: Context) -> Action:
 
 def rule_table(space: StateSpace) -> NDArray[np.uint8]:
     """Returns the rules' action in every state, at midpoints of its cell, uint8 (n_states,)."""
-    midpoints = (np.arange(space.bins) + 0.5) * (100.0 / space.bins)
-    lean = np.where(midpoints < LOW_TRAIT, -1, np.where(midpoints >= HIGH_TRAIT, 1, 0))
+    middle = space.midpoints
+    lean = np.where(middle < LOW_TRAIT, -1, np.where(middle >= HIGH_TRAIT, 1, 0))
     action = np.zeros((space.n_cells, space.n_contexts), dtype=np.int64)
     for rule in RULES.values():
         cells = np.zeros(1, dtype=np.int64)

@@ -1,246 +1,346 @@
-"""Smoothing: a state with little data borrows from similar people and neighbouring contexts.
+"""Smoothing: what a table of values says of all states, and how sure that is.
 
-Done once when a version is published; learning never sees it. Every pair's Q-value is taken as the
-mean of what its visits saw (constant-step-size Q from zero divided by ``1 - (1 - rate) ** n``, the
-bias correction of Kingma & Ba, "Adam", 2015, section 3). From it comes the *advantage* over what
-the other actions brought in that state, so that an action tried mostly in happy states does not
-look good for that alone, while one that alone was tried keeps what it earned. The rules' action is
-expected to have an advantage of `rule_bonus` in its own context, any other none, and the
-*deviation* from that is borrowed: what everybody likes on the whole then moves the rules' choice in
-a context, and does not replace it. Both the baseline and the deviations are shrunk level by level,
-each towards the one before (hierarchical shrinkage, as in Gelman & Hill, "Data Analysis Using
-Regression and Multilevel/Hierarchical Models", 2007, ch. 12):
+Done once when a version is published; learning never sees it. Every visited pair's value, corrected
+for having begun at 0 (divided by ``1 - (1 - rate) ** n``; Kingma & Ba, "Adam", 2015, section 3), is
+an observation with a weight: a constant step size forgets, so that n visits are worth
 
-    0 -> everybody -> similar people -> + content type -> + mood -> + time of day -> own data
+    (1 - b ** n) (1 + b) / ((1 + b ** n) (1 - b)),  b = 1 - rate
 
-At each level but the last, what an action's own visits say is shrunk towards what those of all
-actions say that share its energy, its diversity and its novelty: 27 actions are learned as nine
-levels first, and only then by themselves.
+independent ones, never more than (1 + b) / (1 - b). Immediate rewards and what follows them (Q less
+reward) are regressed each by themselves (rl/regression.py) on personality, context and action
+(rl/basis.py), and added: the noise of bootstrapping then does not hide what a reaction says at
+once. What a state's own values differ by from that is added too, as far as it is known.
 
-*Similar people* is a visit-weighted Gaussian kernel over the five personality axes
-(Nadaraya-Watson), separable and so five small matrix products. Shrinking is
-``(sum of n * deviation + k * parent) / (sum of n + k)``: a state's own data wins as visits grow.
-benchmarks/transfer.py measures all this against less.
+The choice is cautious: an action's advantage over the rules' action counts less a multiple of its
+posterior deviation, after Petrik, Ghavamzadeh & Chow, "Safe Policy Improvement by Minimizing Robust
+Baseline Regret", NeurIPS 2016, and Laroche, Trichelair & Tachet des Combes, "Safe Policy
+Improvement with Baseline Bootstrapping", ICML 2019. benchmarks/learning.py measures it.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
-from typing import Any
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.action import ACTION_LEVELS
+from rl.action import N_ACTIONS
+from rl.basis import DISTANCE, Basis, trait_columns
 from rl.compiled import Compiled
-from rl.state import TRAITS, StateSpace
+from rl.regression import Curve, Posterior, Prior, Rows, fit
+from rl.state import TRAITS, StateSpace, nearest_cells, of_cells, serving_space
 
-Floats = NDArray[np.float32]
-Levels = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32]
+
+N_DRAWS = 16
+_SEED = 1
+_CAUTIOUS_INTERACTIONS = 3000.0
+_EARLY_CAUTION = 4.0
+"""Factor on caution up to a number of interactions; beyond, it falls with their square."""
+
+_RULES = np.array([-0.13] * 3 + [-0.2] * 3 + [0.13])
+_REWARDS = Prior(0.035, 0.25, 0.26, _RULES, 0.09)
+_FOLLOWING = Prior(0.035, 0.25, 0.26, np.zeros(7), 0.03)
+"""In standard deviations of a reward: what is expected of a coefficient before any data."""
+
+_LEAST_TRAIT_DEVIATION = 5.0
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Width and strength of the smoothing.
+    """Parameters of the smoothing and of the choice.
 
     Args:
-        kernel_width: standard deviation of the personality kernel, in trait points, above 0.
-        shrinkage: weight of a parent level, in visits, above 0.
-        rule_bonus: prior advantage of the rules' action, in units of reward, 0 or more.
+        caution: posterior deviations that an action must be better than the rules' action by, after
+            many interactions, 0 or more; four times as many up to 3,000 interactions.
+        shrinkage: information that the regression is worth against a state's own values, above 0.
+        serving_bins: bins a trait of the policy, 3 to 10; 0 for those of learning.
 
     Raises:
         ValueError: if a value is out of range.
     """
 
-    kernel_width: float = 20.0
-    shrinkage: float = 8.0
-    rule_bonus: float = 0.6
+    caution: float = 0.25
+    shrinkage: float = 100.0
+    serving_bins: int = 7
 
     def __post_init__(self) -> None:
-        if not (self.kernel_width > 0 and 0 < self.shrinkage < inf and 0 <= self.rule_bonus < inf):
-            raise ValueError("kernel_width and shrinkage must be above 0, rule_bonus at least 0")
+        if not (0 <= self.caution < inf and 0 < self.shrinkage < inf):
+            raise ValueError("caution must be at least 0 and shrinkage above 0, both finite")
+        serving_space(StateSpace(), self.serving_bins)
+
+    def caution_after(self, interactions: int) -> float:
+        """Returns the caution after a number of interactions."""
+        early = min(1.0, _CAUTIOUS_INTERACTIONS / max(interactions, 1)) ** 2
+        return self.caution * (1.0 + (_EARLY_CAUTION - 1.0) * early)
 
 
 @dataclass(frozen=True)
 class Smoothed:
-    """Result of the smoothing.
+    """Result of the smoothing, in units of `scale`.
 
     Attributes:
-        advantage: float32 (n_states, n_actions), comparable within a state.
-        evidence: float32 (n_cells,), kernel-weighted visits of similar people, in any context.
+        space: of learning.
+        scale: standard deviation of rewards.
+        populations: the distribution of each trait's scores.
+        terms: posterior mean of the factor on each trait term, float32 (n_contexts, 27, 21).
+        away: what the distance from the rules' action adds, float32 (27, 27), by rule and action.
+        term_draws, away_draws: draws of the deviation from these, with a last axis of draws.
+        residual: of the states' own values, float32 (n_states, 27).
     """
 
-    advantage: Floats
-    evidence: Floats
+    space: StateSpace
+    scale: float
+    populations: tuple[NormalDist, ...]
+    terms: Float32s
+    away: Float32s
+    term_draws: Float32s
+    away_draws: Float32s
+    residual: Float32s
+
+    def actions(
+        self, serving: StateSpace, rules: NDArray[np.uint8], caution: float
+    ) -> NDArray[np.uint8]:
+        """Returns the action that is best with caution in each state, uint8 (n_states,).
+
+        Args:
+            serving: the state space of the answer, with the contexts of `space`.
+            rules: the rules' action in each of its states, uint8 (n_states,).
+            caution: posterior deviations that an action must be better than the rules' by.
+        """
+        traits, cells = self._traits(serving), nearest_cells(self.space, serving)
+        residual = self.residual.reshape(self.space.n_cells, self.space.n_contexts, N_ACTIONS)
+        by_context = rules.reshape(serving.n_cells, serving.n_contexts)
+        found = np.empty_like(by_context)
+        for context in range(serving.n_contexts):
+            choose(
+                traits @ self.terms[context].T,
+                traits,
+                np.ascontiguousarray(by_context[:, context]),
+                residual[:, context],
+                cells,
+                self.away,
+                self.term_draws[context],
+                self.away_draws,
+                np.float32(caution),
+                found[:, context],
+            )
+        return found.ravel()
+
+    def advantages(self, serving: StateSpace, rules: NDArray[np.uint8]) -> Float32s:
+        """Returns each action's advantage over the rules' action, float32 (n_states, 27).
+
+        In units of reward; the arguments are as in `actions`.
+        """
+        values = np.einsum("xp,cap->xca", self._traits(serving), self.terms, optimize=True)
+        values += self.residual.reshape(self.space.n_cells, -1, N_ACTIONS)[
+            nearest_cells(self.space, serving)
+        ]
+        found: Float32s = values.reshape(-1, N_ACTIONS)
+        found += self.away[rules]
+        found -= found[np.arange(len(found)), rules][:, None]
+        found *= np.float32(self.scale)
+        return found
+
+    def _traits(self, serving: StateSpace) -> Float32s:
+        return _trait_terms(serving, self.populations).astype(np.float32)
 
 
 def smooth(
     space: StateSpace,
-    q: Floats,
+    q: Float32s,
     visits: NDArray[np.int32],
-    rule_actions: NDArray[np.uint8],
+    rewards: Float32s,
+    rules: NDArray[np.uint8],
     *,
     learning_rate: float,
-    smoothing: Smoothing,
-    levels: Levels = ACTION_LEVELS,
+    shrinkage: float,
 ) -> Smoothed:
-    """Smooths a Q-table.
+    """Smooths a table. The same table gives the same result on one machine.
+
+    The last bits may differ between machines and numbers of threads of the linear algebra.
 
     Args:
         space: the state space, n_states = cells x contexts.
-        q: Q-values, float32 (n_states, n_actions), learned from zero.
-        visits: updates of each pair, int32, same shape.
-        rule_actions: the prior's action in each state, uint8 (n_states,).
+        q: Q-values, float32 (n_states, 27), learned from zero.
+        visits: updates of each pair, int32, same shape, at least one above 0.
+        rewards: immediate rewards, float32, same shape, learned as `q` with a discount of 0.
+        rules: the rules' action in each state, uint8 (n_states,).
         learning_rate: the step size `q` was learned with.
-        smoothing: width and strength.
-        levels: level of each action in each dimension, (n_dimensions, n_actions), from 0; without
-            dimensions actions have nothing in common.
+        shrinkage: as in `Smoothing`.
     """
-    n_actions = q.shape[1]
-    shape = (space.n_cells, *space.context_shape, n_actions)
-    weight = visits.astype(np.float32).reshape(shape)
-    total = _unbiased_sums(q, visits, learning_rate).reshape(shape)
-
-    near_weight, near_total = (_over_similar_people(space, x, smoothing) for x in (weight, total))
-    # By itself: an action that alone was tried has no baseline, and keeps what it earned.
-    others = _shrink_down(
-        _of_others(near_weight),
-        _of_others(near_total),
-        _of_others(weight),
-        _of_others(total),
-        levels[:0],
-        smoothing.shrinkage,
-    )
-    prior = np.zeros((len(rule_actions), n_actions), dtype=np.float32)
-    prior[np.arange(len(rule_actions)), rule_actions] = smoothing.rule_bonus
-    prior = prior.reshape(shape)
-
-    total -= weight * (others + prior)
-    advantage = prior + _shrink_down(
-        near_weight,
-        _over_similar_people(space, total, smoothing),
-        weight,
-        total,
-        levels,
-        smoothing.shrinkage,
-    )
-    return Smoothed(
-        advantage.reshape(q.shape), near_weight.sum(axis=(1, 2, 3, 4), dtype=np.float32)
-    )
-
-
-def _unbiased_sums(q: Floats, visits: NDArray[np.int32], learning_rate: float) -> Floats:
-    """Returns visits x bias-corrected Q, 0 for pairs without visits."""
-    sums = np.zeros(q.shape, dtype=np.float32)
-    visited = np.flatnonzero(visits)
-    n = visits.ravel()[visited].astype(np.float64)
+    basis = Basis(space)
+    pair, cell = np.nonzero(visits.reshape(space.n_cells, -1).T)
+    state = cell * space.n_contexts + pair // N_ACTIONS
+    at = state, pair % N_ACTIONS
+    n = visits[at].astype(np.float64)
     with np.errstate(divide="ignore"):  # a step of 1 leaves nothing of the start: log 0
         learned = -np.expm1(n * np.log1p(-learning_rate))
-    sums.ravel()[visited] = q.ravel()[visited] * (n / learned)
-    return sums
+    rows = Rows(
+        cell.astype(np.int32),
+        pair.astype(np.int32),
+        rules[state],
+        information(n, learning_rate),
+    )
+    total = q[at] / learned
+    reward = rewards[at] / learned
+    scale = _deviation(reward, rows.weight) or _deviation(total, rows.weight) or 1.0
+    populations = populations_of(space, np.bincount(cell, n, space.n_cells).astype(np.float64))
+    traits = _trait_terms(space, populations)
+    residual = np.zeros(q.shape, dtype=np.float32)
+    posteriors = list[Posterior]()
+    for values, prior, curved in (
+        (reward / scale, _REWARDS, True),
+        ((total - reward) / scale, _FOLLOWING, False),
+    ):
+        curve = _curve(values, rows.weight, n) if curved else None
+        posterior, misfit = fit(basis, rows, values, traits, prior, curve)
+        posteriors.append(posterior)
+        residual[at] += misfit * (rows.weight / (rows.weight + shrinkage))
+    mean = np.sum([posterior.mean for posterior in posteriors], axis=0)
+    generator = np.random.default_rng(_SEED)
+    draws = np.sum([posterior.draws(generator, N_DRAWS) for posterior in posteriors], axis=0)
+    return Smoothed(
+        space,
+        scale,
+        populations,
+        basis.by_trait_term(mean).astype(np.float32),
+        (DISTANCE @ mean[basis.distance]).astype(np.float32),
+        basis.by_trait_term(draws).astype(np.float32),
+        (DISTANCE @ draws[basis.distance]).astype(np.float32),
+        residual,
+    )
 
 
-def _of_others(sums: Floats) -> Floats:
-    """Returns, for each action, the sum over all other actions of its state."""
-    others: Floats = sums.sum(axis=-1, keepdims=True) - sums
-    return others
+def information(visits: Floats, learning_rate: float) -> Floats:
+    """Returns the number of independent targets that pairs' values are worth.
 
+    It is the inverse of the sum of squares of the weights that a constant step size gives its
+    targets, divided by their sum.
 
-def _over_similar_people(space: StateSpace, table: Floats, smoothing: Smoothing) -> Floats:
-    """Returns kernel-weighted sums along the five personality axes of (cells, ...)."""
-    centre = np.arange(space.bins) * (100.0 / space.bins)
-    distance = (centre[:, None] - centre[None, :]) / smoothing.kernel_width
-    kernel = np.exp(-0.5 * distance**2).astype(np.float32)
-    summed = table
-    for axis in range(len(TRAITS)):
-        summed = kernel @ summed.reshape(space.bins**axis, space.bins, -1)
-    return summed.reshape(table.shape)
-
-
-def _shrink_down(
-    near_weight: Floats,
-    near_total: Floats,
-    weight: Floats,
-    total: Floats,
-    levels: Levels,
-    k: float,
-) -> Floats:
-    """Shrinks each level to the one above, from everybody down to the pair's own data.
-
-    Everybody's visits count once each: kernel sums over all cells would count them many times.
+    Args:
+        visits: above 0, float64 (n,).
+        learning_rate: above 0, up to 1.
     """
-    everyone = total, weight
-    sums, counts = (x.sum(axis=(0, 1, 2, 3), dtype=np.float64) for x in everyone)
-    own = np.empty_like(total)
-    _descend(near_weight, near_total, weight, total, sums, counts, levels, k, own)
-    return own
+    kept = 1.0 - learning_rate
+    left = kept**visits
+    found: Floats = (1.0 - left) * (1.0 + kept) / ((1.0 + left) * learning_rate)
+    return found
+
+
+def populations_of(space: StateSpace, people: Floats) -> tuple[NormalDist, ...]:
+    """Returns a normal distribution of each trait's scores, from the counts of cells.
+
+    Its variance is less by that within a bin (Sheppard's correction).
+
+    Args:
+        space: the state space.
+        people: visits or people of each cell, (n_cells,), with a sum above 0.
+    """
+    share = (people / people.sum()).reshape((space.bins,) * len(TRAITS))
+    middle, widths = space.midpoints, np.diff(space.edges)
+    found = []
+    for trait in range(len(TRAITS)):
+        of_bins = share.sum(axis=tuple(axis for axis in range(len(TRAITS)) if axis != trait))
+        mean = float(of_bins @ middle)
+        variance = float(of_bins @ ((middle - mean) ** 2 - widths**2 / 12.0))
+        found.append(NormalDist(mean, max(variance, _LEAST_TRAIT_DEVIATION**2) ** 0.5))
+    return tuple(found)
+
+
+def bin_means(population: NormalDist, edges: tuple[float, ...]) -> Floats:
+    """Returns the mean score within each bin, (len(edges) - 1,); its middle where nobody is."""
+    means = []
+    for low, high in pairwise(edges):
+        mass = population.cdf(high) - population.cdf(low)
+        fall = population.pdf(low) - population.pdf(high)
+        inside = mass > 1e-9
+        mean = population.mean + population.variance * fall / mass if inside else (low + high) / 2
+        means.append(min(max(mean, low), high))
+    return np.array(means)
+
+
+def _trait_terms(space: StateSpace, populations: tuple[NormalDist, ...]) -> Floats:
+    """Returns the trait terms of each cell's mean scores, standardised, (n_cells, 21)."""
+    return trait_columns(
+        of_cells([(bin_means(one, space.edges) - one.mean) / one.stdev for one in populations])
+    )
+
+
+def _deviation(values: Floats, weight: Floats) -> float:
+    """Returns the standard deviation of a single observation, from n of them with weights."""
+    centre = np.average(values, weights=weight)
+    return float(np.sqrt(np.mean(weight * (values - centre) ** 2)))
+
+
+def _curve(values: Floats, weight: Floats, n: Floats) -> Curve:
+    """Returns a curve whose bounds lie a little outside of what mean values can be.
+
+    Means lie within the spread of single ones, and so do values that are well known.
+    """
+    centre = float(np.average(values, weights=weight))
+    single, known = values[n == 1], values[weight > 5.0]
+    spread = float(single.std()) if len(single) > 50 else 1.0
+    low, high = centre - 1.25 * spread, centre + 1.65 * spread
+    if len(known) > 20:
+        least, most = np.quantile(known, [0.05, 0.95])
+        low, high = min(low, least - 0.17), max(high, most + 0.17)
+    return Curve(float(low), float(high), centre)
 
 
 @Compiled
-def _descend(
-    near_weight: Floats,
-    near_total: Floats,
-    weight: Floats,
-    total: Floats,
-    all_total: NDArray[np.float64],
-    all_weight: NDArray[np.float64],
-    levels: Levels,
-    k: float,
-    own: Floats,
+def choose(
+    values: Float32s,
+    traits: Float32s,
+    rules: NDArray[np.uint8],
+    residual: Float32s,
+    cells: NDArray[np.int64],
+    away: Float32s,
+    term_draws: Float32s,
+    away_draws: Float32s,
+    caution: np.float32,
+    chosen: NDArray[np.uint8],
 ) -> None:
-    """Fills `own`; arrays of shape (cells, contents, moods, times, actions), sums of (actions,)."""
-    # Levels in float64: far from all data float32 gets so small that processors are slow with it.
-    cells, contents, moods, times, actions = total.shape
-    scratch = np.empty((2, actions), np.float64)
-    everybody = np.zeros(actions, np.float64)
-    _refine(everybody, all_total, all_weight, levels, k, scratch)
-    # Sums over the times of each mood, the moods of each content type, and those of the cell.
-    of_mood = np.empty((2, contents, moods, actions), np.float64)
-    of_content = np.empty((2, contents, actions), np.float64)
-    of_cell = np.empty((2, actions), np.float64)
-    for cell in range(cells):
-        of_cell[:] = 0
-        of_content[:] = 0
-        of_mood[:] = 0
-        for c in range(contents):
-            for m in range(moods):
-                for t in range(times):
-                    of_mood[0, c, m] += near_total[cell, c, m, t]
-                    of_mood[1, c, m] += near_weight[cell, c, m, t]
-                of_content[:, c] += of_mood[:, c, m]
-            of_cell += of_content[:, c]
-        similar = everybody.copy()
-        _refine(similar, of_cell[0], of_cell[1], levels, k, scratch)
-        for c in range(contents):
-            by_content = similar.copy()
-            _refine(by_content, of_content[0, c], of_content[1, c], levels, k, scratch)
-            for m in range(moods):
-                by_mood = by_content.copy()
-                _refine(by_mood, of_mood[0, c, m], of_mood[1, c, m], levels, k, scratch)
-                for t in range(times):
-                    here = by_mood.copy()
-                    sums, counts = near_total[cell, c, m, t], near_weight[cell, c, m, t]
-                    _refine(here, sums, counts, levels, k, scratch)
-                    for a in range(actions):
-                        seen = total[cell, c, m, t, a] + k * here[a]
-                        own[cell, c, m, t, a] = seen / (weight[cell, c, m, t, a] + k)
+    """Chooses an action in each of n cells of one context.
 
-
-@Compiled
-def _refine(
-    level: NDArray[np.float64],
-    sums: NDArray[Any],
-    counts: NDArray[Any],
-    levels: Levels,
-    k: float,
-    scratch: NDArray[np.float64],
-) -> None:
-    """Brings a level, (actions,), one down, in place: by shared dimensions, then by action."""
-    for d in range(levels.shape[0]):
-        scratch[:] = 0
-        for a in range(len(level)):
-            scratch[0, levels[d, a]] += sums[a] - counts[a] * level[a]
-            scratch[1, levels[d, a]] += counts[a]
-        for a in range(len(level)):
-            level[a] += scratch[0, levels[d, a]] / (scratch[1, levels[d, a]] + k)
-    for a in range(len(level)):
-        level[a] = (sums[a] + k * level[a]) / (counts[a] + k)
+    Args:
+        values: posterior means without `away`, (n, 27).
+        traits: trait terms, (n, 21).
+        rules: the rules' actions, (n,).
+        residual: of the cells of learning, (n_cells, 27).
+        cells: the cell of learning of each, (n,).
+        away, away_draws: as in `Smoothed`.
+        term_draws: of the context, (27, 21, m).
+        caution: posterior deviations.
+        chosen: the actions, (n,), filled.
+    """
+    n_actions, n_terms, n_draws = term_draws.shape
+    advantage = np.empty(n_actions, np.float32)
+    deviation = np.empty(n_draws, np.float32)
+    for i in range(len(values)):
+        rule, own = rules[i], residual[cells[i]]
+        base = values[i, rule] + away[rule, rule] + own[rule]
+        for a in range(n_actions):
+            advantage[a] = values[i, a] + away[rule, a] + own[a] - base
+        advantage[rule] = 0.0
+        best, best_action = np.float32(0.0), rule
+        # From the highest advantage on: caution only lowers it, so few have to be looked at.
+        while True:
+            a = int(advantage.argmax())
+            if not advantage[a] > best:
+                break
+            deviation[:] = away_draws[rule, a] - away_draws[rule, rule]
+            for k in range(n_terms):
+                factor = traits[i, k]
+                for m in range(n_draws):
+                    deviation[m] += factor * (term_draws[a, k, m] - term_draws[rule, k, m])
+            variance = np.float32(0.0)
+            for m in range(n_draws):
+                variance += deviation[m] * deviation[m]
+            lowered = advantage[a] - caution * np.sqrt(variance / np.float32(n_draws))
+            if lowered > best:
+                best, best_action = lowered, np.uint8(a)
+            advantage[a] = 0.0
+        chosen[i] = best_action

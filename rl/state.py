@@ -2,10 +2,14 @@
 
 A state index is ``cell * n_contexts + context``: the personality *cell* is the slow axis, so that
 everything one person can ever visit lies in one contiguous block of the table.
+
+Learning has bins of equal width. A policy may be served on finer ones (`serving_space`), whose cuts
+are whole numbers and contain the thresholds of the rules.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -41,22 +45,31 @@ class StateSpace:
     """Bins and vocabularies, and the encoding between states and indices.
 
     Args:
-        bins: equal-width bins per trait over [0, 100], 1 to 10.
+        bins: bins per trait over [0, 100], 1 to 10.
         content_types, moods, times_of_day: distinct names; their order is the table's order.
+        cuts: the scores at which the second bin and each further one begin, ascending whole
+            numbers above 0 and below 100; none: bins of equal width.
 
     Raises:
-        ValueError: if bins are out of range, a vocabulary is empty or repeats a name, or there are
-            more states than an int32 can number.
+        ValueError: if bins or cuts are out of range, a vocabulary is empty or repeats a name, or
+            there are more states than an int32 can number.
     """
 
     bins: int = 5
     content_types: tuple[str, ...] = CONTENT_TYPES
     moods: tuple[str, ...] = MOODS
     times_of_day: tuple[str, ...] = TIMES_OF_DAY
+    cuts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.bins <= 10:
             raise ValueError(f"bins must be from 1 to 10, not {self.bins}")
+        if self.cuts and not (
+            len(self.cuts) == self.bins - 1
+            and list(self.cuts) == sorted(set(self.cuts))
+            and 0 < self.cuts[0] <= self.cuts[-1] < 100
+        ):
+            raise ValueError(f"cuts must be {self.bins - 1} ascending whole numbers: {self.cuts}")
         for name in ("content_types", "moods", "times_of_day"):
             words = getattr(self, name)
             if not words or len(set(words)) != len(words):
@@ -85,6 +98,33 @@ class StateSpace:
         return len(self.content_types), len(self.moods), len(self.times_of_day)
 
     @cached_property
+    def edges(self) -> tuple[float, ...]:
+        """Bounds of the bins, from 0 to 100, one more than there are bins."""
+        if self.cuts:
+            return (0.0, *map(float, self.cuts), 100.0)
+        return (*(place * (100.0 / self.bins) for place in range(self.bins)), 100.0)
+
+    @cached_property
+    def midpoints(self) -> NDArray[np.float64]:
+        """Midpoints of the bins, float64 (bins,), read-only."""
+        edges = np.array(self.edges)
+        middle: NDArray[np.float64] = (edges[1:] + edges[:-1]) / 2.0
+        middle.setflags(write=False)
+        return middle
+
+    @cached_property
+    def _step(self) -> float:
+        """Width of the steps in which `_bins` counts."""
+        return 1.0 if self.cuts else 100.0 / self.bins
+
+    @cached_property
+    def _bins(self) -> tuple[int, ...]:
+        """The bin of each step; a score of 100 falls into the last one."""
+        if self.cuts:
+            return tuple(bisect_right(self.cuts, score) for score in range(101))
+        return (*range(self.bins), self.bins - 1)
+
+    @cached_property
     def _contexts(self) -> dict[Context, int]:
         names = (
             Context(content_type, mood, time_of_day)
@@ -95,7 +135,7 @@ class StateSpace:
         return {context: index for index, context in enumerate(names)}
 
     def discretize(self, score: float) -> int:
-        """Returns the bin of a trait score, ``min(int(score / (100 / bins)), bins - 1)``.
+        """Returns the bin of a trait score; ``min(int(score / (100 / bins)), bins - 1)`` if equal.
 
         Bins are closed below and open above, and 100 belongs to the last one.
 
@@ -105,7 +145,7 @@ class StateSpace:
         if not 0.0 <= score <= 100.0:
             raise ValueError(f"a trait score must be from 0 to 100, not {score}")
         # In float64, as `index_columns`: a float32 score divided by a float stays float32.
-        return min(int(float(score) / (100.0 / self.bins)), self.bins - 1)
+        return self._bins[int(float(score) / self._step)]
 
     def cell(self, traits: Sequence[float]) -> int:
         """Returns the cell of five scores in the order of `TRAITS`. Raises as `discretize`."""
@@ -114,21 +154,22 @@ class StateSpace:
             0 <= o <= 100 and 0 <= c <= 100 and 0 <= e <= 100 and 0 <= a <= 100 and 0 <= n <= 100
         ):
             raise ValueError(f"trait scores must be from 0 to 100, not {traits}")
-        width = 100.0 / self.bins
+        step = self._step
         by_o, by_c, by_e, by_a, by_n = self._cell_parts
         return (
-            by_o[int(o / width)]
-            + by_c[int(c / width)]
-            + by_e[int(e / width)]
-            + by_a[int(a / width)]
-            + by_n[int(n / width)]
+            by_o[int(o / step)]
+            + by_c[int(c / step)]
+            + by_e[int(e / step)]
+            + by_a[int(a / step)]
+            + by_n[int(n / step)]
         )
 
     def cells(self, traits: NDArray[np.float64]) -> NDArray[np.int64]:
         """Returns the cells of n people, scores (n, 5) -> int64 (n,). Raises as `discretize`."""
         if not (traits.min(initial=0.0) >= 0.0 and traits.max(initial=0.0) <= 100.0):
             raise ValueError("trait scores must be from 0 to 100")
-        bins = np.minimum((traits / (100.0 / self.bins)).astype(np.int64), self.bins - 1)
+        steps = (traits / self._step).astype(np.int64)
+        bins = np.array(self._bins)[steps]
         cells: NDArray[np.int64] = bins @ self.bins ** np.arange(len(TRAITS))[::-1]
         return cells
 
@@ -141,10 +182,10 @@ class StateSpace:
 
     @cached_property
     def _cell_parts(self) -> tuple[tuple[int, ...], ...]:
-        """Summand of a cell for each bin of each trait; a score of 100 falls into the last bin."""
-        bins = (*range(self.bins), self.bins - 1)
+        """Summand of a cell for each step of each trait."""
         return tuple(
-            tuple(b * self.bins**place for b in bins) for place in reversed(range(len(TRAITS)))
+            tuple(b * self.bins**place for b in self._bins)
+            for place in reversed(range(len(TRAITS)))
         )
 
     def context(self, context: Context) -> int:
@@ -214,7 +255,52 @@ class StateSpace:
             if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
                 raise ValueError(f"{name} must be a list of names, not {words!r}")
             vocabularies[name] = tuple(words)
-        return cls(bins=data["bins"], **vocabularies)
+        cuts = data.get("cuts", ())
+        if not isinstance(cuts, list | tuple) or not all(type(cut) is int for cut in cuts):
+            raise ValueError(f"cuts must be a list of whole numbers, not {cuts!r}")
+        return cls(bins=data["bins"], **vocabularies, cuts=tuple(cuts))
+
+
+def serving_space(space: StateSpace, bins: int) -> StateSpace:
+    """Returns the space on which a policy is served that is learned on another one.
+
+    Its cuts contain 40 and 60, between which the rules count a trait as neither low nor high, so
+    that it can serve the rules exactly. What is left of the scale is cut evenly, an odd number of
+    bins with one of them in the middle, an even one with two.
+
+    Args:
+        space: the space of learning.
+        bins: bins a trait, 3 to 10; 0 for those of learning.
+
+    Raises:
+        ValueError: if bins are out of range.
+    """
+    if bins == 0:
+        return space
+    if not 3 <= bins <= 10:
+        raise ValueError(f"serving bins must be from 3 to 10, or 0, not {bins}")
+    middle = 2 - bins % 2
+    side = (bins - middle) // 2
+    below = [round(40 * place / side) for place in range(1, side + 1)]
+    centre = [50] if middle == 2 else []
+    above = [100 - cut for cut in reversed(below)]
+    return replace(space, bins=bins, cuts=(*below, *centre, *above))
+
+
+def of_cells(of_bins: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Returns the values of each cell, (n_cells, 5), from those of each trait's bins, (bins,)."""
+    return np.stack([one.ravel() for one in np.meshgrid(*of_bins, indexing="ij")], axis=1)
+
+
+def nearest_cells(space: StateSpace, other: StateSpace) -> NDArray[np.int64]:
+    """Returns the cell of a space in which each cell of another one has its middle, (n_cells,)."""
+    return space.cells(of_cells([other.midpoints] * len(TRAITS)))
+
+
+def nearest_states(space: StateSpace, other: StateSpace) -> NDArray[np.int64]:
+    """Returns the state of a space for each state of another one with the same contexts."""
+    cells = nearest_cells(space, other)[:, None]
+    return (cells * space.n_contexts + np.arange(space.n_contexts)).ravel()
 
 
 @lru_cache(maxsize=4)

@@ -145,7 +145,7 @@ class App:
             raise StartError(f"the contract has no {', '.join(unknown)}: see proto/recparams/v1")
         self._settings = settings
         self._give_up = give_up
-        self._holder = PolicyHolder(settings.space(), settings.exploration_rate)
+        self._holder = PolicyHolder(settings.serving_space(), settings.exploration_rate)
         self._runtime = Runtime(self._holder)
         self._cache = ProfileCache(settings.profile_cache_size, settings.profile_cache_seconds)
         self._health = health.aio.HealthServicer()

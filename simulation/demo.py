@@ -27,13 +27,13 @@ from rl.state import StateSpace
 from simulation.crowd import Crowd, VisitTotals, greedy_actions, play_visits, put_profiles
 from simulation.people.population import (
     WEEK,
-    Floats,
     Ints,
     Situations,
     draw_population,
     draw_visits,
 )
 from simulation.people.simulator import expected_rewards, react
+from simulation.people.traits import Floats
 
 if TYPE_CHECKING:
     from recparams.v1.models_pb2_grpc import ModelServiceAsyncStub

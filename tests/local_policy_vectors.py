@@ -28,7 +28,7 @@ from rl.arms import (  # noqa: E402
     position_of,
 )
 from rl.policy import GreedyTable, rule_based_policy  # noqa: E402
-from rl.state import TRAITS, StateSpace  # noqa: E402
+from rl.state import TRAITS, StateSpace, serving_space  # noqa: E402
 from server.contract.vocabulary import action_index, context_table  # noqa: E402
 from server.serving.decider import Decider  # noqa: E402
 from server.serving.policies import Arm, PolicyHolder, Serving  # noqa: E402
@@ -36,7 +36,7 @@ from server.serving.snapshots import encode  # noqa: E402
 from server.serving.tokens import RECORD, TokenCodec  # noqa: E402
 
 FILE = ROOT / "clients/vectors/local-policy.json"
-SPACE = StateSpace(bins=3, moods=("neutral", "happy", "calm"))
+SPACE = serving_space(StateSpace(moods=("neutral", "happy", "calm")), 4)
 USERS = ("ada", "bob", "zoë", "x" * 128, "日本", "user:1", "0", "carol", "dave", "erin")
 
 
@@ -63,7 +63,7 @@ def decisions(rng: np.random.Generator, served: Serving) -> list[dict[str, Any]]
     holder.serve(served)
     decider = Decider(holder, TokenCodec(b"vectors"), 0.0)
     contexts = list(context_table(SPACE))
-    edges = [0.0, 100.0, 100 / 3, 33.333332, 200 / 3, 66.66666, 59.99999999]
+    edges = [0.0, 100.0, 40.0, 39.999998, 50.0, 49.999996, 60.0, 59.999996, 59.99999999]
     found = []
     for number in range(200):
         user, context = USERS[number % len(USERS)], contexts[int(rng.integers(len(contexts)))]

@@ -87,8 +87,8 @@ async def wait_serving(client: Client, seconds: float = 120.0) -> None:
 
 START_SECONDS = 120.0
 """Time for a server to start, on a machine many times slower than ours."""
-FEW_OVERRULE = 0.1
-"""A bonus of the rules that a few interactions overcome."""
+FEW_OVERRULE = {"caution": 0, "shrinkage": 0.5, "serving_bins": 0}
+"""Settings with which a few interactions of a state overcome the rules, served on its own bins."""
 
 
 def environment(database_url: str, **settings: object) -> dict[str, str]:
@@ -99,7 +99,7 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         "database_url": database_url,
         "lame_duck_seconds": 0.2,
         "gates": "report",
-        "rule_bonus": FEW_OVERRULE,
+        **FEW_OVERRULE,
         **settings,
     }
     return {**clean, **{f"RECPARAMS_{k.upper()}": str(v) for k, v in given.items()}}
@@ -111,7 +111,7 @@ def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
         "port": 0,
         "admin_key": ADMIN_KEY,
         "lame_duck_seconds": 0,
-        "rule_bonus": FEW_OVERRULE,
+        **FEW_OVERRULE,
         **changes,
     }
     return Settings(database_url=database_url, data_dir=data_dir, **given)

@@ -18,8 +18,9 @@ TITLES = (
     "Version change",
     "Growth",
     "Peers",
+    "Learning",
 )
-SECONDS = 480
+SECONDS = 600
 
 
 @pytest.mark.timeout(SECONDS)
@@ -37,10 +38,11 @@ def test_all_of_them_run(tmp_path: Path) -> None:
         "Figures to hold",
         *TITLES,
     ]
-    for name in ("goals.png", "growth.png"):
+    for name in ("goals.png", "growth.png", "learning-worlds.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in text
     assert "not installed" not in text.split("## Peers")[1]
+    assert " of 20 are met" in text
 
 
 def test_a_goal_that_is_missed_says_so() -> None:

@@ -5,9 +5,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from rl.learners import q_learning
 from rl.learners.hyperparameters import Hyperparameters
-from rl.policy import publish
+from rl.learners.q_learning import QLearning
 from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
 from rl.rules import rule_table
 from rl.smoothing import Smoothing
@@ -15,16 +14,13 @@ from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
 from rl.transitions import Interactions, prepare
 from simulation.people.population import (
     SECONDS_BETWEEN_VISITS,
-    TRAIT_CORRELATIONS,
-    TRAIT_MEANS,
-    TRAIT_SDS,
     WEEK,
     Population,
     Situations,
     draw_population,
     draw_visits,
 )
-from simulation.people.preferences import ideals, utilities
+from simulation.people.preferences import OWN
 from simulation.people.simulator import (
     PAUSE_SECONDS,
     expected_rewards,
@@ -32,6 +28,7 @@ from simulation.people.simulator import (
     next_situations,
     react,
 )
+from simulation.people.traits import TRAIT_CORRELATIONS, TRAIT_MEANS, TRAIT_SDS
 
 START = 1_700_000_000
 WEIGHTS = RewardWeights()
@@ -121,20 +118,21 @@ def test_people_visit_at_their_time_of_day(population, visits):
 
 
 def test_utilities_and_ideals_are_within_range(population, visits):
-    suits = utilities(population, visits)
+    suits = population.utilities(visits)
     assert suits.shape == (len(visits), 27)
     assert suits.min() > 0.0
     assert suits.max() <= 1.0
-    points = ideals(population, visits)
+    who, tastes = visits.person, population.tastes[visits.person, visits.content_type]
+    points = OWN.ideals(population.traits[who], visits.context, tastes)
     assert points.min() > 0.0
     assert points.max() < 1.0
     assert np.all(points.std(axis=0) > 0.2)
 
 
 def test_utility_is_continuous_in_the_traits(population, visits):
-    before = utilities(population, visits)
+    before = population.utilities(visits)
     nudged = replace(population, traits=population.traits + 0.01)
-    assert np.abs(utilities(nudged, visits) - before).max() < 0.01
+    assert np.abs(nudged.utilities(visits) - before).max() < 0.01
 
 
 def test_expectations_equal_monte_carlo(population, visits):
@@ -188,7 +186,7 @@ def test_reactions_exclude_each_other_and_an_impression_is_alone(population, vis
 
 
 def test_being_served_well_pays_twice(population, visits):
-    suits = utilities(population, visits)
+    suits = population.utilities(visits)
     well, badly = (
         react(np.random.default_rng(6), population, visits, choice)
         for choice in (suits.argmax(axis=1), suits.argmin(axis=1))
@@ -229,8 +227,6 @@ def test_rules_lie_between_random_and_the_optimum_with_room(population, visits):
 
 def test_learning_beats_the_rules_on_people_not_seen(population, visits):
     rng = np.random.default_rng(8)
-    q = np.zeros((SPACE.n_states, 27), dtype=np.float32)
-    visits_of_pairs = np.zeros((SPACE.n_states, 27), dtype=np.int32)
     logged = []
     people = draw_population(rng, 2000)
     for week in range(3):
@@ -252,17 +248,10 @@ def test_learning_beats_the_rules_on_people_not_seen(population, visits):
         settled_before=START + 4 * WEEK,
         min_interactions=5,
     )
-    q_learning.train(
-        q,
-        visits_of_pairs,
-        batch.transitions,
-        Hyperparameters(),
-        states_per_cell=SPACE.n_contexts,
-    )
-    learned = publish(
-        SPACE, q, visits_of_pairs, learning_rate=0.1, epsilon=0.0, smoothing=Smoothing()
-    )
+    learner = QLearning(SPACE, Hyperparameters(), smoothing=Smoothing(serving_bins=0))
+    learner.learn(batch.transitions)
+    learned = learner.publish()
     expected = expected_rewards(population, visits, WEIGHTS)
     row, state = np.arange(len(visits)), states(population, visits)
     rules = expected[row, rule_table(SPACE)[state]].mean()
-    assert expected[row, np.frombuffer(learned.actions, np.uint8)[state]].mean() > rules + 0.1
+    assert expected[row, learned.likeliest(state, np.zeros((0, 5)))].mean() > rules + 0.1

@@ -403,12 +403,21 @@ def new_model(space: StateSpace = SPACE, action: int = 5) -> models.NewModel:
     q = np.zeros((space.n_states, 27), dtype=np.float32)
     visits = np.zeros((space.n_states, 27), dtype=np.int32)
     q[:, action], visits[:, action] = 1.0, 100
-    policy = publish(space, q, visits, learning_rate=0.1, epsilon=0.25, smoothing=Smoothing())
+    policy = publish(
+        space,
+        q,
+        visits,
+        q,
+        learning_rate=0.1,
+        epsilon=0.25,
+        smoothing=Smoothing(serving_bins=0),
+    )
     return models.NewModel(
         origin="imported",
         run_id=None,
         parent_version=None,
         algorithm="q_learning",
+        space=space,
         hyperparameters=Settings(admin_key=ADMIN_KEY).hyperparameters().to_dict(),
         metrics={
             "total_states": space.n_states,
@@ -421,6 +430,7 @@ def new_model(space: StateSpace = SPACE, action: int = 5) -> models.NewModel:
         },
         q=q,
         visits=visits,
+        rewards=q,
         policy=policy,
         objectives={"engagement": 1.0, "diversity": 0.0, "novelty": 0.0},
         main_line=False,

@@ -72,4 +72,4 @@ class ActorCritic(DeepLearner):
         return of_critic + of_actor
 
     def publish(self) -> Policy:
-        return SoftmaxNetwork(self.space, self._finite("actor"), self.epsilon)
+        return SoftmaxNetwork(self.serving_space, self._finite("actor"), self.epsilon)

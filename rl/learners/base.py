@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rl.learners.hyperparameters import Hyperparameters
 from rl.policy import Policy
 from rl.smoothing import Smoothing
-from rl.state import StateSpace
+from rl.state import StateSpace, serving_space
 from rl.transitions import Transitions
 
 OnProgress = Callable[[int], None]
@@ -41,13 +41,15 @@ class Statistics:
 class Learner(ABC):
     """Learns a policy from logged transitions, in batches, each transition once.
 
+    Policies are published on `serving_space`, which may have finer bins than the space of learning.
+
     Learning a log in two batches gives what learning it in one gives, unless an algorithm says
     otherwise.
 
     Args:
         space: the state space.
         hyperparameters: an instance of `Settings`.
-        smoothing: of Q-tables when they are published; other algorithms ignore it.
+        smoothing: of Q-tables when they are published, and the bins of serving for all.
         arrays: those of an earlier learner, to go on from; they are modified in place.
 
     Raises:
@@ -72,6 +74,7 @@ class Learner(ABC):
         self.space = space
         self.hyperparameters = hyperparameters
         self.smoothing = smoothing or Smoothing()
+        self.serving_space = serving_space(space, self.smoothing.serving_bins)
         self._begin(arrays)
 
     @abstractmethod

@@ -53,7 +53,7 @@ class Dqn(DeepLearner):
         return loss(torch, networks["q"], networks["target_q"], batch, self.hyperparameters)
 
     def publish(self) -> Policy:
-        return GreedyNetwork(self.space, self._finite("q"), self.epsilon)
+        return GreedyNetwork(self.serving_space, self._finite("q"), self.epsilon)
 
 
 def loss(

@@ -111,4 +111,6 @@ class LinearThompsonSampling(LinearLearner):
         noise = rng.standard_normal((int(self.hyperparameters.draws), len(found.mean)))
         scale = self.hyperparameters.spread * np.sqrt(found.variance)
         samples = found.mean + scale * noise @ np.linalg.cholesky(found.inverse).T
-        return SampledLinearPolicy(self.space, by_action(samples).astype(np.float32), self.epsilon)
+        return SampledLinearPolicy(
+            self.serving_space, by_action(samples).astype(np.float32), self.epsilon
+        )

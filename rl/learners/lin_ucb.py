@@ -120,7 +120,7 @@ class LinUcb(LinearLearner):
         forms = (pairs @ by_block.reshape(blocks * blocks, -1)).reshape(N_ACTIONS, k, k)
         scale = self.hyperparameters.confidence**2 * found.variance
         return LinearBoundPolicy(
-            self.space,
+            self.serving_space,
             by_action(found.mean).astype(np.float32),
             (scale * forms).astype(np.float32),
             self.epsilon,

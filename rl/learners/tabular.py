@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.compiled import Compiled
 from rl.learners.base import Learner, OnProgress, Statistics, checked
 from rl.policy import GreedyTable, Policy, publish
 from rl.transitions import Transitions
 
 
 class TabularLearner(Learner):
-    """Base that learns float32 `q` and int32 `visits`, both (n_states, n_actions), in place.
+    """Base that learns tables of shape (n_states, n_actions) in place.
+
+    `q` and `rewards`, of immediate rewards with the same step size, are float32; `visits` is int32.
 
     A cell's transitions never leave the cell, so cells are dealt out to threads whole and the table
     is the same, bit for bit, for any number of them.
@@ -29,9 +32,11 @@ class TabularLearner(Learner):
         if arrays is None:
             self.q = np.zeros(shape, dtype=np.float32)
             self.visits = np.zeros(shape, dtype=np.int32)
+            self.rewards = np.zeros(shape, dtype=np.float32)
         else:
             self.q = checked(arrays, "q", np.float32, shape)
             self.visits = checked(arrays, "visits", np.int32, shape)
+            self.rewards = checked(arrays, "rewards", np.float32, shape)
 
     @abstractmethod
     def _update(self, part: Transitions) -> None:
@@ -43,10 +48,15 @@ class TabularLearner(Learner):
         learn_by_cell(
             transitions,
             self.space.n_contexts,
-            self._update,
+            self._learn,
             threads=threads,
             on_progress=on_progress,
         )
+
+    def _learn(self, part: Transitions) -> None:
+        self._update(part)
+        learning_rate = np.float32(self.hyperparameters.learning_rate)
+        update_rewards(self.rewards, part.state, part.action, part.reward, learning_rate)
 
     def publish(self) -> Policy:
         self._check_finite()
@@ -54,6 +64,7 @@ class TabularLearner(Learner):
             self.space,
             self.q,
             self.visits,
+            self.rewards,
             learning_rate=self.hyperparameters.learning_rate,
             epsilon=self.epsilon,
             smoothing=self.smoothing,
@@ -64,7 +75,7 @@ class TabularLearner(Learner):
             raise ValueError("a Q-value is not finite: lower learning_rate or the rewards")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        return {"q": self.q, "visits": self.visits}
+        return {"q": self.q, "visits": self.visits, "rewards": self.rewards}
 
     def statistics(self) -> Statistics:
         return table_statistics(self.q, self.visits)
@@ -101,6 +112,26 @@ def learn_by_cell(
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for done in [pool.submit(learn, part) for part in parts]:
             done.result()
+
+
+@Compiled
+def update_rewards(
+    rewards: NDArray[np.float32],
+    state: NDArray[np.int32],
+    action: NDArray[np.uint8],
+    reward: NDArray[np.float32],
+    learning_rate: np.float32,
+) -> None:
+    """Moves each pair's immediate reward towards every one seen, in order, in float32, in place.
+
+    Args:
+        rewards: table, float32 (n_states, n_actions).
+        state, action, reward: transitions, shape (m,).
+        learning_rate: float32.
+    """
+    for i in range(state.shape[0]):
+        before = rewards[state[i], action[i]]
+        rewards[state[i], action[i]] = before + learning_rate * (reward[i] - before)
 
 
 def split_by_cell(cells: NDArray[np.int32], parts: int) -> list[slice]:

@@ -20,6 +20,7 @@ from rl.learners.hyperparameters import Hyperparameters, check_range
 from rl.learners.q_learning import QLearning
 from rl.policy import LEARNED, RULE_BASED, GreedyTable, Policy
 from rl.rules import rule_table
+from rl.state import nearest_states
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class Ucb(QLearning):
 
     def publish(self) -> Policy:
         self._check_finite()
-        seen = self.visits.any(axis=1)
+        seen: NDArray[np.bool_] = self.visits.max(axis=1) > 0
         choice = choose(self.q, self.visits, self.hyperparameters.confidence)
-        actions = np.where(seen, choice, rule_table(self.space)).astype(np.uint8)
-        sources = np.where(seen, LEARNED, RULE_BASED).astype(np.uint8)
-        return GreedyTable(self.space, actions.tobytes(), sources.tobytes(), self.epsilon)
+        serving = self.serving_space
+        learned = nearest_states(self.space, serving)
+        actions = np.where(seen[learned], choice[learned], rule_table(serving)).astype(np.uint8)
+        sources = np.where(seen, LEARNED, RULE_BASED).astype(np.uint8)[learned]
+        return GreedyTable(serving, actions.tobytes(), sources.tobytes(), self.epsilon)
 
 
 def choose(

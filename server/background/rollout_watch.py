@@ -74,7 +74,7 @@ async def _compare(
     metrics.set_arm_metrics(found)
     worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
     if worse:
-        await _take_back(connection, settings.space(), experiment_id, found, worse[0])
+        await _take_back(connection, settings.serving_space(), experiment_id, found, worse[0])
 
 
 async def _take_back(

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rl.learners.registry import LEARNERS
 from server.cli.output import print_table
+from simulation.people.worlds import KINDS
 
 _NEEDS = "matplotlib", "scipy"
 
@@ -39,6 +40,13 @@ def _sizes(text: str) -> tuple[int, ...]:
     help="One of our algorithms; may be repeated.  [default: all]",
 )
 @click.option(
+    "--world",
+    type=click.Choice(list(KINDS)),
+    default="own",
+    show_default=True,
+    help="Kind of people: what they like, and how far the rules know it.",
+)
+@click.option(
     "--peers/--no-peers", default=True, show_default=True, help="Outside libraries as well."
 )
 @click.option(
@@ -53,6 +61,7 @@ def compare(
     seeds: int | None,
     sizes: tuple[int, ...] | None,
     learners: tuple[str, ...],
+    world: str,
     peers: bool,
     into: Path,
 ) -> None:
@@ -82,7 +91,7 @@ def compare(
 
     usual = Plan((1_000, 10_000), 2, 8_000, 500) if quick else Plan()
     try:
-        plan = Plan(sizes or usual.sizes, seeds or usual.seeds, usual.held_out, usual.visits)
+        plan = Plan(sizes or usual.sizes, seeds or usual.seeds, usual.held_out, usual.visits, world)
     except ValueError as failure:
         raise click.BadParameter(f"{failure}.", param_hint="'--sizes'") from None
     entered: list[Contestant] = [

@@ -58,7 +58,9 @@ async def evaluate(settings: Settings, request: EvaluationRequest, output: Binar
     try:
         columns = await _read(connection, settings, request)
         columns["pscore"] = await usable_pscore(connection, settings, columns["pscore"])
-        targets = [target async for target in _targets(connection, settings.space(), request)]
+        targets = [
+            target async for target in _targets(connection, settings.serving_space(), request)
+        ]
     finally:
         await connection.close()
     output.write(_response(settings, request, columns, targets).SerializeToString())
@@ -67,7 +69,7 @@ async def evaluate(settings: Settings, request: EvaluationRequest, output: Binar
 
 async def _read(connection: Connection, settings: Settings, request: EvaluationRequest) -> Columns:
     weights = settings.reward_weights()
-    encode = StateEncoder(settings.space())
+    encode = StateEncoder(settings.serving_space())
     collected = Collector(**_COLUMNS)
 
     async def add(rows: Rows) -> None:
@@ -117,7 +119,7 @@ async def _targets(
 def _response(
     settings: Settings, request: EvaluationRequest, columns: Columns, evaluated: list[_Evaluated]
 ) -> pb.EvaluateResponse:
-    space, objectives = settings.space(), settings.objectives()
+    space, objectives = settings.serving_space(), settings.objectives()
     reward = weighted_reward(objectives, columns["engagement"], columns["action"])
     performance = logged_performance(columns["user"], columns["mask"], reward, columns["pscore"])
     known_state = columns["state"] >= 0

@@ -8,7 +8,7 @@ import asyncpg
 from rl import q_table
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.tabular import table_statistics
-from rl.policy import publish, rule_based_policy
+from rl.policy import publish
 from server.contract.vocabulary import unknown_names
 from server.jobs.processes import INVALID_FILE
 from server.settings import Settings
@@ -23,7 +23,9 @@ async def export_table(settings: Settings, version: int, output: TextIO) -> int:
         stored = await models.load_table(connection, version)
     finally:
         await connection.close()
-    table = q_table.QTable(stored.space, stored.q, stored.visits, stored.hyperparameters)
+    table = q_table.QTable(
+        stored.space, stored.q, stored.visits, stored.rewards, stored.hyperparameters
+    )
     for piece in q_table.dump(table):
         output.write(piece)
     output.flush()
@@ -44,28 +46,26 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
         return INVALID_FILE
     held = table_statistics(table.q, table.visits)
     epsilon = hyperparameters.epsilon(held.total_updates)
-    # Without data the rules are what smoothing, which takes ten tables of memory, comes to.
-    policy = (
-        publish(
-            table.space,
-            table.q,
-            table.visits,
-            learning_rate=hyperparameters.learning_rate,
-            epsilon=epsilon,
-            smoothing=settings.smoothing(),
-        )
-        if held.total_state_actions
-        else rule_based_policy(table.space, epsilon)
+    policy = publish(
+        table.space,
+        table.q,
+        table.visits,
+        table.rewards,
+        learning_rate=hyperparameters.learning_rate,
+        epsilon=epsilon,
+        smoothing=settings.smoothing(),
     )
     model = models.NewModel(
         origin="imported",
         run_id=None,
         parent_version=None,
         algorithm=q_table.ALGORITHM,
+        space=table.space,
         hyperparameters=hyperparameters.to_dict(),
         metrics={**asdict(held), "exploration_rate": epsilon},
         q=table.q,
         visits=table.visits,
+        rewards=table.rewards,
         policy=policy,
         objectives=settings.objectives().to_dict(),
         main_line=False,

@@ -76,6 +76,7 @@ def _message(space: StateSpace, serving: Serving, exploration: float | None) -> 
     return pb.PolicySnapshot(
         activation=plan.id,
         bins=space.bins,
+        cuts=space.cuts,
         content_types=[enum_number(ContentType, name) for name in space.content_types],
         moods=[enum_number(Mood, name) for name in space.moods],
         times_of_day=[enum_number(TimeOfDay, name) for name in space.times_of_day],

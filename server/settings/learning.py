@@ -11,7 +11,7 @@ from rl.learners.registry import DEFAULT_ALGORITHM, LEARNERS, settings_of
 from rl.objectives import Objectives
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
-from rl.state import StateSpace
+from rl.state import StateSpace, serving_space
 from server.settings.fields import Names, OptionalText, configured, settings_from
 from server.settings.schedule import Schedule, parse
 
@@ -131,25 +131,27 @@ class LearningSettings(RewardSettings):
     training_threads: int = Field(
         max(1, (os.cpu_count() or 1) - 1), ge=1, le=256, description="Threads of a training run."
     )
-    kernel_width: float = Field(
-        Smoothing.kernel_width,
-        gt=0,
-        description="How far a state borrows from similar people, in trait points.",
+    caution: float = Field(
+        Smoothing.caution,
+        ge=0,
+        description="Posterior deviations that an action must be better than the rules' by, after "
+        "many interactions; four times as many at first.",
     )
     shrinkage: float = Field(
         Smoothing.shrinkage,
         gt=0,
-        description="Visits that what is borrowed is worth against a state's own.",
+        description="Visits that what is learned from others is worth against a state's own.",
     )
-    rule_bonus: float = Field(
-        Smoothing.rule_bonus,
+    serving_bins: int = Field(
+        Smoothing.serving_bins,
         ge=0,
-        description="Advantage of the rules' action where there is no data, in reward.",
+        le=10,
+        description="Bins per trait of what is served, 3 to 10; 0: those of learning.",
     )
 
     @model_validator(mode="after")
     def _check_learning(self) -> Self:
-        self.space()
+        self.serving_space()
         self.hyperparameters()
         self.reward_weights()
         self.objectives()
@@ -159,6 +161,10 @@ class LearningSettings(RewardSettings):
     def space(self) -> StateSpace:
         """Returns the configured state space."""
         return configured(StateSpace, self)
+
+    def serving_space(self) -> StateSpace:
+        """Returns the state space on which policies are served."""
+        return serving_space(self.space(), self.serving_bins)
 
     def hyperparameters(self) -> Hyperparameters:
         """Returns the configured hyperparameters of the configured algorithm."""

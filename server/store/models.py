@@ -53,7 +53,9 @@ class NewModel:
     """A version to store.
 
     Attributes:
-        q, visits: its table, shape (n_states, n_actions), or None if its learner keeps none.
+        space: the state space of learning.
+        q, visits, rewards: its table, each of shape (n_states, n_actions), or None if its learner
+            keeps none.
         learner: the other arrays of its learner, for training to go on from.
         objectives: the weights of its reward.
         main_line: True if later incremental runs build on it.
@@ -64,10 +66,12 @@ class NewModel:
     run_id: int | None
     parent_version: int | None
     algorithm: str
+    space: StateSpace
     hyperparameters: dict[str, Any]
     metrics: dict[str, Any]
     q: NDArray[np.float32] | None
     visits: NDArray[np.int32] | None
+    rewards: NDArray[np.float32] | None
     policy: Policy
     objectives: dict[str, float]
     main_line: bool
@@ -86,12 +90,17 @@ def encode(model: NewModel) -> EncodedModel:
     """Returns a version compressed and with checksums. Slow; needs no database."""
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
     table = learner = None
-    if model.q is not None and model.visits is not None:
-        table = compressor.compress(model.q.tobytes() + model.visits.tobytes())
+    if model.q is not None and model.visits is not None and model.rewards is not None:
+        table = compressor.compress(
+            model.q.tobytes() + model.visits.tobytes() + model.rewards.tobytes()
+        )
     if model.learner:
         learner = compressor.compress(pack(model.learner))
     policy = compressor.compress(_policy_bytes(model.policy))
-    space = _canonical(model.policy.space.to_dict())
+    serving = model.policy.space
+    space = _canonical(
+        model.space.to_dict() | {"serving_bins": serving.bins, "serving_cuts": serving.cuts}
+    )
     return EncodedModel(
         (
             model.origin,
@@ -137,6 +146,11 @@ async def insert(connection: Connection, model: EncodedModel) -> int:
 async def load_policy(connection: Connection, version: int, space: StateSpace) -> Policy:
     """The policy of a version, checked.
 
+    Args:
+        connection: where to read.
+        version: which.
+        space: the state space of serving.
+
     Raises:
         LookupError: there is no such version.
         CorruptModelError: its checksum or shape is wrong.
@@ -152,7 +166,7 @@ async def load_policy(connection: Connection, version: int, space: StateSpace) -
     )
     if row is None:
         raise LookupError(f"there is no model version {version}")
-    stored = _checked_space(version, row["space"], space)
+    stored = _checked_space(version, row["space"], space, serving=True)
     if checksum(_canonical(stored), row["policy"]) != row["policy_checksum"]:
         raise CorruptModelError(f"model version {version}: the policy fails its checksum")
     try:
@@ -193,6 +207,7 @@ class StoredTable:
     space: StateSpace
     q: NDArray[np.float32]
     visits: NDArray[np.int32]
+    rewards: NDArray[np.float32]
     hyperparameters: dict[str, Any]
 
 
@@ -221,12 +236,14 @@ async def load_table(
     if checksum(_canonical(stored), row["q_table"]) != row["q_table_checksum"]:
         raise CorruptModelError(f"model version {version}: the table fails its checksum")
     shape = StateSpace.from_dict(stored).n_states, N_ACTIONS
-    data = _decompress(version, row["q_table"], 8 * shape[0] * shape[1])
-    half = len(data) // 2
+    size = 4 * shape[0] * shape[1]
+    data = _decompress(version, row["q_table"], 3 * size)
+    q, visits, rewards = (data[place : place + size] for place in range(0, 3 * size, size))
     return StoredTable(
         StateSpace.from_dict(stored),
-        np.frombuffer(data[:half], dtype=np.float32).reshape(shape).copy(),
-        np.frombuffer(data[half:], dtype=np.int32).reshape(shape).copy(),
+        np.frombuffer(q, dtype=np.float32).reshape(shape).copy(),
+        np.frombuffer(visits, dtype=np.int32).reshape(shape).copy(),
+        np.frombuffer(rewards, dtype=np.float32).reshape(shape).copy(),
         json.loads(row["hyperparameters"]),
     )
 
@@ -258,10 +275,16 @@ def checksum(space: str, blob: bytes) -> str:
     return hashlib.sha256(space.encode() + blob).hexdigest()
 
 
-def _checked_space(version: int, text: str, wanted: StateSpace | None) -> dict[str, Any]:
+def _checked_space(
+    version: int, text: str, wanted: StateSpace | None, *, serving: bool = False
+) -> dict[str, Any]:
+    """Returns what is stored of a version's spaces, if that of learning or of serving is wanted."""
     try:
         data: dict[str, Any] = json.loads(text)
         stored = StateSpace.from_dict(data)
+        if serving:
+            bins = {"bins": data["serving_bins"], "cuts": data["serving_cuts"]}
+            stored = StateSpace.from_dict(data | bins)
     except (KeyError, TypeError, ValueError) as failure:
         raise CorruptModelError(f"model version {version}: bad state space: {failure}") from None
     if wanted is not None and stored != wanted:
@@ -307,7 +330,7 @@ async def load_learner(
             raise CorruptModelError(f"model version {version}: {failure}") from None
     if row["has_table"]:
         table = await load_table(connection, version, space)
-        arrays |= {"q": table.q, "visits": table.visits}
+        arrays |= {"q": table.q, "visits": table.visits, "rewards": table.rewards}
     return row["algorithm"], arrays
 
 

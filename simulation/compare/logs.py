@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters
-from rl.policy import propensity
+from rl.policy import Policy, propensity, rule_based_policy
 from rl.reward import RewardWeights, rewards
-from rl.rules import rule_table
 from rl.state import Context, StateSpace
 from rl.transitions import Interactions, Transitions, prepare
 from simulation.people.population import DAY, Population, Situations, draw_visits
@@ -77,31 +76,55 @@ def states(
 
 def contexts(at: Situations) -> NDArray[np.int64]:
     """Returns the context indices of n situations, int64 (n,)."""
-    places = (at.content_type, at.mood, at.time_of_day)
-    return np.ravel_multi_index(places, SPACE.context_shape)
+    return np.ravel_multi_index(at.context, SPACE.context_shape)
 
 
-def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
-    """Simulates the first n interactions of a week under the rules with exploration."""
-    rules = rule_table(SPACE)
-    at = draw_visits(rng, population, np.arange(len(population)), START)
+def play(
+    rng: np.random.Generator,
+    population: Population,
+    visits: Situations,
+    policy: Policy,
+    epsilon: float,
+) -> tuple[Log, NDArray[np.int64]]:
+    """Plays visits to their end under a policy that explores epsilon-greedily.
+
+    Args:
+        rng: the generator.
+        population: the people.
+        visits: first situation of each visit.
+        policy: its likeliest actions are taken,
+        epsilon: but with this probability any action at random.
+
+    Returns:
+        The log, and the people who never come back, indices without repetition.
+    """
+    at = visits
     parts: list[tuple[NDArray[Any], ...]] = []
+    leavers = []
+    greedy, other = (propensity(epsilon, greedy=one) for one in (True, False))
     while len(at):
         traits, context = population.traits[at.person], contexts(at)
-        rule = rules[states(traits, context)]
-        explores = rng.random(len(at)) < BEHAVIOUR_EPSILON
-        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), rule)
-        greedy, other = (propensity(BEHAVIOUR_EPSILON, greedy=one) for one in (True, False))
-        chance = np.where(action == rule, greedy, other)
+        usual = policy.likeliest(states(traits, context), traits)
+        explores = rng.random(len(at)) < epsilon
+        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), usual)
+        chance = np.where(action == usual, greedy, other)
         out = react(rng, population, at, action)
         reward = rewards(RewardWeights(), out.mask, out.completion_rate, out.mood_change)
         moment = at.person, at.time, at.content_type, at.mood
         parts.append((*moment, traits, context, action, reward, chance))
+        leavers.append(at.person[out.leaves])
         at = next_situations(rng, at, out)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    first = np.argsort(columns[1], kind="stable")[:n]
-    kept = [column[first] for column in columns]
-    return Log(Situations(*kept[:4]), *kept[4:])
+    by_time = np.argsort(columns[1], kind="stable")
+    ordered = [column[by_time] for column in columns]
+    return Log(Situations(*ordered[:4]), *ordered[4:]), np.unique(np.concatenate(leavers))
+
+
+def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
+    """Simulates the first n interactions of a week under the rules with exploration."""
+    visits = draw_visits(rng, population, np.arange(len(population)), START)
+    rules = rule_based_policy(SPACE, BEHAVIOUR_EPSILON)
+    return play(rng, population, visits, rules, rules.epsilon)[0][:n]
 
 
 def transitions(log: Log, space: StateSpace = SPACE) -> Transitions:

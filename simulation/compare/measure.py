@@ -16,13 +16,18 @@ from rl.reward import RewardWeights
 from simulation.compare.logs import SPACE, START, Log, contexts, simulate
 from simulation.compare.systems import Contestant
 from simulation.people.population import Population, Situations, draw_population, draw_visits
+from simulation.people.preferences import OWN, World
 from simulation.people.simulator import expected_rewards, next_situations, react
+from simulation.people.worlds import KINDS, draw_world
 
 ESTIMATOR = DoublyRobust()
 """Estimator of the service's gates."""
 
 INTERACTIONS_PER_PERSON = 8
 """Interactions of each person in a log, about, which is the beginning of a week."""
+
+_IN_OTHER_WORLDS = 6
+"""The same where it is not the usual world: in some, visits are shorter."""
 
 _TIMED_QUESTIONS, _TIMED_ROUNDS = 100, 5
 
@@ -36,6 +41,7 @@ class Plan:
         seeds: number of populations and logs.
         held_out: interactions of other people, on which all are evaluated.
         visits: whole visits of those people, on which delayed effects are evaluated.
+        world: kind of world, one of `simulation.people.worlds.KINDS`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -45,12 +51,15 @@ class Plan:
     seeds: int = 5
     held_out: int = 20_000
     visits: int = 2_000
+    world: str = "own"
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 100 or list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError("sizes must be 100 or more, each larger than the one before")
         if min(self.seeds, self.held_out, self.visits) < 1:
             raise ValueError("seeds, held_out and visits must be 1 or more")
+        if self.world not in KINDS:
+            raise ValueError(f"world must be one of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True)
@@ -131,9 +140,9 @@ class HeldOut:
         return earned / len(self.visits)
 
 
-def draw_held_out(rng: np.random.Generator, plan: Plan) -> HeldOut:
-    """Draws held-out people and simulates their log."""
-    population = draw_population(rng, max(100, plan.held_out // INTERACTIONS_PER_PERSON))
+def draw_held_out(rng: np.random.Generator, plan: Plan, world: World = OWN) -> HeldOut:
+    """Draws held-out people of a world and simulates their log."""
+    population = _draw_enough(rng, plan.held_out, world)
     log = simulate(rng, population, plan.held_out)
     return HeldOut(
         population=population,
@@ -146,6 +155,19 @@ def draw_held_out(rng: np.random.Generator, plan: Plan) -> HeldOut:
     )
 
 
+def draw_logs(plan: Plan, seed: int) -> tuple[Log, HeldOut]:
+    """Draws the world of a seed, the largest log of people there, and people to judge by."""
+    rng, world, largest = np.random.default_rng(seed), draw_world(plan.world, seed), plan.sizes[-1]
+    log = simulate(rng, _draw_enough(rng, largest, world), largest)
+    return log, draw_held_out(rng, plan, world)
+
+
+def _draw_enough(rng: np.random.Generator, n: int, world: World) -> Population:
+    """Draws so many people that their first n interactions are the beginning of a week."""
+    each = INTERACTIONS_PER_PERSON if world is OWN else _IN_OTHER_WORLDS
+    return draw_population(rng, max(100, n // each), world)
+
+
 def trials(
     plan: Plan, systems: Sequence[Contestant], on_next: Callable[[str, int, int], None]
 ) -> Iterator[Trial]:
@@ -156,13 +178,9 @@ def trials(
         systems: those installed.
         on_next: called before each trial with its system, size and seed.
     """
-    largest = plan.sizes[-1]
     on_next("compiling", plan.sizes[0], 0)
     for seed in range(plan.seeds):
-        rng = np.random.default_rng(seed)
-        people = draw_population(rng, max(100, largest // INTERACTIONS_PER_PERSON))
-        log = simulate(rng, people, largest)
-        held_out = draw_held_out(rng, plan)
+        log, held_out = draw_logs(plan, seed)
         if seed == 0:
             _warm_up(systems, log[: plan.sizes[0]])
         for size in plan.sizes:

@@ -100,10 +100,10 @@ class Results:
             "# Algorithms compared",
             f"Written by `recparams compare` on {machine()}. Means over {seeds}; {intervals}.",
             f"Everything learns the same logs: the first {_listed(by_size)} interactions of "
-            f"simulated people, decided by the rules with epsilon {BEHAVIOUR_EPSILON}. It is "
-            f"judged on {plan.held_out:,} interactions of people who are in none of them, by the "
-            "exact mean reward of what it would decide there, without exploration added. All are "
-            "at their defaults.",
+            f"simulated people (world: {plan.world}), decided by the rules with epsilon "
+            f"{BEHAVIOUR_EPSILON}. It is judged on {plan.held_out:,} interactions of people who "
+            "are in none of them, by the exact mean reward of what it would decide there, without "
+            "exploration added. All are at their defaults.",
             f"![Regret of a decision after logs of each size]({chart})",
             "## Regret",
             "What the best decision would have been worth more, in units of reward, after learning "

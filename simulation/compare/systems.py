@@ -93,7 +93,7 @@ class PolicySystem(Contestant):
     policy: Policy
 
     def encode(self, traits: Sequence[float], context: Context) -> Any:
-        state = SPACE.index(traits, context)
+        state = self.policy.space.index(traits, context)
         if isinstance(self.policy, GreedyTable):
             return state
         return np.array([state]), np.array([traits])
@@ -106,7 +106,7 @@ class PolicySystem(Contestant):
     def action_dist(
         self, traits: NDArray[np.float64], context: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        return self.policy.action_dist(states(traits, context), traits)
+        return self.policy.action_dist(states(traits, context, self.policy.space), traits)
 
     def size(self) -> int:
         return len(zstandard.compress(pack(self.policy.arrays())))

@@ -108,8 +108,7 @@ class Recommendation(gymnasium.Env[NDArray[np.float32], np.int64]):
         return self._population.traits[self._at.person]
 
     def _context(self) -> int:
-        words = self._at.content_type, self._at.mood, self._at.time_of_day
-        return int(np.ravel_multi_index(words, _SPACE.context_shape)[0])
+        return int(np.ravel_multi_index(self._at.context, _SPACE.context_shape)[0])
 
 
 if NAME not in gymnasium.registry:

@@ -1,36 +1,22 @@
-"""Simulated people: Big Five scores distributed as in a real sample, and habits that follow.
+"""Simulated people: their scores, their personal tastes, and habits that follow."""
 
-Scores follow the means, standard deviations and correlations of 2 800 adults who answered a 25-item
-inventory (the `bfi` data of Revelle's R package psych, rescaled to 0-100). They are clipped to the
-scale rather than redrawn: people do give the extreme answer throughout, and clipping moves the
-moments least.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rl.numerics import softmax
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, time_of_day
+from simulation.people.preferences import OWN, World
+from simulation.people.traits import Floats, draw_traits, standardise
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-TRAIT_MEANS = np.array([71.7, 65.3, 62.9, 73.0, 43.2])
-TRAIT_SDS = np.array([16.2, 19.0, 21.2, 18.0, 23.9])
-TRAIT_CORRELATIONS = np.array(
-    [
-        [1.00, 0.20, 0.21, 0.15, -0.09],
-        [0.20, 1.00, 0.26, 0.26, -0.23],
-        [0.21, 0.26, 1.00, 0.46, -0.22],
-        [0.15, 0.26, 0.46, 1.00, -0.19],
-        [-0.09, -0.23, -0.22, -0.19, 1.00],
-    ]
-)
 
 MOOD_VALENCES = np.array([0.0, 0.8, -0.8, -0.6, 0.5, 0.6, 0.6, -0.7])
 """Valence of each of MOODS, -1 to 1, after the circumplex of Russell (1980)."""
+
+TASTE_SDS = 0.35, 0.25
+"""Standard deviations of personal tastes that hold everywhere, and of those of a content type."""
 
 HOURS_OF_SPREAD = 3.0
 SECONDS_BETWEEN_VISITS = 2 * 3600
@@ -51,6 +37,7 @@ class Population:
         peak_hour: hour of the day around which they visit, 0 to 24, (n,).
         content_shares: probability of each of CONTENT_TYPES in a visit, (n, 3).
         mood_logits: logits of the probability of each of MOODS, (n, 8).
+        world: what they prefer, given all of that.
     """
 
     traits: Floats
@@ -59,6 +46,7 @@ class Population:
     peak_hour: Floats
     content_shares: Floats
     mood_logits: Floats
+    world: World = OWN
 
     def __len__(self) -> int:
         return len(self.traits)
@@ -67,6 +55,18 @@ class Population:
     def standardised(self) -> Floats:
         """Traits in standard deviations from the sample's means, (n, 5)."""
         return standardise(self.traits)
+
+    def utilities(self, at: "Situations") -> Floats:
+        """Returns the utility of each of the 27 actions, above 0 up to 1, shape (m, 27)."""
+        tastes = self.tastes[at.person, at.content_type]
+        return self.world.utilities(self.traits[at.person], at.context, tastes)
+
+    def replaced(self, people: Ints, newcomers: "Population") -> "Population":
+        """Returns a population with newcomers, as many, in the places of some people."""
+        columns = {name: column.copy() for name, column in vars(self).items() if name != "world"}
+        for name, column in columns.items():
+            column[people] = getattr(newcomers, name)
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True)
@@ -98,21 +98,29 @@ class Situations:
         times: Ints = _TIME_OF_HOUR[self.time % DAY // 3600]
         return times
 
+    @property
+    def context(self) -> tuple[Ints, Ints, Ints]:
+        """Positions in CONTENT_TYPES, MOODS and TIMES_OF_DAY, (m,) each."""
+        return self.content_type, self.mood, self.time_of_day
 
-def standardise(traits: Floats) -> Floats:
-    """Returns scores, shape (n, 5), in standard deviations from the sample's means."""
-    standard: Floats = (traits - TRAIT_MEANS) / TRAIT_SDS
-    return standard
+
+def draw_tastes(rng: np.random.Generator, n: int) -> Floats:
+    """Draws the personal tastes of n people, logits, (n, 3, 3)."""
+    everywhere = rng.normal(0.0, TASTE_SDS[0], size=(n, 1, 3))
+    return everywhere + rng.normal(0.0, TASTE_SDS[1], size=(n, len(CONTENT_TYPES), 3))
 
 
-def draw_population(rng: np.random.Generator, n: int) -> Population:
-    """Draws n people. Equal generators give equal people."""
-    covariance = TRAIT_CORRELATIONS * np.outer(TRAIT_SDS, TRAIT_SDS)
-    traits = np.clip(rng.multivariate_normal(TRAIT_MEANS, covariance, size=n), 0.0, 100.0)
+def draw_population(rng: np.random.Generator, n: int, world: World = OWN) -> Population:
+    """Draws n people. Equal generators give equal people, who differ by world in preferences alone.
+
+    Args:
+        rng: the generator.
+        n: number of people.
+        world: theirs.
+    """
+    traits = draw_traits(rng, n)
     openness, conscientiousness, extraversion, _, neuroticism = standardise(traits).T
-
-    everywhere = rng.normal(0.0, 0.35, size=(n, 1, 3))
-    by_content = rng.normal(0.0, 0.25, size=(n, len(CONTENT_TYPES), 3))
+    tastes = draw_tastes(rng, n)
 
     # Conscientious people are morning types: Randler, Pers. Individ. Differ. 45 (2008).
     peak_hour = (17.0 - 1.5 * conscientiousness + rng.normal(0.0, 3.0, size=n)) % 24.0
@@ -129,11 +137,12 @@ def draw_population(rng: np.random.Generator, n: int) -> Population:
 
     return Population(
         traits=traits,
-        tastes=everywhere + by_content,
+        tastes=tastes,
         visits_per_week=rng.gamma(4.0, 5.0 / 4.0, size=n),
         peak_hour=peak_hour,
         content_shares=softmax(content_logits),
         mood_logits=mood_logits,
+        world=world,
     )
 
 

@@ -1,21 +1,28 @@
-"""Preferences of simulated people: a smooth utility of continuous traits, context and action.
+"""Preferences of simulated people: the utility of each action by traits, context and taste.
 
-Everybody has an ideal energy, diversity and novelty for each context, and likes an action the less
-the further it lies from that point (unfolding: Coombs, "A Theory of Data", 1964; the inverted U of
-arousal and liking: Berlyne, "Aesthetics and Psychobiology", 1971). The ideals are logistic in a sum
-of leanings plus a personal taste. Some of the leanings are what the hand-written rules
-(rl/rules.py) believe too; others are findings and guesses that a thoughtful author of rules would
-get wrong. They are plausible, not measured: what matters is that they are known here and to be
-found out there.
+In `OWN`, the usual world, everybody has an ideal energy, diversity and novelty for each context,
+and likes an action the less the further it lies from that point (unfolding: Coombs, "A Theory of
+Data", 1964; the inverted U of arousal and liking: Berlyne, "Aesthetics and Psychobiology", 1971).
+The ideals are logistic in a sum of leanings plus a personal taste. Some of the leanings are what
+the hand-written rules (rl/rules.py) believe too; others are findings and guesses that a thoughtful
+author of rules would get wrong. They are plausible, not measured: what matters is that they are
+known here and to be found out there. simulation/people/worlds.py has other worlds.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rl.action import ACTION_INTENSITIES, DIMENSIONS
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, TRAITS
-from simulation.people.population import Floats, Population, Situations
+from simulation.people.traits import Floats, standardise
+
+Contexts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Positions in CONTENT_TYPES, MOODS and TIMES_OF_DAY, (m,) each."""
+
+CONTEXT_SHAPE = len(CONTENT_TYPES), len(MOODS), len(TIMES_OF_DAY)
 
 TOLERANCE = 0.4
 """Distance from the ideal at which utility is down to 61 %; the levels lie at 0, 0.5 and 1."""
@@ -105,8 +112,7 @@ _WEIGHTS = np.array([IMPORTANCE[name] for name in CONTENT_TYPES])
 
 def _coefficients() -> Floats:
     """Returns sums of leanings, (content types, moods, times of day, dimensions, 1 + traits)."""
-    shape = (len(CONTENT_TYPES), len(MOODS), len(TIMES_OF_DAY), len(DIMENSIONS), 1 + len(TRAITS))
-    sums = np.zeros(shape)
+    sums = np.zeros((*CONTEXT_SHAPE, len(DIMENSIONS), 1 + len(TRAITS)))
     for one in LEANINGS:
         where = np.ix_(
             [CONTENT_TYPES.index(name) for name in one.content_types],
@@ -119,25 +125,57 @@ def _coefficients() -> Floats:
     return sums
 
 
-_COEFFICIENTS = _coefficients()
+class World(ABC):
+    """What people prefer."""
+
+    @abstractmethod
+    def utilities(self, traits: Floats, context: Contexts, tastes: Floats) -> Floats:
+        """Returns the utility of each of the 27 actions, above 0 up to 1, shape (m, 27).
+
+        Args:
+            traits: scores, 0 to 100, (m, 5).
+            context: of each of the m situations.
+            tastes: personal shifts of the ideal energy, diversity and novelty, logits, (m, 3).
+        """
 
 
-def ideals(population: Population, at: Situations) -> Floats:
-    """Returns the ideal energy, diversity and novelty, 0 (lowest level) to 1, shape (m, 3)."""
-    traits = population.standardised[at.person]
-    leanings = _COEFFICIENTS[at.content_type, at.mood, at.time_of_day]
-    logits = leanings[..., 0] + np.einsum("mdt,mt->md", leanings[..., 1:], traits)
-    logits += population.tastes[at.person, at.content_type]
-    points: Floats = 1.0 / (1.0 + np.exp(-logits))
-    return points
+@dataclass(frozen=True, eq=False)
+class IdealPoints(World):
+    """World in which utility falls with the distance of an action from an ideal point.
 
-
-def utilities(population: Population, at: Situations) -> Floats:
-    """Returns the utility of each of the 27 actions, above 0 up to 1, shape (m, 27).
-
-    ``exp(-0.5 * sum over dimensions of importance * ((level - ideal) / TOLERANCE) ** 2)``
+    Attributes:
+        coefficients: of the ideals' logits in each context, for each dimension of the action: a
+            constant and the weights of k terms, (3, 8, 4, 3, 1 + k).
+        taste: weight of personal tastes.
     """
-    distance = (ACTION_INTENSITIES[None] - ideals(population, at)[:, None, :]) / TOLERANCE
-    cost = np.einsum("mad,md->ma", distance**2, _WEIGHTS[at.content_type])
-    suits: Floats = np.exp(-0.5 * cost)
-    return suits
+
+    coefficients: Floats
+    taste: float = 1.0
+
+    def terms(self, traits: Floats) -> Floats:
+        """Returns what the logits are linear in, (m, k): here the traits, standardised."""
+        return standardise(traits)
+
+    def logits(self, traits: Floats, context: Contexts, tastes: Floats) -> Floats:
+        """Returns the logits of the ideals, (m, 3); arguments as `utilities`."""
+        leanings = self.coefficients[context]
+        logits = leanings[..., 0] + np.einsum("mdt,mt->md", leanings[..., 1:], self.terms(traits))
+        shifted: Floats = logits + self.taste * tastes
+        return shifted
+
+    def ideals(self, traits: Floats, context: Contexts, tastes: Floats) -> Floats:
+        """Returns the ideal levels, 0 (lowest) to 1, (m, 3); arguments as `utilities`."""
+        points: Floats = 1.0 / (1.0 + np.exp(-self.logits(traits, context, tastes)))
+        return points
+
+    def utilities(self, traits: Floats, context: Contexts, tastes: Floats) -> Floats:
+        """Returns exp(-0.5 sum of importance ((level - ideal) / TOLERANCE)^2) over dimensions."""
+        ideals = self.ideals(traits, context, tastes)
+        distance = (ACTION_INTENSITIES[None] - ideals[:, None, :]) / TOLERANCE
+        cost = np.einsum("mad,md->ma", distance**2, _WEIGHTS[context[0]])
+        suits: Floats = np.exp(-0.5 * cost)
+        return suits
+
+
+OWN = IdealPoints(_coefficients())
+"""The usual world, that of `LEANINGS`."""

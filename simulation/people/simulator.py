@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from rl.reward import REACTIONS, RewardWeights
 from rl.state import TRAITS
-from simulation.people.population import MOOD_VALENCES, Floats, Ints, Population, Situations, choose
-from simulation.people.preferences import utilities
+from simulation.people.population import MOOD_VALENCES, Ints, Population, Situations, choose
+from simulation.people.traits import Floats
 
 ATTENTION = 0.85
 """Share of recommendations that are reacted to at all."""
@@ -86,7 +86,7 @@ def _extraversion(population: Population, at: Situations) -> Floats:
 
 def expected_rewards(population: Population, at: Situations, weights: RewardWeights) -> Floats:
     """Returns the exact mean immediate reward of each of the 27 actions, shape (m, 27)."""
-    chances = _chances(utilities(population, at), _extraversion(population, at)[:, None])
+    chances = _chances(population.utilities(at), _extraversion(population, at)[:, None])
     unfinished = 1.0 - chances.complete - chances.skip
     completion_rate = (
         chances.complete
@@ -108,7 +108,7 @@ def expected_rewards(population: Population, at: Situations, weights: RewardWeig
 
 def like_probabilities(population: Population, at: Situations) -> Floats:
     """Returns the exact probability that each of the 27 actions is liked, shape (m, 27)."""
-    chances = _chances(utilities(population, at), _extraversion(population, at)[:, None])
+    chances = _chances(population.utilities(at), _extraversion(population, at)[:, None])
     return ATTENTION * chances.like
 
 
@@ -127,7 +127,7 @@ def react(
         action: 0 to 26, shape (m,).
     """
     m = len(at)
-    utility = utilities(population, at)[np.arange(m), action]
+    utility = population.utilities(at)[np.arange(m), action]
     chances = _chances(utility, _extraversion(population, at))
 
     attentive = rng.random(m) < ATTENTION

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
 
+from rl.action import N_ACTIONS
+from rl.basis import ACTION_COLUMNS, TRAIT_TERMS, Basis
+from rl.regression import Curve, Prior, Rows
 from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY, StateSpace
 from rl.transitions import Interactions
 
@@ -125,88 +127,48 @@ def reference_prepare(
     return found
 
 
-def personality_kernel(space: StateSpace, width: float) -> Any:
-    """Similarity of every pair of cells, float64 (n_cells, n_cells), pair by pair."""
-    cells = list(product(range(space.bins), repeat=5))
-    kernel = np.empty((len(cells), len(cells)))
-    for i, one in enumerate(cells):
-        for j, other in enumerate(cells):
-            squares = sum(((a - b) * 100.0 / space.bins) ** 2 for a, b in zip(one, other))  # noqa: B905
-            kernel[i, j] = np.exp(-0.5 * squares / width**2)
-    return kernel
+def design_matrix(basis: Basis, space: StateSpace, rows: Rows, traits: Any) -> Any:
+    """All columns of all rows, one product at a time."""
+    columns = np.zeros((len(rows.cell), basis.n_columns))
+    for i, (cell, pair, rule) in enumerate(zip(rows.cell, rows.pair, rows.rule, strict=True)):
+        context, action = divmod(int(pair), N_ACTIONS)
+        for block in basis.blocks:
+            of_context = basis.contexts[block.contexts][context]
+            of_action = ACTION_COLUMNS[block.actions][action]
+            columns[i, block.columns] = np.kron(
+                np.kron(of_context, of_action), traits[cell, TRAIT_TERMS[block.traits]]
+            )
+        levels = np.array(np.unravel_index([int(rule), action], (3, 3, 3)))
+        apart = np.abs(levels[:, 0] - levels[:, 1])
+        columns[i, basis.distance] = [*(apart == 1), *(apart == 2), not apart.any()]
+    return columns
 
 
-def reference_smooth(
-    space: StateSpace,
-    q: Any,
-    visits: Any,
-    rule_actions: Any,
-    *,
-    learning_rate: float,
-    kernel_width: float,
-    shrinkage: float,
-    rule_bonus: float,
-    levels: Any,
-) -> Any:
-    """Advantages, float64 (n_states, n_actions), one pair at a time over every pair of cells."""
-    kernel = personality_kernel(space, kernel_width)
-    n_contents, n_moods, n_times = space.context_shape
-    contexts = list(product(range(n_contents), range(n_moods), range(n_times)))
-    shape = (space.n_cells, len(contexts), q.shape[1])
-    n = visits.reshape(shape).astype(np.float64)
-    remaining = (1.0 - learning_rate) ** n
-    mean = np.divide(
-        q.reshape(shape).astype(np.float64), 1.0 - remaining, out=np.zeros(shape), where=n > 0
-    )
-
-    def pool(weights: Any, sums: Any, cell: int, which: list[int], action: int) -> tuple[Any, Any]:
-        """Visits and sums of similar people in some contexts."""
-        similarity = kernel[cell][:, None]
-        return (
-            (similarity * weights[:, which, action]).sum(),
-            (similarity * sums[:, which, action]).sum(),
-        )
-
-    actions = range(shape[2])
-
-    def refined(
-        level: list[float], counts: list[float], totals: list[float], levels: Any
-    ) -> list[float]:
-        """One level down: by dimension, all actions of a level at once, then each by itself."""
-        for dimension in levels:
-            sharing = [[b for b in actions if dimension[b] == dimension[a]] for a in actions]
-            level = [
-                level[a]
-                + sum(totals[b] - counts[b] * level[b] for b in sharing[a])
-                / (sum(counts[b] for b in sharing[a]) + shrinkage)
-                for a in actions
-            ]
-        return [(totals[a] + shrinkage * level[a]) / (counts[a] + shrinkage) for a in actions]
-
-    def shrunk(weights: Any, sums: Any, levels: Any) -> Any:
-        result = np.empty(shape)
-        nothing = [0.0] * shape[2]
-        of_all = (list(x.sum(axis=(0, 1))) for x in (weights, sums))
-        everybody = refined(nothing, *of_all, levels)
-        for cell, here in product(range(shape[0]), range(shape[1])):
-            level = everybody
-            for depth in range(4):
-                alike = [i for i, c in enumerate(contexts) if c[:depth] == contexts[here][:depth]]
-                pools = [pool(weights, sums, cell, alike, action) for action in actions]
-                level = refined(level, *map(list, zip(*pools, strict=True)), levels)
-            for a in actions:
-                result[cell, here, a] = (sums[cell, here, a] + shrinkage * level[a]) / (
-                    weights[cell, here, a] + shrinkage
-                )
-        return result
-
-    value = n * mean
-    others = shrunk(
-        n.sum(axis=2, keepdims=True) - n, value.sum(axis=2, keepdims=True) - value, levels[:0]
-    )
-    expected = np.zeros(shape)
-    for state, action in enumerate(rule_actions):
-        cell, here = divmod(state, space.n_contexts)
-        expected[cell, here, action] = rule_bonus
-    deviation = shrunk(n, n * (mean - others - expected), levels)
-    return (expected + deviation).reshape(q.shape)
+def reference_fit(
+    basis: Basis, x: Any, weight: Any, y: Any, prior: Prior, curve: Curve | None
+) -> tuple[Any, Any, float]:
+    """Mean and covariance of the coefficients and the noise, by dense algebra with inverses."""
+    centre = np.average(y, weights=weight)
+    first_noise = 0.9 * np.mean(weight * (y - centre) ** 2)
+    start, expected = prior.means(basis), prior.variances(basis)
+    size = np.bincount(basis.group)
+    mean, variance, noise = start, expected, first_noise
+    covariance = np.diag(expected[basis.group])
+    for number in range(6):
+        if number <= 3:
+            eta = x @ mean
+            value, slope = (centre + eta, 1.0 + 0 * eta) if curve is None else curve.at(eta)
+            slope = np.maximum(slope, 0.05)
+            target, w = eta + (y - value) / slope, weight * slope**2
+        if number:
+            effective = np.maximum(
+                size - np.bincount(basis.group, covariance.diagonal()) / variance, 0
+            )
+            moved = np.bincount(basis.group, (mean - start) ** 2)
+            variance = (moved + 2 * expected) / (effective + 2)
+            misfit = (w * (target - x @ mean) ** 2).sum()
+            noise = (misfit + 100 * first_noise) / (max(len(y) - effective.sum(), 1) + 100)
+        precision = np.diag(1 / variance[basis.group])
+        covariance = np.linalg.inv(x.T @ (w[:, None] * x) / noise + precision)
+        mean = covariance @ (x.T @ (w * target) / noise + precision @ start)
+    return mean, covariance, noise

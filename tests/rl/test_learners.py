@@ -11,6 +11,7 @@ from rl.learners.base import Learner
 from rl.learners.registry import LEARNERS, POLICIES, parameters_of, settings_of
 from rl.packing import pack, unpack
 from rl.policy import EXPLORATION
+from rl.smoothing import Smoothing
 from rl.state import StateSpace
 from rl.transitions import TERMINAL, Transitions
 
@@ -49,7 +50,10 @@ def log(seed: int, n: int) -> Transitions:
 
 def new(algorithm: str, arrays: Any = None) -> Learner:
     quick = {"passes": 2.0, "least_steps": 1} if algorithm in DEEP else {}
-    return LEARNERS[algorithm](SPACE, settings_of(algorithm, quick), arrays=arrays)
+    smoothing = Smoothing(serving_bins=0)
+    return LEARNERS[algorithm](
+        SPACE, settings_of(algorithm, quick), smoothing=smoothing, arrays=arrays
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -18,9 +18,9 @@ from rl.policy import (
     publish,
     rule_based_policy,
 )
-from rl.rules import rule_table
-from rl.smoothing import Smoothing, smooth
-from rl.state import Context, StateSpace
+from rl.rules import rule_based_action, rule_table
+from rl.smoothing import Smoothing
+from rl.state import Context, StateSpace, serving_space
 
 SPACE = StateSpace(3, ("music", "video"), ("calm", "sad"), ("morning", "night"))
 
@@ -32,50 +32,39 @@ def table() -> tuple[Any, Any]:
     )
 
 
-def published(q: Any, visits: Any, **options: float) -> tuple[Any, Any]:
-    """Actions and sources of the published policy."""
+def published(q: Any, visits: Any, **options: float) -> GreedyTable:
+    """The published policy of a table, all of it rewarded at once."""
     policy = publish(
-        SPACE, q, visits, learning_rate=0.1, epsilon=0.05, smoothing=Smoothing(**options)
-    )
-    assert policy.epsilon == 0.05 and policy.space == SPACE
-    return np.frombuffer(policy.actions, np.uint8), np.frombuffer(policy.sources, np.uint8)
-
-
-def other_than(action: int) -> int:
-    return (action + 13) % N_ACTIONS
-
-
-def test_without_data_it_is_the_rules() -> None:
-    space = StateSpace()
-    rules = rule_based_policy(space, 0.3)
-    assert rules.actions == rule_table(space).tobytes()
-    assert set(rules.sources) == {RULE_BASED}
-    nothing = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
-    assert rules == publish(
-        space,
-        nothing,
-        nothing.astype(np.int32),
+        SPACE,
+        q,
+        visits,
+        q,
         learning_rate=0.1,
-        epsilon=0.3,
-        smoothing=Smoothing(),
+        epsilon=0.05,
+        smoothing=Smoothing(**options),  # type: ignore[arg-type]
     )
+    assert policy.epsilon == 0.05
+    return policy
 
 
-def test_far_from_any_data_it_is_the_rules() -> None:
+@pytest.mark.parametrize("bins", [0, 7])
+def test_without_data_it_is_the_rules(bins: int) -> None:
     q, visits = table()
-    rules = rule_table(SPACE)
-    here = SPACE.index([90.0] * 5, Context("music", "calm", "morning"))
-    cell = here // SPACE.n_contexts
-    q[here], visits[here] = -1.0, 40
-    q[here, other_than(rules[here])] = 1.0
-    actions, sources = published(q, visits, kernel_width=10.0)
-    assert actions[here] == other_than(rules[here]) and sources[here] == LEARNED
-    near = sources.reshape(-1, SPACE.n_contexts)[cell]
-    assert (np.delete(near, here % SPACE.n_contexts) == BORROWED).all()
-    far = np.arange(SPACE.n_states) // SPACE.n_contexts == SPACE.cell([0.0] * 5)
-    assert (sources[far] == RULE_BASED).all()
-    assert np.array_equal(actions[sources == RULE_BASED], rules[sources == RULE_BASED])
-    assert (sources == RULE_BASED).any()
+    policy = published(q, visits, serving_bins=bins)
+    assert policy == rule_based_policy(serving_space(SPACE, bins), 0.05)
+    assert policy.actions == rule_table(policy.space).tobytes()
+    assert set(policy.sources) == {RULE_BASED}
+
+
+@pytest.mark.parametrize("bins", [3, 4, 5, 6, 7, 8, 9, 10])
+def test_what_is_served_can_be_the_rules_exactly(bins: int) -> None:
+    space = serving_space(StateSpace(), bins)
+    rules = rule_table(space)
+    scores = np.random.default_rng(bins).uniform(0, 100, (300, 5))
+    scores[:100] = np.random.default_rng(0).choice([0, 39.99, 40, 59.99, 60, 100], (100, 5))
+    context = Context("game", "happy", "evening")
+    for one in scores.tolist():
+        assert rules[space.index(one, context)] == rule_based_action(one, context).index
 
 
 def test_a_choice_counts_as_learned_from_enough_visits_of_the_state() -> None:
@@ -83,47 +72,25 @@ def test_a_choice_counts_as_learned_from_enough_visits_of_the_state() -> None:
     first, second, third = 0, 1, 2
     visits[first, 0] = MIN_OWN_VISITS - 1
     visits[second, 3], visits[second, 4] = MIN_OWN_VISITS - 3, 3
-    _, sources = published(q, visits)
-    assert sources[[first, second, third]].tolist() == [BORROWED, LEARNED, BORROWED]
+    policy = published(q, visits, serving_bins=0)
+    rules = rule_table(SPACE)
+    for state in (first, third):
+        kept = policy.actions[state] == rules[state]
+        assert policy.sources[state] == (RULE_BASED if kept else BORROWED)
+    assert policy.sources[second] == LEARNED
 
 
-def test_one_visit_of_somebody_alike_is_evidence_and_less_is_not() -> None:
-    q, visits = table()
-    visits[0, 0] = 1
-    _, sources = published(q, visits)
-    known = sources.reshape(-1, SPACE.n_contexts) != RULE_BASED
-    assert known[0].all() and not known[1:].any()
-
-
-def test_actions_are_the_best_of_the_smoothed_table() -> None:
+def test_where_the_source_is_the_rules_so_is_the_action() -> None:
     rng = np.random.default_rng(0)
     q = rng.normal(size=(SPACE.n_states, N_ACTIONS)).astype(np.float32)
-    visits = rng.integers(0, 4, q.shape).astype(np.int32)
-    q[visits == 0] = 0.0
-    before = q.tobytes(), visits.tobytes()
-    actions, _ = published(q, visits)
-    smoothed = smooth(SPACE, q, visits, rule_table(SPACE), learning_rate=0.1, smoothing=Smoothing())
-    assert np.array_equal(actions, smoothed.advantage.argmax(axis=1))
-    assert (q.tobytes(), visits.tobytes()) == before
-
-
-def test_similar_people_and_not_distant_ones_decide_for_a_cell_without_data() -> None:
-    """Openness low likes one thing, high another; the middle is nearer to neither, the rest is."""
-    q, visits = table()
-    liked = {0: 4, 2: 22}
-    cells = np.arange(SPACE.n_cells)
-    openness = cells // 81
-    for position, action in liked.items():
-        for cell in cells[(openness == position) & (cells % 2 == 0)]:
-            for state in range(cell * SPACE.n_contexts, (cell + 1) * SPACE.n_contexts):
-                q[state, [4, 22]], visits[state, [4, 22]] = -1.0, 50
-                q[state, action] = 1.0
-    actions, sources = published(q, visits)
-    # The two differ in energy alone: other actions of the same energy, such as the rules', may win.
-    energy = actions.reshape(3, -1) // 9
-    assert (energy[0] == 0).all() and (energy[2] == 2).all()
-    of_odd_cells = sources.reshape(-1, SPACE.n_contexts)[1::2]
-    assert (of_odd_cells == BORROWED).all()
+    visits = (rng.random(q.shape) < 0.05).astype(np.int32)
+    q *= visits
+    policy = published(q, visits)
+    sources = np.frombuffer(policy.sources, np.uint8)
+    rules = rule_table(policy.space)
+    assert (policy.greedy[sources == RULE_BASED] == rules[sources == RULE_BASED]).all()
+    assert (policy.greedy[sources == BORROWED] != rules[sources == BORROWED]).all()
+    assert {RULE_BASED, BORROWED} <= set(policy.sources)
 
 
 GOOD = {

@@ -35,10 +35,12 @@ def tables(draw: st.DrawFn) -> QTable:
     space = draw(small_spaces)
     q = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
     visits = np.zeros((space.n_states, N_ACTIONS), dtype=np.int32)
+    rewards = np.zeros_like(q)
     for _ in range(draw(st.integers(0, 12))):
         at = draw(st.integers(0, space.n_states - 1)), draw(st.integers(0, N_ACTIONS - 1))
         q[at], visits[at] = draw(values), draw(st.integers(1, 2**31 - 1))
-    return QTable(space, q, visits, {"learning_rate": draw(st.floats(0, 1))})
+        rewards[at] = draw(values)
+    return QTable(space, q, visits, rewards, {"learning_rate": draw(st.floats(0, 1))})
 
 
 @settings(max_examples=60)
@@ -52,6 +54,7 @@ def test_a_table_survives_the_file_bit_for_bit(table: QTable) -> None:
         assert (back.q.dtype, back.visits.dtype) == (np.float32, np.int32)
         assert back.q.tobytes() == table.q.tobytes()
         assert back.visits.tobytes() == table.visits.tobytes()
+        assert back.rewards.tobytes() == table.rewards.tobytes()
     assert "".join(dump(back)) == text
 
 
@@ -61,7 +64,8 @@ def test_the_file_has_the_seeds_form() -> None:
     q[AT], visits[AT] = 0.5, 3
     q[0, 0], visits[0, 0] = 0.0, 1  # visited, and worth nothing
     q[1, 1] = 9.0  # not visited
-    written = json.loads("".join(dump(QTable(SPACE, q, visits, {"learning_rate": 0.1}))))
+    table = QTable(SPACE, q, visits, q / 2, {"learning_rate": 0.1})
+    written = json.loads("".join(dump(table)))
     worthless = "(0, 0, 0, 0, 0, 'music', 'neutral', 'morning')"
     first = "('low', 'focused', 'familiar')"
     assert written == {
@@ -70,6 +74,7 @@ def test_the_file_has_the_seeds_form() -> None:
         "hyperparameters": {"learning_rate": 0.1},
         "q_table": {worthless: {first: 0.0}, STATE: {ACTION: 0.5}},
         "visit_counts": {worthless: {first: 1}, STATE: {ACTION: 3}},
+        "rewards": {worthless: {first: 0.0}, STATE: {ACTION: 0.25}},
     }
 
 
@@ -78,6 +83,7 @@ def test_an_empty_table_is_a_file() -> None:
         SPACE,
         np.zeros((SPACE.n_states, N_ACTIONS), dtype=np.float32),
         np.zeros((SPACE.n_states, N_ACTIONS), dtype=np.int32),
+        np.zeros((SPACE.n_states, N_ACTIONS), dtype=np.float32),
         {},
     )
     text = "".join(dump(nothing))
@@ -92,6 +98,7 @@ def test_a_bare_file_of_states_is_taken_as_settled_in_the_given_space() -> None:
     there = SPACE.index((0,) * 5, Context("video", "sad", "night"))
     assert table.space == SPACE and table.hyperparameters == {}
     assert table.q[AT] == 0.5
+    assert table.rewards.tobytes() == table.q.tobytes()
     assert table.q[AT[0], Action("high", "focused", "mixed").index] == -2.0
     assert table.q[there, AT[1]] == np.float32(1e-3)
     assert np.count_nonzero(table.q) == 3

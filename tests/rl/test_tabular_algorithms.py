@@ -16,10 +16,12 @@ from rl.learners.ucb import Ucb, UcbHyperparameters, choose
 from rl.numerics import softmax
 from rl.policy import RULE_BASED
 from rl.rules import rule_table
+from rl.smoothing import Smoothing
 from rl.state import StateSpace
 from rl.transitions import TERMINAL, Transitions
 
 SPACE = StateSpace(bins=2)
+OWN_BINS = Smoothing(serving_bins=0)
 RATE, DISCOUNT = 0.1, 0.95
 
 
@@ -134,7 +136,7 @@ def test_ucb_is_the_seeds(row: list[tuple[float, int]], confidence: float, all_o
 
 
 def test_ucb_goes_through_the_actions_and_leaves_unseen_states_to_the_rules() -> None:
-    found = Ucb(SPACE, UcbHyperparameters())
+    found = Ucb(SPACE, UcbHyperparameters(), smoothing=OWN_BINS)
     one = np.array([40], np.int32)
     for expected in range(N_ACTIONS):
         policy = found.publish()
@@ -155,7 +157,7 @@ def test_softmax_is_boltzmanns(scores: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperature", "spread"), [(1e-3, (1, 1.1)), (0.05, (1.1, 10)), (1e4, (26, 28))]
+    ("temperature", "spread"), [(1e-3, (1, 1.1)), (0.02, (1.1, 10)), (1e4, (26, 28))]
 )
 def test_temperature_is_between_the_best_and_anything(
     temperature: float, spread: tuple[float, float]
@@ -163,7 +165,7 @@ def test_temperature_is_between_the_best_and_anything(
     """Perplexity of a state's choice: how many actions it amounts to."""
     t = log(9, 60_000, SPACE.n_states, N_ACTIONS)
     order = np.argsort(t.state, kind="stable")
-    found = Boltzmann(SPACE, BoltzmannHyperparameters(temperature=temperature))
+    found = Boltzmann(SPACE, BoltzmannHyperparameters(temperature=temperature), smoothing=OWN_BINS)
     found.learn(t[order])
     policy = found.publish()
     assert isinstance(policy, ProbabilityTable)
@@ -191,7 +193,7 @@ def test_tables_that_are_no_probabilities_are_refused(damage: str) -> None:
     else:
         sources = b"\x07" * SPACE.n_states
     with pytest.raises(ValueError, match=r"probabilities must be|sources has"):
-        ProbabilityTable(SPACE, table, sources, 0.0)
+        ProbabilityTable(SPACE, SPACE, table, sources, 0.0)
 
 
 @pytest.mark.parametrize(

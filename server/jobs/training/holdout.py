@@ -51,7 +51,7 @@ def holdout_log(columns: Columns, rows: NDArray[np.int64]) -> Log:
     """Returns some rows as a log; their propensity may be NaN."""
     traits = columns.interactions.traits
     return Log(
-        state=columns.interactions.state[rows],
+        state=columns.serving_state[rows],
         action=columns.interactions.action[rows],
         engagement=columns.engagement[rows],
         pscore=columns.pscore[rows],
@@ -131,7 +131,7 @@ async def evaluate_holdout(
         log: the n interactions held out, propensities NaN where unknown.
         ids: of the interactions, int64 (n,).
     """
-    space = settings.space()
+    space = settings.serving_space()
     targets = [Target(CANDIDATE, 0, candidate)]
     active_name, reason = RULES, ""
     known = ~np.isnan(await usable_pscore(work, settings, log.pscore))

@@ -22,6 +22,7 @@ _COLUMNS = {
     "user": np.int64,
     "time": np.int64,
     "state": np.int32,
+    "serving_state": np.int32,
     "action": np.uint8,
     "reward": np.float32,
     "engagement": np.float32,
@@ -35,11 +36,13 @@ class Columns:
 
     Attributes:
         interactions: what is learned from.
+        serving_state: the state of the space of serving, int32 (n,), as `interactions.state`.
         engagement: the reward of the reactions, float32 (n,).
         pscore: the propensity, float32 (n,), NaN where unknown.
     """
 
     interactions: Interactions
+    serving_state: NDArray[np.int32]
     engagement: NDArray[np.float32]
     pscore: NDArray[np.float32]
 
@@ -74,6 +77,7 @@ class Assembler:
         self, settings: Settings, reading: Reading, on_rows: Callable[[int], None]
     ) -> None:
         self._encode = StateEncoder(settings.space())
+        self._encode_serving = StateEncoder(settings.serving_space())
         self._weights = settings.reward_weights()
         self._objectives = reading.request.objectives
         self._traits = TRAITS if reading.traits else ()
@@ -94,6 +98,7 @@ class Assembler:
             user=rows["user"],
             time=rows["time"],
             state=self._encode(rows),
+            serving_state=self._encode_serving(rows),
             action=action,
             reward=weighted_reward(self._objectives, engagement, action),
             engagement=engagement,
@@ -109,7 +114,10 @@ class Assembler:
         interactions = {name: column(name) for name in names}
         traits = np.stack([column(name) for name in self._traits], axis=1) if self._traits else None
         return Columns(
-            Interactions(**interactions, traits=traits), column("engagement"), column("pscore")
+            Interactions(**interactions, traits=traits),
+            column("serving_state"),
+            column("engagement"),
+            column("pscore"),
         )
 
 

@@ -3,6 +3,7 @@
 import random
 import struct
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -80,9 +81,13 @@ class Decider:
         self.snapshot = snapshot
         self._key = key
         bins, n_contexts = snapshot.bins, len(snapshot.contexts)
-        self._width = 100.0 / bins
-        # A score of 100 falls into the last bin.
-        ladder = (*range(bins), bins - 1)
+        self._step = 1.0 if snapshot.cuts else 100.0 / bins
+        # The bin of each step; a score of 100 falls into the last one.
+        ladder = (
+            tuple(bisect_right(snapshot.cuts, score) for score in range(101))
+            if snapshot.cuts
+            else (*range(bins), bins - 1)
+        )
         self._parts = tuple(
             tuple(one * bins**place * n_contexts for one in ladder) for place in (4, 3, 2, 1, 0)
         )
@@ -130,14 +135,14 @@ class Decider:
             and 0.0 <= n <= 100.0
         ):
             raise ValueError("scores must be from 0 to 100")
-        width = self._width
+        step = self._step
         by_o, by_c, by_e, by_a, by_n = self._parts
         state = (
-            by_o[int(o / width)]
-            + by_c[int(c / width)]
-            + by_e[int(e / width)]
-            + by_a[int(a / width)]
-            + by_n[int(n / width)]
+            by_o[int(o / step)]
+            + by_c[int(c / step)]
+            + by_e[int(e / step)]
+            + by_a[int(a / step)]
+            + by_n[int(n / step)]
             + context.index
         )
         arm = self._only

@@ -39,6 +39,7 @@ class Snapshot:
     Attributes:
         activation: its number; 0 before any.
         bins: of each trait.
+        cuts: whole scores at which all bins but the first begin; empty if bins are of equal width.
         contexts: by their names (content type, mood, time of day).
         salt: of the hash that places people in [0, 100).
         percent: people below it get the version that is active or being rolled out.
@@ -49,6 +50,7 @@ class Snapshot:
 
     activation: int
     bins: int
+    cuts: tuple[int, ...]
     contexts: dict[tuple[str, str, str], Context]
     salt: str
     percent: float
@@ -93,6 +95,7 @@ def decode(compressed: bytes, checksum: bytes) -> Snapshot:
     return Snapshot(
         activation=message.activation,
         bins=message.bins,
+        cuts=tuple(message.cuts),
         contexts=contexts,
         salt=message.salt,
         percent=message.percent,
@@ -124,6 +127,13 @@ def _contexts(message: policy_pb2.PolicySnapshot) -> dict[tuple[str, str, str], 
 def _check(message: policy_pb2.PolicySnapshot, n_contexts: int) -> None:
     if not 1 <= message.bins <= 100:
         raise SnapshotError(f"it has {message.bins} bins")
+    cuts = list(message.cuts)
+    if cuts and not (
+        len(cuts) == message.bins - 1
+        and cuts == sorted(set(cuts))
+        and 0 < cuts[0] <= cuts[-1] < 100
+    ):
+        raise SnapshotError(f"it cuts {message.bins} bins at {cuts}")
     if not message.arms:
         raise SnapshotError("it serves nobody")
     n_states = message.bins**5 * n_contexts

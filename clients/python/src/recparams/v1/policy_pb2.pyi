@@ -132,6 +132,7 @@ class PolicySnapshot(_message.Message):
     PERCENT_FIELD_NUMBER: _builtins.int
     RULE_BASED_PERCENT_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
+    CUTS_FIELD_NUMBER: _builtins.int
     activation: _builtins.int
     """Number of the activation that is served; 0 before any."""
     bins: _builtins.int
@@ -158,6 +159,12 @@ class PolicySnapshot(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedArm]:
         """Every arm with people in it."""
 
+    @_builtins.property
+    def cuts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The scores, whole numbers, at which the second bin of each trait and each further one begins.
+        Empty where bins are of equal width.
+        """
+
     def __init__(
         self,
         *,
@@ -170,10 +177,11 @@ class PolicySnapshot(_message.Message):
         percent: _builtins.float = ...,
         rule_based_percent: _builtins.float = ...,
         arms: _abc.Iterable[Global___ServedArm] | None = ...,
+        cuts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "arms", b"arms", "bins", b"bins", "content_types", b"content_types", "moods", b"moods", "percent", b"percent", "rule_based_percent", b"rule_based_percent", "salt", b"salt", "times_of_day", b"times_of_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "arms", b"arms", "bins", b"bins", "content_types", b"content_types", "cuts", b"cuts", "moods", b"moods", "percent", b"percent", "rule_based_percent", b"rule_based_percent", "salt", b"salt", "times_of_day", b"times_of_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,189 @@
+"""What is learned in five kinds of worlds: regret by size of the log, limits, and weeks of use."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.learning_limits import ALIKE, BY_CELL, BY_PROFILE, LIMITS
+from benchmarks.learning_report import SETTLED, Found, targets_table
+from benchmarks.learning_trials import (
+    OURS,
+    OWN,
+    RULES,
+    SYSTEMS,
+    find_limits,
+    learn_logs,
+    use_for_weeks,
+)
+from benchmarks.measure import Effort
+from benchmarks.report import FOLDER, Section
+from simulation.compare.logs import BEHAVIOUR_EPSILON
+from simulation.compare.measure import Plan
+from simulation.people.worlds import KINDS
+
+Jobs = dict[tuple[str, str], Callable[[], Any]]
+"""Calls by the part they belong to and what tells them apart there."""
+
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+CHART = "learning-worlds.png"
+DOCS = FOLDER.parent / "docs"
+
+FIRST_SEED = 100
+"""Seeds from here on are for this alone, not for developing."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured.
+
+    Attributes:
+        sizes: interactions learned from in all worlds, ascending.
+        largest: interactions learned from in the usual world by `OURS` alone.
+        seeds: worlds of each kind, with people of their own.
+        held_out, visits: as in `Plan`.
+        weeks, people: of use.
+    """
+
+    sizes: tuple[int, ...]
+    largest: int
+    seeds: int
+    held_out: int
+    visits: int
+    weeks: int
+    people: int
+
+    def plan(self, kind: str, *sizes: int) -> Plan:
+        """Returns the plan of one kind of world."""
+        return Plan(sizes or self.sizes, 1, self.held_out, self.visits, kind)
+
+
+FULL = Scope((1_000, 10_000, 100_000), 1_000_000, 5, 20_000, 2_000, 26, 1_500)
+QUICK = Scope((200, 400, 800), 1_600, 1, 400, 40, SETTLED + 1, 100)
+
+
+def run(effort: Effort, folder: Path) -> Section:
+    """All of it; draws `CHART` in docs, or in the folder where that is another than usual."""
+    scope = QUICK if effort.quick else FULL
+    began = time.monotonic()
+    found, seconds = measure(scope)
+    minutes = (time.monotonic() - began) / 60
+    chart = (DOCS if folder.resolve() == FOLDER.resolve() else folder) / CHART
+    found.draw(chart)
+    absent = ", ".join(name for name in SYSTEMS if name not in found.systems)
+    missing = f" Not installed: {absent}." if absent else ""
+    spent = ", ".join(f"{part} {whole:,.0f} s" for part, whole in seconds.items())
+    targets = found.targets()
+    met = sum(one.met for one in targets)
+    parts = [
+        "What one decision loses, in units of reward, to the best of the 27 actions for that very "
+        f"person: means over seeds {FIRST_SEED} to {FIRST_SEED + scope.seeds - 1}, each with a "
+        "world and people of its own, ± the standard error of the mean. Logs are of people decided "
+        f"by the rules with epsilon {BEHAVIOUR_EPSILON}; it is judged on {scope.held_out:,} "
+        "interactions of others, by exact mean rewards, without exploration. All are at their "
+        f"defaults.{missing}",
+        "### Targets",
+        f"{met} of {len(targets)} are met, by the means.",
+        targets_table(targets),
+    ]
+    for kind in KINDS:
+        parts += [
+            f"### World: {kind}",
+            found.table(kind, scope.sizes, (*found.systems, *LIMITS)),
+        ]
+    parts += [
+        f"*{BY_CELL}* knows the world and sees five bins a trait and the context, as tables do: "
+        f"the mean rewards of {ALIKE} people of the cell. *{BY_PROFILE}* sees exact scores. "
+        "Neither knows personal tastes, which is what is left. `simulation/people/worlds.py` has "
+        "the kinds.",
+        f"### World: {OWN}, {scope.largest:,} interactions",
+        found.largest_table(),
+        f"### World: {OWN}, weeks of use",
+        f"{scope.people:,} people, newcomers in the places of those who leave. Each week is "
+        "decided by the version of the week before, with the learner's exploration; it is learned "
+        "on top, and the new version serves the next, whatever it is worth.",
+        found.weekly_table(),
+        f"{minutes:.0f} minutes on {len(os.sched_getaffinity(0))} cores; seconds of processes: "
+        f"{spent}.",
+    ]
+    return Section(
+        "Learning",
+        parts,
+        charts={"Regret by size of the log and by week": os.path.relpath(chart, folder)},
+    )
+
+
+def measure(scope: Scope) -> tuple[Found, dict[str, float]]:
+    """Returns all that is found, and the seconds of each part. Tells stderr of each job done."""
+    here = [name for name, make in SYSTEMS.items() if make().installed]
+    seeds = range(FIRST_SEED, FIRST_SEED + scope.seeds)
+    # What takes longest comes first, so that no process waits for it at the end.
+    using: Jobs = {
+        ("weeks", f"seed {seed}"): partial(
+            use_for_weeks, scope.plan(OWN), seed, scope.weeks, scope.people
+        )
+        for seed in seeds
+    }
+    learning: Jobs = {
+        (f"{scope.largest:,}", f"seed {seed}"): partial(
+            learn_logs, scope.plan(OWN, scope.largest), seed, (RULES, OURS), visits=True
+        )
+        for seed in seeds
+    }
+    for kind in KINDS:
+        plan = scope.plan(kind)
+        for seed in seeds:
+            learning[kind, f"seed {seed}"] = partial(learn_logs, plan, seed, here)
+            learning["limits", f"{kind}, seed {seed}"] = partial(find_limits, plan, seed)
+    done, seconds = _run_all({**using, **learning})
+    worths = [worth for job in learning for worth in done[job]]
+    weekly = np.array([done[job] for job in using])
+    return Found(scope.sizes, scope.largest, worths, weekly), seconds
+
+
+def _run_all(jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[str, float]]:
+    """Returns the result of each job, and the seconds of each part, on a process for each core."""
+    done: dict[tuple[str, str], Any] = {}
+    seconds: dict[str, float] = {}
+    cores = len(os.sched_getaffinity(0))
+    with _blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        waiting = {pool.submit(_timed, job): name for name, job in jobs.items()}
+        try:
+            for future in as_completed(waiting):
+                part, which = name = waiting[future]
+                done[name], spent = future.result()
+                seconds[part] = seconds.get(part, 0.0) + spent
+                of_all = f"{len(done)} of {len(jobs)}"
+                click.echo(f"learning: {part}, {which}: {spent:.0f} s ({of_all})", err=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return done, seconds
+
+
+def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.monotonic()
+    return job(), time.monotonic() - began
+
+
+@contextmanager
+def _blas_on_one_thread() -> Iterator[None]:
+    """Lets no process that is started meanwhile take the cores of the others."""
+    before = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[BLAS_THREADS]
+        else:
+            os.environ[BLAS_THREADS] = before
