@@ -5,6 +5,7 @@ import contextlib
 import gc
 import secrets
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -54,6 +55,8 @@ from server.store.profiles import ProfileCache
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
+LONGEST_RESTART_SECONDS = 60.0
+"""Work that went well for this long is restarted after the first pause again."""
 ADMIN_KEY_FILE = "admin-key"
 
 _DESCRIPTORS = (
@@ -310,10 +313,15 @@ def _connection_age(settings: Settings) -> list[tuple[str, int]]:
 
 
 async def _restarting(work: Callable[[], Awaitable[None]]) -> None:
-    """Restarts background work that raises, so that it never ends in silence."""
+    """Restarts background work that raises, with growing pauses, so that it never ends silently."""
+    pause = RESTART_SECONDS
     while True:
+        started = time.monotonic()
         try:
             return await work()
         except Exception as failure:
-            log.error("background work failed and begins again", exc_info=failure)
-        await asyncio.sleep(RESTART_SECONDS)
+            if time.monotonic() - started >= LONGEST_RESTART_SECONDS:
+                pause = RESTART_SECONDS
+            log.error("background work failed and begins again", exc_info=failure, restart_in=pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_RESTART_SECONDS)

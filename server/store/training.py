@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rl.transitions import Due
+from server.contract.sizes import LARGEST_NUMBER
 from server.store.columns import INTERACTIONS
 from server.store.database import Connection, Pool
 from server.store.locks import while_none_inserts
@@ -145,11 +146,12 @@ async def base_version(connection: Connection | Pool) -> int | None:
             (SELECT max(version) FROM model_versions WHERE origin = 'trained' AND main_line),
             (
                 SELECT version FROM model_versions WHERE origin = 'imported' AND version = (
-                    SELECT version FROM model_activations ORDER BY id DESC LIMIT 1
+                    SELECT version FROM model_activations WHERE id <= $1 ORDER BY id DESC LIMIT 1
                 )
             )
         )
-        """
+        """,
+        LARGEST_NUMBER,
     )
     return version
 

@@ -1,0 +1,92 @@
+"""Model versions as they are listed: their rows without the arrays, and what is wrong with them."""
+
+import json
+from typing import Any
+
+from rl.state import StateSpace
+from server.store import models
+from server.store.database import Connection, Pool
+from server.store.model_errors import ModelError
+
+_DESCRIBE = """
+SELECT version, created_at, origin, run_id, parent_version, algorithm, space::text,
+    hyperparameters::text, metrics::text,
+    coalesce(q_table_checksum, learner_checksum) AS checksum,
+    coalesce(octet_length(q_table), 0) + coalesce(octet_length(learner), 0)
+        + octet_length(policy) AS stored_bytes,
+    objectives::text, main_line, halted_at, halted_reason, q_table IS NOT NULL AS has_table
+FROM model_versions
+"""
+
+
+async def describe(connection: Connection | Pool, version: int) -> Any:
+    """Returns the row of a version without its arrays, or None."""
+    return await connection.fetchrow(_DESCRIBE + "WHERE version = $1", version)
+
+
+async def page(connection: Connection, below: int | None, size: int) -> list[Any]:
+    """Returns the rows of up to `size` versions, newest first, below a version number."""
+    return await connection.fetch(
+        _DESCRIBE + "WHERE $1::bigint IS NULL OR version < $1 ORDER BY version DESC LIMIT $2",
+        below,
+        size,
+    )
+
+
+async def problem(connection: Connection, row: Any) -> str:
+    """Returns why the version of a row cannot be served or built on; empty where it can.
+
+    A version of another state space has no problem: it is served where the settings have it.
+    """
+    try:
+        await models.load_policy(connection, row["version"], None)
+    except ModelError as failure:
+        return str(failure)
+    return await learner_problem(connection, row)
+
+
+async def learner_problem(connection: Connection | Pool, row: Any) -> str:
+    """Returns why a run cannot go on from the version of a row; empty where it can.
+
+    Postgres computes the checksums: what training goes on from is large.
+    """
+    version = row["version"]
+    try:
+        space = json.loads(row["space"])
+        StateSpace.from_dict(space)
+    except (KeyError, TypeError, ValueError) as failure:
+        return f"model version {version}: bad state space: {failure}"
+    damaged = await connection.fetchrow(
+        """
+        SELECT
+            q_table IS NOT NULL AND q_table_checksum IS DISTINCT FROM
+                encode(sha256(convert_to($2, 'UTF8') || q_table), 'hex') AS "table",
+            learner IS NOT NULL AND learner_checksum IS DISTINCT FROM
+                encode(sha256(convert_to($2, 'UTF8') || learner), 'hex') AS learner
+        FROM model_versions WHERE version = $1
+        """,
+        version,
+        models.canonical(space),
+    )
+    failing = " and ".join(what for what, is_damaged in (damaged or {}).items() if is_damaged)
+    return f"model version {version}: the {failing} fails its checksum" if failing else ""
+
+
+async def states_visited(connection: Connection, version: int) -> int:
+    """Returns the number of states that a version has visited; 0 where its row does not say."""
+    text = await connection.fetchval(
+        "SELECT metrics::text FROM model_versions WHERE version = $1", version
+    )
+    try:
+        return int(json.loads(text)["total_states"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0
+
+
+async def halt(connection: Connection, version: int, reason: str) -> None:
+    """Marks a version as one that the server took back by itself."""
+    await connection.execute(
+        "UPDATE model_versions SET halted_at = now(), halted_reason = $2 WHERE version = $1",
+        version,
+        reason,
+    )
