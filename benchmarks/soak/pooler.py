@@ -39,6 +39,8 @@ class PgBouncer:
             f"[databases]\n* = {database}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = any\npool_mode = {pool_mode}\ndefault_pool_size = 60\n"
+            # By default it tries a database that was away again after 15 s.
+            "server_login_retry = 1\n"
         )
 
     def start(self) -> None:
