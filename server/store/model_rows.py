@@ -1,5 +1,7 @@
 """Model versions as they are listed: their rows without the arrays, and what is wrong with them."""
 
+import asyncio
+import hashlib
 import json
 from typing import Any
 
@@ -8,13 +10,15 @@ from server.store import models
 from server.store.database import Connection, Pool
 from server.store.model_errors import ModelError
 
+PIECE_BYTES = 4 << 20
 _DESCRIBE = """
 SELECT version, created_at, origin, run_id, parent_version, algorithm, space::text,
     hyperparameters::text, metrics::text,
-    coalesce(q_table_checksum, learner_checksum) AS checksum,
+    coalesce(q_table_checksum, learner_checksum) AS checksum, q_table_checksum, learner_checksum,
     coalesce(octet_length(q_table), 0) + coalesce(octet_length(learner), 0)
         + octet_length(policy) AS stored_bytes,
-    objectives::text, main_line, halted_at, halted_reason, q_table IS NOT NULL AS has_table
+    objectives::text, main_line, halted_at, halted_reason, q_table IS NOT NULL AS has_table,
+    learner IS NOT NULL AS has_learner
 FROM model_versions
 """
 
@@ -46,30 +50,41 @@ async def problem(connection: Connection, row: Any) -> str:
 
 
 async def learner_problem(connection: Connection | Pool, row: Any) -> str:
-    """Returns why a run cannot go on from the version of a row; empty where it can.
-
-    Postgres computes the checksums: what training goes on from is large.
-    """
+    """Returns why a run cannot go on from the version of a row; empty where it can."""
     version = row["version"]
     try:
         space = json.loads(row["space"])
         StateSpace.from_dict(space)
     except (KeyError, TypeError, ValueError) as failure:
         return f"model version {version}: bad state space: {failure}"
-    damaged = await connection.fetchrow(
-        """
-        SELECT
-            q_table IS NOT NULL AND q_table_checksum IS DISTINCT FROM
-                encode(sha256(convert_to($2, 'UTF8') || q_table), 'hex') AS "table",
-            learner IS NOT NULL AND learner_checksum IS DISTINCT FROM
-                encode(sha256(convert_to($2, 'UTF8') || learner), 'hex') AS learner
-        FROM model_versions WHERE version = $1
-        """,
-        version,
-        models.canonical(space),
-    )
-    failing = " and ".join(what for what, is_damaged in (damaged or {}).items() if is_damaged)
-    return f"model version {version}: the {failing} fails its checksum" if failing else ""
+    for what, is_there, stored in (
+        ("table", row["has_table"], row["q_table_checksum"]),
+        ("learner", row["has_learner"], row["learner_checksum"]),
+    ):
+        if is_there and await _checksum(connection, version, what, space) != stored:
+            return f"model version {version}: the {what} fails its checksum"
+    return ""
+
+
+async def _checksum(connection: Connection | Pool, version: int, what: str, space: Any) -> str:
+    """Returns the checksum of the table or the learner of a version, read piece by piece."""
+    found = hashlib.sha256(models.canonical(space).encode())
+    start = 1
+    while True:
+        piece = await connection.fetchval(
+            """
+            SELECT substring(CASE $2 WHEN 'table' THEN q_table ELSE learner END FROM $3 FOR $4)
+            FROM model_versions WHERE version = $1
+            """,
+            version,
+            what,
+            start,
+            PIECE_BYTES,
+        )
+        await asyncio.to_thread(found.update, piece or b"")
+        if len(piece or b"") < PIECE_BYTES:
+            return found.hexdigest()
+        start += PIECE_BYTES
 
 
 async def states_visited(connection: Connection, version: int) -> int:
