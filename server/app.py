@@ -5,7 +5,6 @@ import contextlib
 import gc
 import secrets
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -27,6 +26,7 @@ from recparams.v1 import (
 from server.background import monitor
 from server.background.maintenance import maintain_partitions
 from server.background.reload import keep_up_to_date
+from server.background.restarting import restarting
 from server.background.rollout_watch import watch_rollouts
 from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
@@ -57,8 +57,6 @@ from server.store.profiles import ProfileCache
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
-LONGEST_RESTART_SECONDS = 60.0
-"""Work that went well for this long is restarted after the first pause again."""
 ADMIN_KEY_FILE = "admin-key"
 
 _DESCRIPTORS = (
@@ -239,7 +237,7 @@ class App:
         log.info("stopped")
 
     def _run_forever(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._tasks.append(asyncio.create_task(_restarting(work)))
+        self._tasks.append(asyncio.create_task(restarting(work)))
 
     async def _connect(self, start_training: Start) -> None:
         """Brings the database up, then all that needs it."""
@@ -306,18 +304,3 @@ def _connection_age(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_seconds)),
         ("grpc.max_connection_age_grace_ms", int(1000 * settings.long_call_timeout_seconds)),
     ]
-
-
-async def _restarting(work: Callable[[], Awaitable[None]]) -> None:
-    """Restarts background work that raises, with growing pauses, so that it never ends silently."""
-    pause = RESTART_SECONDS
-    while True:
-        started = time.monotonic()
-        try:
-            return await work()
-        except Exception as failure:
-            if time.monotonic() - started >= LONGEST_RESTART_SECONDS:
-                pause = RESTART_SECONDS
-            log.error("background work failed and begins again", exc_info=failure, restart_in=pause)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_RESTART_SECONDS)

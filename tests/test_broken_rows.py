@@ -27,8 +27,9 @@ from rl.policy import publish
 from rl.smoothing import Smoothing
 from rl.state import StateSpace
 from rl.transitions import TrainedThrough
-from server.app import App, _restarting
+from server.app import App
 from server.background import reload as reloading
+from server.background.restarting import restarting
 from server.background.rollout_watch import _take_back
 from server.contract.sizes import LARGEST_NUMBER
 from server.serving.policies import PolicyHolder
@@ -522,5 +523,5 @@ async def test_work_that_fails_is_restarted_with_growing_pauses(
             raise ValueError("broken")
 
     monkeypatch.setattr(asyncio, "sleep", pass_time)
-    await _restarting(work)
+    await restarting(work)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]

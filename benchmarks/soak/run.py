@@ -18,8 +18,8 @@ from benchmarks.soak.faults import Fault, Site
 from benchmarks.soak.ledger import CALM, Ledger, Phase
 from benchmarks.soak.links import Network
 from benchmarks.soak.people import People, user_id
-from benchmarks.soak.pooler import PROGRAM, PgBouncer
-from benchmarks.soak.postgres import DATABASE, Postgres, running_postgres
+from benchmarks.soak.pooler import started_pooler
+from benchmarks.soak.postgres import DATABASE, running_postgres
 from benchmarks.soak.replicas import Replica, settings
 from benchmarks.soak.traffic import Pace, Traffic, measure_lateness
 from recparams_client import AsyncRecParamsClient
@@ -139,7 +139,7 @@ async def soak(plan: Plan, folder: Path, on_phase: Callable[[Phase], None]) -> O
 async def _site(plan: Plan, folder: Path) -> AsyncIterator[Site]:
     """Database, network and started servers."""
     async with running_postgres(folder / "postgres", folder / "postgres.log") as postgres:
-        pooler = await asyncio.to_thread(_pooler, postgres, folder)
+        pooler = await asyncio.to_thread(started_pooler, folder, postgres.address, postgres.user)
         ports = [free_port("127.0.0.1", 0) for _ in range(plan.replicas)]
         servers = [f"127.0.0.1:{port}" for port in ports]
         databases = [postgres.socket] * plan.replicas
@@ -173,18 +173,6 @@ async def _site(plan: Plan, folder: Path) -> AsyncIterator[Site]:
             network.stop()
             if pooler is not None:
                 pooler.stop()
-
-
-def _pooler(postgres: Postgres, folder: Path) -> PgBouncer | None:
-    """A started PgBouncer, where it is installed."""
-    if PROGRAM is None:
-        return None
-    # It runs as the user of Postgres, who must get at the socket.
-    folder.chmod(0o755)
-    database = f"host={postgres.address} user=postgres"
-    pooler = PgBouncer(folder / "pooler", free_port("127.0.0.1", 0), database, user=postgres.user)
-    pooler.start()
-    return pooler
 
 
 async def _begin(site: Site, people: People, ledger: Ledger) -> None:
