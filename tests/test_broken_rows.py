@@ -36,6 +36,7 @@ from server.serving.policies import PolicyHolder
 from server.serving.tokens import RECORD
 from server.settings import Settings
 from server.store import activations, models
+from server.store.training import base_version
 from tests.support import (
     ADMIN,
     Client,
@@ -479,6 +480,7 @@ async def test_a_version_that_no_token_has_room_for_is_refused(
         following = mpb.ListModelsRequest(page_token=listed.next_page_token)
         rest = await client.models.ListModels(following, metadata=ADMIN)
         assert rest.models[-1].version == good
+        assert await base_version(db) == good
         async with another(settings) as fresh:
             assert await decided_by(fresh) == await decided_by(client) == {good}
 
