@@ -50,7 +50,12 @@ async def create_pool(url: str, size: int) -> Pool:
     """
 
     async def admit(connection: Connection) -> None:
-        await check_writable(connection)
+        try:
+            await check_writable(connection)
+        except BaseException:
+            # The pool closes it in good order, which behind a pooler waits for the database.
+            connection.terminate()
+            raise
         connection.add_query_logger(expire_read_only)
 
     async def expire_read_only(query: asyncpg.connection.LoggedQuery) -> None:
