@@ -7,6 +7,7 @@ import secrets
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from recparams.v1 import (
 from server.background import monitor
 from server.background.maintenance import maintain_partitions
 from server.background.reload import keep_up_to_date
+from server.background.restarting import restarting
 from server.background.rollout_watch import watch_rollouts
 from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
@@ -34,6 +36,7 @@ from server.observability import metrics, rpc_metrics, scrapes, tracing
 from server.rpc import authorization
 from server.rpc.calls import Calls
 from server.rpc.library import add_library
+from server.rpc.listening import ListenError, listen
 from server.rpc.tls import CertificateError, server_credentials
 from server.services.models import ModelService
 from server.services.policy import PolicyService
@@ -69,14 +72,6 @@ SERVICES = tuple(descriptor.full_name for descriptor in _DESCRIPTORS)
 
 class StartError(Exception):
     """The server cannot start; the message says why and what to do."""
-
-
-def cannot_listen(settings: Settings) -> StartError:
-    """Returns the error for an address that is taken or is not this machine's."""
-    return StartError(
-        f"cannot listen on {settings.host}:{settings.port}: is another server there? "
-        "(--port takes another)"
-    )
 
 
 def with_admin_key(settings: Settings) -> Settings:
@@ -176,7 +171,7 @@ class App:
     async def start(self) -> None:
         """Listens at once; health turns SERVING when the database has answered."""
         settings = self._settings
-        self.port = self._listen()
+        self.port, addresses = self._listen()
         calls = Calls.from_settings(settings, authorization.admission(with_admin_key(settings)))
         rpc_metrics.set_rpc_stats(calls.stats)
         training = TrainingService(settings, self._runtime)
@@ -195,28 +190,30 @@ class App:
         if settings.metrics_port is not None:
             monitor.register(self._monitor)
             try:
-                scrapes.start(settings.metrics_port, settings.host)
+                scrapes.start(settings.metrics_port, addresses)
             except OSError as failure:
                 raise StartError(f"metrics_port {settings.metrics_port}: {failure}") from None
         await self._grpc.start()
         log.info("listening", host=settings.host, port=self.port)
         self._run_forever(lambda: self._connect(training.start))
 
-    def _listen(self) -> int:
-        """Opens the port, with TLS where there is a certificate. Raises StartError."""
+    def _listen(self) -> tuple[int, list[str]]:
+        """Opens the port, with TLS where there is a certificate. Raises StartError.
+
+        Returns:
+            (the port, the addresses that it is open on).
+        """
         settings = self._settings
-        address = f"{settings.host}:{settings.port}"
+        add = self._grpc.add_insecure_port
         try:
-            if settings.tls_certificate is None or settings.tls_key is None:
-                return self._grpc.add_insecure_port(address)
-            credentials = server_credentials(
-                settings.tls_certificate, settings.tls_key, settings.tls_client_ca
-            )
-            return self._grpc.add_secure_port(address, credentials)
-        except CertificateError as failure:
+            if settings.tls_certificate is not None and settings.tls_key is not None:
+                credentials = server_credentials(
+                    settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+                )
+                add = partial(self._grpc.add_secure_port, server_credentials=credentials)
+            return listen(settings.host, settings.port, add)
+        except (CertificateError, ListenError) as failure:
             raise StartError(str(failure)) from None
-        except RuntimeError:
-            raise cannot_listen(settings) from None
 
     async def stop(self) -> None:
         """Turns NOT_SERVING, refuses new calls, lets those under way finish, and ends."""
@@ -240,7 +237,7 @@ class App:
         log.info("stopped")
 
     def _run_forever(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._tasks.append(asyncio.create_task(_restarting(work)))
+        self._tasks.append(asyncio.create_task(restarting(work)))
 
     async def _connect(self, start_training: Start) -> None:
         """Brings the database up, then all that needs it."""
@@ -307,13 +304,3 @@ def _connection_age(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", int(1000 * settings.max_connection_age_seconds)),
         ("grpc.max_connection_age_grace_ms", int(1000 * settings.long_call_timeout_seconds)),
     ]
-
-
-async def _restarting(work: Callable[[], Awaitable[None]]) -> None:
-    """Restarts background work that raises, so that it never ends in silence."""
-    while True:
-        try:
-            return await work()
-        except Exception as failure:
-            log.error("background work failed and begins again", exc_info=failure)
-        await asyncio.sleep(RESTART_SECONDS)

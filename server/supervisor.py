@@ -14,8 +14,9 @@ from multiprocessing.process import BaseProcess
 import structlog
 import uvloop
 
-from server.app import StartError, cannot_listen, serve, with_admin_key
+from server.app import StartError, serve, with_admin_key
 from server.observability import logs
+from server.rpc.listening import numeric_addresses, refusal
 from server.settings import Settings
 
 log = structlog.get_logger()
@@ -143,24 +144,25 @@ def _reserved_port(settings: Settings) -> Iterator[int]:
     if not hasattr(socket, "SO_REUSEPORT"):
         raise StartError("workers above 1 need SO_REUSEPORT, which this platform does not have")
     try:
-        found = socket.getaddrinfo(settings.host.strip("[]"), 0, type=socket.SOCK_STREAM)
-    except OSError:
-        raise cannot_listen(settings) from None
+        addresses = numeric_addresses(settings.host)
+    except OSError as unknown:
+        raise StartError(str(refusal(settings.host, settings.port, unknown))) from None
     port = settings.port
     with contextlib.ExitStack() as reserved:
-        for family, kind, _, _, address in found:
+        for address in addresses:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
             try:
-                held = reserved.enter_context(socket.socket(family, kind))
-                _hold(held, (address[0], port, *address[2:]))
+                held = reserved.enter_context(socket.socket(family))
+                _hold(held, (address, port))
                 port = held.getsockname()[1]
             except OSError as failure:
                 # Workers say it where this machine has none of the addresses; one may be enough.
                 if failure.errno == errno.EADDRINUSE:
-                    raise cannot_listen(settings) from None
+                    raise StartError(str(refusal(settings.host, port, failure))) from None
         yield port
 
 
-def _hold(held: socket.socket, address: tuple[str | int, ...]) -> None:
+def _hold(held: socket.socket, address: tuple[str, int]) -> None:
     """Binds a socket that never listens, so that it gets no connections."""
     # Closed connections of an earlier server do not count as another server.
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

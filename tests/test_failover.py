@@ -7,13 +7,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import grpc
 import pytest
 
+from benchmarks.soak.pooler import PROGRAM, PgBouncer
 from recparams.v1 import recommendation_pb2 as pb
 from server.store.database import create_pool
+from simulation.demo_server import free_port
 from tests.faults import SMALL, Address, OwnPostgres, Standby, eventually
 from tests.support import Client, connect, logged, record, request, train, wait_serving
 
@@ -68,16 +71,20 @@ async def recorded(client: Client, number: int) -> bool:
     return True
 
 
+async def change_roles(primary: OwnPostgres, standby: Standby) -> None:
+    """The clients of the old primary come back to it while it is a standby, and stay there."""
+    await asyncio.to_thread(primary.stop, "fast")
+    await asyncio.to_thread(standby.promote)
+    primary.follow(standby)
+    await asyncio.to_thread(primary.start)
+
+
 async def test_recording_goes_on_after_a_failover(
     primary: OwnPostgres, address: Address, client: Client, standby: Standby
 ) -> None:
     kept = [n for n in range(20) if await recorded(client, n)]
     assert len(kept) == 20
-    # The clients of the old primary come back to it while it is a standby, and stay there.
-    await asyncio.to_thread(primary.stop, "fast")
-    await asyncio.to_thread(standby.promote)
-    primary.follow(standby)
-    await asyncio.to_thread(primary.start)
+    await change_roles(primary, standby)
     deadline = time.monotonic() + 3.0
     before = address.accepted
     while time.monotonic() < deadline:
@@ -110,6 +117,49 @@ async def test_recording_goes_on_after_a_failover(
 
     await eventually(profiles_are_read)
     assert (await train(client)).interactions_trained == 221
+
+
+@pytest.fixture
+def pooler(primary: OwnPostgres, address: Address, tmp_path: Path) -> Iterator[PgBouncer]:
+    """In session mode, between a server and the address."""
+    port = urlsplit(address.url(DATABASE)).port
+    user = Path(primary.socket_folder).owner()
+    database = f"host=127.0.0.1 port={port} user=postgres"
+    one = PgBouncer(tmp_path / "pooler", free_port("127.0.0.1", 0), database, user=user)
+    one.start()
+    yield one
+    one.stop()
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
+async def test_recording_goes_on_after_a_failover_behind_a_pooler(
+    primary: OwnPostgres,
+    address: Address,
+    standby: Standby,
+    pooler: PgBouncer,
+    start_server: Any,
+) -> None:
+    """The old primary stays up, and so do the sessions with it that the pooler would deal out."""
+    url = f"postgresql://postgres@127.0.0.1:{pooler.port}/{DATABASE}?sslmode=disable"
+    server = start_server(database_url=url, **SMALL)
+    async with connect(server.target) as client:
+        await wait_serving(client)
+        await asyncio.gather(*(recorded(client, n) for n in range(2 * CONNECTIONS)))
+        await change_roles(primary, standby)
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            found = await asyncio.gather(*(recorded(client, 100 + n) for n in range(CONNECTIONS)))
+            assert not any(found)
+            await asyncio.sleep(0.05)
+        address.folder = standby.folder
+        switched = time.monotonic()
+
+        async def records() -> bool:
+            return await recorded(client, 200)
+
+        await eventually(records)
+        assert time.monotonic() - switched < 10.0
+        assert (await train(client)).interactions_trained == 2 * CONNECTIONS + 1
 
 
 async def test_connections_that_turn_read_only_are_not_kept(database_url: str) -> None:

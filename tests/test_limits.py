@@ -469,7 +469,7 @@ async def _free(jobs: Jobs) -> bool:
 
 def test_a_connection_to_the_metrics_that_says_nothing_takes_no_thread() -> None:
     port = free_port("127.0.0.1", 0)
-    scrapes.start(port, "127.0.0.1")
+    scrapes.start(port, ["127.0.0.1"])
     threads = threading.active_count()
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     try:
@@ -487,4 +487,4 @@ def test_a_connection_to_the_metrics_that_says_nothing_takes_no_thread() -> None
         for one in silent:
             one.close()
     with pytest.raises(OSError, match="in use"):
-        scrapes.start(port, "127.0.0.1")
+        scrapes.start(port, ["127.0.0.1"])

@@ -15,7 +15,7 @@ from rl.evaluation.overlap import bounded_pscore, least_pscore
 from rl.policy import rule_based_policy
 from rl.state import StateSpace
 from server.settings import Settings
-from server.store import models
+from server.store import model_rows
 from tests.delegating import Caller, recording, store_version
 from tests.faults import SMALL
 from tests.support import ADMIN, Client, failure_of, in_process, record, train
@@ -116,10 +116,10 @@ async def test_forged_propensities_neither_get_in_nor_break_what_is_there(
 
 
 async def test_the_bound_follows_what_versions_explore(db: asyncpg.Connection) -> None:
-    assert await models.least_exploration(db) is None
+    assert await model_rows.least_exploration(db) is None
     for epsilon in (0.0, 0.05, 0.2):
         await store_version(db, rule_based_policy(StateSpace(bins=2), epsilon))
-    assert await models.least_exploration(db) == 0.05
+    assert await model_rows.least_exploration(db) == 0.05
 
 
 def test_the_least_propensity_is_half_of_what_exploration_gives() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import grpc
 import numpy as np
 import pytest
 import zstandard
@@ -45,6 +46,7 @@ from tests.support import (
     ADMIN_KEY,
     Client,
     connect,
+    failure_of,
     in_process,
     record,
     request,
@@ -620,9 +622,13 @@ class TestServing:
         first = await train(client)
         await record(client, *batch(1))
         await db.execute(f"UPDATE model_versions SET {flip('q_table', '9')}")
-        run = await train(client)
-        assert run.status == tpb.TRAINING_RUN_STATUS_FAILED
-        assert f"model version {first.model_version}: the table fails its checksum" in run.error
+        failure = await failure_of(
+            client.training.TriggerTraining(tpb.TriggerTrainingRequest(), metadata=ADMIN)
+        )
+        assert failure.code == grpc.StatusCode.FAILED_PRECONDITION
+        assert f"model version {first.model_version}: the table fails its checksum" in (
+            failure.message
+        )
         assert await decided_by(client) == first.model_version
         rebuilt = await train(client, mode=tpb.TRAINING_MODE_REBUILD)
         assert rebuilt.status == tpb.TRAINING_RUN_STATUS_COMPLETED

@@ -11,6 +11,7 @@ import grpc
 
 from benchmarks.soak import probe
 from benchmarks.soak.links import Network
+from benchmarks.soak.pooler import PgBouncer
 from benchmarks.soak.postgres import Postgres
 from benchmarks.soak.replicas import Replica
 
@@ -27,12 +28,14 @@ class Site:
         replicas: the servers.
         network: links to each server's port first, then each server's way to the database.
         addresses: of the servers, as clients reach them.
+        pooler: between the last server's way to the database and the database; None without.
     """
 
     postgres: Postgres
     replicas: tuple[Replica, ...]
     network: Network
     addresses: tuple[str, ...]
+    pooler: PgBouncer | None = None
 
     @property
     def to_database(self) -> range:
@@ -53,6 +56,7 @@ class Fault:
         spares_servers: whether every server goes on and can be reached.
         trains: whether it is over only when a training run has completed.
         fills_disk: whether it needs a disk that can be filled.
+        needs_pooler: whether it needs a pooler.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Fault:
     spares_servers: bool = True
     trains: bool = False
     fills_disk: bool = False
+    needs_pooler: bool = False
 
 
 @asynccontextmanager
@@ -99,6 +104,21 @@ def _postgres_stopped(mode: str) -> Break:
         await asyncio.to_thread(site.postgres.start)
 
     return make
+
+
+@asynccontextmanager
+async def _failover(site: Site, draw: random.Random) -> AsyncIterator[str]:
+    await site.postgres.hand_over()
+    yield ""
+    await site.postgres.switch()
+
+
+@asynccontextmanager
+async def _pooler_killed(site: Site, draw: random.Random) -> AsyncIterator[str]:
+    assert site.pooler is not None
+    await asyncio.to_thread(site.pooler.kill)
+    yield ""
+    await asyncio.to_thread(site.pooler.start)
 
 
 @asynccontextmanager
@@ -150,6 +170,13 @@ FAULTS = (
     Fault("trainer killed", "SIGKILL at some point of a run", _trainer_killed, trains=True),
     Fault("postgres stopped", "fast shutdown, then started", _postgres_stopped("fast")),
     Fault("postgres crashed", "immediate shutdown, then recovered", _postgres_stopped("immediate")),
+    Fault("failover", "a standby takes over, and is reached after a while", _failover),
+    Fault(
+        "pooler killed",
+        "SIGKILL of one server's PgBouncer, then started again",
+        _pooler_killed,
+        needs_pooler=True,
+    ),
     Fault("disk full", "no room for tables to grow", _disk_full, fills_disk=True),
     Fault("log full", "Postgres stops for want of room", _log_full, fills_disk=True),
     Fault("database cut", "every connection reset and refused", _database_link("reset")),

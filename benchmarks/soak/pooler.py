@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from simulation.demo_server import end
+from simulation.demo_server import end, free_port
 
 PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 """The program; None where it is not installed."""
@@ -39,6 +39,8 @@ class PgBouncer:
             f"[databases]\n* = {database}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = any\npool_mode = {pool_mode}\ndefault_pool_size = 60\n"
+            # By default it tries a database that was away again after 15 s.
+            "server_login_retry = 1\n"
         )
 
     def start(self) -> None:
@@ -73,3 +75,15 @@ class PgBouncer:
         """Ends it."""
         if self._process is not None:
             end(self._process)
+
+
+def started_pooler(folder: Path, socket_folder: Path, user: str) -> PgBouncer | None:
+    """Returns a PgBouncer in front of the Postgres of a user; None where it is not installed."""
+    if PROGRAM is None:
+        return None
+    # It runs as that user, who must get at the socket.
+    folder.chmod(0o755)
+    database = f"host={socket_folder} user=postgres"
+    pooler = PgBouncer(folder / "pooler", free_port("127.0.0.1", 0), database, user=user)
+    pooler.start()
+    return pooler

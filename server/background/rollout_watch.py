@@ -15,9 +15,10 @@ from server.jobs.processes import Jobs, run_for
 from server.jobs.reports import message_json
 from server.observability import metrics
 from server.settings import Settings
-from server.store import activations, models, tasks
+from server.store import activations, model_rows, tasks
 from server.store.database import Connection, Pool
 from server.store.errors import STORE_ERRORS
+from server.store.fallback import nearest_servable
 from server.store.locks import WATCH_LOCK, try_lock
 
 log = structlog.get_logger()
@@ -95,14 +96,12 @@ async def _take_back(
         current = await activations.lock(connection)
         if current.experiment_id != experiment_id:
             return
-        while rolled := await activations.rollback(connection, reason, automatic=True):
-            current, _ = rolled
-            try:
-                await models.load_plan(connection, current, space)
-                break
-            except models.UnservableModelError as failure:
-                log.error("model refused", version=current.version, error=str(failure))
-        await models.halt(connection, found.version, reason)
+        before = await activations.fetch_activation(connection, current.rollback_to or 0)
+        servable = await nearest_servable(connection, before, space, but=current.id)
+        if servable.refused:
+            log.error("model refused", version=before.version, error=servable.refused)
+        current = await activations.return_to(connection, servable.plan, reason, automatic=True)
+        await model_rows.halt(connection, found.version, reason)
         await tasks.note(
             connection,
             TASK,

@@ -66,6 +66,9 @@ def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) 
             for model in answer.models
         ),
     )
+    for model in answer.models:
+        if model.problem:
+            click.echo(f"PROBLEM: {model.problem}", err=True)
     if answer.active_version == 0:
         click.echo("no version is active: the hand-written rules answer")
     if answer.serving_version != answer.active_version:
@@ -101,8 +104,10 @@ def show(version: int, address: str, admin_key: str | None, as_json: bool) -> No
 
 def _print_model(model: pb.Model) -> None:
     held, learner = model.statistics, model.hyperparameters
+    problem = (("PROBLEM", model.problem),) if model.problem else ()
     print_facts(
         (
+            *problem,
             ("version", f"{model.version}{' (active)' if model.active else ''}"),
             ("created", when(model.created_at)),
             ("origin", f"{enum_name(model, 'origin')}, run {model.run_id or '-'}"),

@@ -6,3 +6,5 @@ MOST_RECORDS = 1000
 """Interactions or profiles of a message."""
 LARGEST_CHUNK = 1024 * 1024
 """Bytes of a file in one message of an upload."""
+LARGEST_NUMBER = (1 << 32) - 1
+"""Highest model version and activation that a decision token has room for."""

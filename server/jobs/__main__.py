@@ -7,10 +7,11 @@ import sys
 import structlog
 
 from server.jobs.lifeline import end_with_server
-from server.jobs.processes import STORE_AWAY
+from server.jobs.processes import STORE_AWAY, UNUSABLE_MODEL
 from server.observability import logs, tracing
 from server.settings import Settings
 from server.store.errors import STORE_ERRORS
+from server.store.model_errors import ModelError
 
 log = structlog.get_logger()
 
@@ -29,6 +30,9 @@ def main(arguments: list[str]) -> int:
     except STORE_ERRORS as failure:
         log.error("the database cannot be reached", job=arguments[0], error=failure)
         return STORE_AWAY
+    except ModelError as failure:
+        sys.stdout.buffer.write(f"{failure.reason} {failure}".encode())
+        return UNUSABLE_MODEL
     finally:
         tracing.stop()
 

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
+import grpc
 import structlog
 from google.protobuf.message import Message
 
-from server.contract.errors import exhausted, store_unavailable
+from server.contract.errors import error, exhausted, store_unavailable
 from server.jobs.lifeline import Lifeline
 from server.observability import tracing
 from server.settings import Settings
@@ -29,6 +30,8 @@ INVALID_FILE = 3
 """Exit code of an import whose input is not a q_table.json; the reason is its output."""
 STORE_AWAY = 4
 """Exit code of a job that cannot reach the database."""
+UNUSABLE_MODEL = 5
+"""Exit code of a job that needs a version that cannot be used; its output is `REASON message`."""
 
 
 class Jobs:
@@ -137,17 +140,23 @@ class Jobs:
         with contextlib.nullcontext() if reserved else self._place(arguments[0]):
             async with self._process(*arguments) as process:
                 output, _ = await process.communicate()
-                return await _ended(process), output
+                return await _ended(process, output), output
 
     async def stream(self, *arguments: str) -> AsyncIterator[bytes]:
         """Yields the output of a job. Raises RuntimeError if it fails, and as `run`."""
         with self._place(arguments[0]):
             async with self._process(*arguments) as process:
                 assert process.stdout is not None  # noqa: S101 - it is a pipe
+                held = b""
+                # The last piece of a job that fails is no part of what was asked for.
                 while piece := await process.stdout.read(CHUNK_BYTES):
-                    yield piece
-                if await _ended(process) != 0:
+                    if held:
+                        yield held
+                    held = piece
+                if await _ended(process, held) != 0:
                     raise RuntimeError(f"job {arguments[0]} failed")
+                if held:
+                    yield held
 
     async def feed(self, pieces: AsyncIterator[bytes], *arguments: str) -> tuple[int, bytes]:
         """Returns exit code and output of a job that reads these pieces from its standard input.
@@ -165,7 +174,7 @@ class Jobs:
                         await stdin.drain()
                     stdin.close()
                 output = await stdout.read()
-                return await _ended(process), output
+                return await _ended(process, output), output
 
     async def stop(self) -> None:
         """Kills all jobs and marks the trainers' runs as failed; none can be started any more."""
@@ -194,11 +203,18 @@ async def run_for(jobs: Jobs, answer: type[_M], *arguments: str, reserved: bool 
     return answer.FromString(output)
 
 
-async def _ended(process: Process) -> int:
-    """Returns the exit code of a job. Raises UNAVAILABLE if it could not reach the database."""
+async def _ended(process: Process, output: bytes) -> int:
+    """Returns the exit code of a job.
+
+    Raises UNAVAILABLE if it could not reach the database, and FAILED_PRECONDITION if a version that
+    it needs cannot be used.
+    """
     code = await process.wait()
     if code == STORE_AWAY:
         raise store_unavailable()
+    if code == UNUSABLE_MODEL:
+        reason, _, message = output.decode().partition(" ")
+        raise error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)
     return code
 
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from rl.evaluation.overlap import bounded_pscore, least_pscore
 from server.settings import Settings
-from server.store import models
+from server.store import model_rows
 from server.store.database import Connection
 
 
@@ -21,6 +21,6 @@ async def usable_pscore(
     """
     epsilon = settings.served_exploration()
     if epsilon is None:
-        of_versions = await models.least_exploration(connection)
+        of_versions = await model_rows.least_exploration(connection)
         epsilon = min(settings.exploration_rate, of_versions or 1.0)
     return bounded_pscore(pscore, least_pscore(epsilon))

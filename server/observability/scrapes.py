@@ -11,32 +11,32 @@ MOST_CONNECTIONS = 64
 LARGEST_REQUEST = 16 * 1024
 REQUEST_SECONDS = 5.0
 """Time for sending a request, and again for taking the answer."""
-_ALL_ADDRESSES = ("", "::")
+_EVERY_ADDRESS = "::"
 
 
-def start(port: int, host: str) -> None:
+def start(port: int, addresses: list[str]) -> None:
     """Serves the metrics of this process from a thread of their own.
 
     Args:
         port: 0 takes a free one.
-        host: name or address; of a name, all addresses.
+        addresses: numeric ones of this machine; `::` is every one, of IPv4 too.
 
-    Raises OSError if the port is taken.
+    Raises OSError if the port is taken on one of them.
     """
     started: Future[None] = Future()
     work = threading.Thread(
-        target=lambda: asyncio.run(_serve(port, host, started)), name="metrics", daemon=True
+        target=lambda: asyncio.run(_serve(port, addresses, started)), name="metrics", daemon=True
     )
     work.start()
     started.result()
 
 
-async def _serve(port: int, host: str, started: Future[None]) -> None:
+async def _serve(port: int, addresses: list[str], started: Future[None]) -> None:
     scrapes = _Scrapes()
     try:
         server = await asyncio.start_server(
             scrapes.answer,
-            None if host in _ALL_ADDRESSES else host,
+            None if _EVERY_ADDRESS in addresses else addresses,
             port,
             limit=LARGEST_REQUEST,
         )

@@ -1,6 +1,7 @@
 """Conversion of rows of the run log and of model versions to messages."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -12,10 +13,11 @@ from recparams.v1 import evaluation_pb2, models_pb2, training_pb2
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.registry import DEFAULT_ALGORITHM
 from server.contract.enums import enum_number
-from server.contract.errors import invalid
+from server.contract.errors import LONGEST_DESCRIPTION, invalid
 
 _PAGE_DEFAULT = 20
 _PAGE_MOST = 100
+_INT64_MOST = (1 << 63) - 1
 
 
 def stamp(moment: datetime | str | None) -> Timestamp | None:
@@ -83,10 +85,15 @@ def run_message(row: Any) -> training_pb2.TrainingRun:
     )
 
 
-def model_message(row: Any, active_version: int) -> models_pb2.Model:
-    """Returns the model version of a row."""
-    space = json.loads(row["space"])
-    return models_pb2.Model(
+def model_message(row: Any, active_version: int, problem: str = "") -> models_pb2.Model:
+    """Returns the model version of a row, as much of it as can be read.
+
+    Args:
+        row: of `model_rows.describe`.
+        active_version: the version to serve.
+        problem: why it cannot be used, if that is known.
+    """
+    message = models_pb2.Model(
         version=row["version"],
         active=row["version"] == active_version,
         created_at=stamp(row["created_at"]),
@@ -94,19 +101,38 @@ def model_message(row: Any, active_version: int) -> models_pb2.Model:
         run_id=row["run_id"] or 0,
         parent_version=row["parent_version"] or 0,
         algorithm=row["algorithm"],
-        hyperparameters=hyperparameters_message(json.loads(row["hyperparameters"])),
-        statistics=_statistics(json.loads(row["metrics"])),
         checksum=row["checksum"],
         stored_bytes=row["stored_bytes"],
-        bins=space["bins"],
-        content_types=space["content_types"],
-        moods=space["moods"],
-        times_of_day=space["times_of_day"],
-        objectives=evaluation_pb2.Objectives(**json.loads(row["objectives"])),
         main_line=row["main_line"],
         halted_at=stamp(row["halted_at"]),
         halted_reason=row["halted_reason"],
     )
+    unreadable = []
+    for column, part in _MODEL_PARTS.items():
+        try:
+            message.MergeFrom(part(json.loads(row[column])))
+        except Exception as failure:
+            unreadable.append(f"{column} ({type(failure).__name__}: {failure})")
+    if unreadable and not problem:
+        problem = f"model version {row['version']}: bad {', '.join(unreadable)}"
+    message.problem = problem[:LONGEST_DESCRIPTION]
+    return message
+
+
+def _space_part(space: dict[str, Any]) -> models_pb2.Model:
+    names = ("bins", "content_types", "moods", "times_of_day")
+    return models_pb2.Model(**{name: space[name] for name in names})
+
+
+_MODEL_PARTS: dict[str, Callable[[Any], models_pb2.Model]] = {
+    "space": _space_part,
+    "hyperparameters": lambda values: models_pb2.Model(
+        hyperparameters=hyperparameters_message(values)
+    ),
+    "metrics": lambda values: models_pb2.Model(statistics=_statistics(values)),
+    "objectives": lambda values: models_pb2.Model(objectives=evaluation_pb2.Objectives(**values)),
+}
+"""By column of JSON, the part of the message that it fills."""
 
 
 def _statistics(metrics: dict[str, Any]) -> training_pb2.ModelStatistics:
@@ -118,6 +144,7 @@ def page_bounds(page_size: int, page_token: str) -> tuple[int, int | None]:
     """Returns the size of a page, and the number it begins below. Raises INVALID_ARGUMENT."""
     if not 0 <= page_size <= _PAGE_MOST:
         raise invalid("page_size", f"must be from 1 to {_PAGE_MOST}, not {page_size}")
-    if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) < 19):
+    is_number = page_token.isascii() and page_token.isdigit() and len(page_token) < 20
+    if page_token and not (is_number and int(page_token) <= _INT64_MOST):
         raise invalid("page_token", "is not a next_page_token of this service")
     return page_size or _PAGE_DEFAULT, int(page_token) if page_token else None

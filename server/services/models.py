@@ -11,7 +11,7 @@ from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
 from server.services.runtime import Runtime
 from server.services.versions import check_plan, check_reason, check_servable, refused
-from server.store import activations, models
+from server.store import activations, model_rows
 from server.store.database import Connection
 
 LARGEST_FILE = 1024 * 1024 * 1024
@@ -29,9 +29,13 @@ class ModelService(grpc_pb.ModelServiceServicer):
         size, below = page_bounds(request.page_size, request.page_token)
         async with self._runtime.require_pool().acquire() as connection:
             active = await activations.current_activation(connection)
-            rows = await models.page(connection, below, size + 1)
+            rows = await model_rows.page(connection, below, size + 1)
+            messages = [
+                model_message(row, active.version, await model_rows.problem(connection, row))
+                for row in rows[:size]
+            ]
         return pb.ListModelsResponse(
-            models=[model_message(row, active.version) for row in rows[:size]],
+            models=messages,
             next_page_token=str(rows[size - 1]["version"]) if len(rows) > size else "",
             active_version=active.version,
             serving_version=self._runtime.holder.serving.version,
@@ -51,7 +55,10 @@ class ModelService(grpc_pb.ModelServiceServicer):
         pool = self._runtime.require_pool()
         async with pool.acquire() as connection, connection.transaction():
             await check_servable(self._runtime, connection, request.version)
-            previous = await activations.activate(connection, request.version, request.reason)
+            following, previous = await activations.activate(
+                connection, request.version, request.reason
+            )
+            await check_plan(self._runtime, connection, following)
         return pb.ActivateModelResponse(active_version=request.version, previous_version=previous)
 
     async def RollbackModel(
@@ -72,7 +79,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
     ) -> AsyncIterator[pb.ExportModelResponse]:
         async with self._runtime.require_pool().acquire() as connection:
             version = await _version_or_active(connection, request.version)
-            row = await models.describe(connection, version)
+            row = await model_rows.describe(connection, version)
         if row is None:
             raise _no_model(version)
         if not row["has_table"]:
@@ -97,7 +104,8 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with pool.acquire() as connection, connection.transaction():
             if upload.activate:
                 await check_servable(self._runtime, connection, version)
-                await activations.activate(connection, version, "import")
+                following, _ = await activations.activate(connection, version, "import")
+                await check_plan(self._runtime, connection, following)
             return pb.ImportModelResponse(model=await _model(connection, version))
 
 
@@ -128,7 +136,8 @@ def _no_model(version: int) -> ServiceError:
 
 
 async def _model(connection: Connection, version: int) -> pb.Model:
-    row = await models.describe(connection, version)
+    row = await model_rows.describe(connection, version)
     if row is None:
         raise _no_model(version)
-    return model_message(row, (await activations.current_activation(connection)).version)
+    active = await activations.current_activation(connection)
+    return model_message(row, active.version, await model_rows.problem(connection, row))

@@ -16,7 +16,8 @@ from server.serving.delegated_tokens import Exploration
 from server.serving.policies import PolicyHolder
 from server.store.activations import fetch_activation
 from server.store.database import Pool
-from server.store.models import UnservableModelError, load_policy
+from server.store.model_errors import UnservableModelError
+from server.store.models import load_policy
 
 MOST_PLANS = 4
 """Kept of those lately asked for. A table takes two bytes a state."""

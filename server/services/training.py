@@ -28,10 +28,13 @@ from server.services.training_requests import (
     policies_of,
     run_request,
 )
-from server.services.versions import check_evaluated
+from server.services.versions import check_evaluated, refused
 from server.settings import Settings
-from server.store import models, tasks, training
+from server.store import model_rows, tasks, training
 from server.store.database import Connection, Pool
+
+LONGEST_PROBLEM = 300
+REBUILD = "train with mode TRAINING_MODE_REBUILD"
 
 
 class TrainingService(grpc_pb.TrainingServiceServicer):
@@ -85,23 +88,22 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             raise
 
     async def _check_base(self, store: Connection | Pool) -> None:
-        """Refuses an incremental run that would go on from another state space."""
+        """Refuses an incremental run that would go on from what it cannot."""
         version = await training.base_version(store)
-        row = None if version is None else await models.describe(store, version)
+        row = None if version is None else await model_rows.describe(store, version)
         if row is None:
             return
+        problem = await model_rows.learner_problem(store, row)
+        if problem:
+            raise refused("MODEL_CORRUPT", f"{problem[:LONGEST_PROBLEM]}: {REBUILD}")
+        space = StateSpace.from_dict(json.loads(row["space"]))
         for what, same in (
-            (
-                "built for another state space",
-                StateSpace.from_dict(json.loads(row["space"])) == self._settings.space(),
-            ),
+            ("built for another state space", space == self._settings.space()),
             (f"learned by {row['algorithm']}", row["algorithm"] == self._settings.algorithm),
         ):
             if not same:
-                raise error(
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                    "MODEL_INCOMPATIBLE",
-                    f"model version {version} was {what}: train with mode TRAINING_MODE_REBUILD",
+                raise refused(
+                    "MODEL_INCOMPATIBLE", f"model version {version} was {what}: {REBUILD}"
                 )
 
     async def _already_running(self, store: Connection | Pool) -> ServiceError:

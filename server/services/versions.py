@@ -12,6 +12,7 @@ from server.services.runtime import Runtime
 from server.store import models
 from server.store.activations import current_activation
 from server.store.database import Connection
+from server.store.model_errors import MissingModelError, ModelError
 
 LONGEST_REASON = 500
 
@@ -34,9 +35,9 @@ def _refusals() -> Iterator[None]:
     """Turns what loading a version raises into the errors that callers get."""
     try:
         yield
-    except LookupError as failure:
-        raise error(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", str(failure)) from None
-    except models.UnservableModelError as failure:
+    except MissingModelError as failure:
+        raise error(grpc.StatusCode.NOT_FOUND, failure.reason, str(failure)) from None
+    except ModelError as failure:
         raise refused(failure.reason, str(failure)) from None
 
 

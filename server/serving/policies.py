@@ -65,6 +65,8 @@ class Serving:
         activation: the newest activation seen, served or refused.
         refused: why the newest activation is not the one served; empty when it is.
         shadow: a version scored in passing, or None.
+        passed_over: the highest activation whose number no decision token has room for, or 0.
+        refused_shadow: the newest entry of shadowing if it was refused, or 0.
     """
 
     arms: tuple[Arm, ...]
@@ -72,6 +74,8 @@ class Serving:
     activation: int
     refused: str = ""
     shadow: Shadow | None = None
+    passed_over: int = 0
+    refused_shadow: int = 0
 
     @property
     def version(self) -> int:

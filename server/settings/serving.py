@@ -1,6 +1,7 @@
 """Settings of a server process: address, database, memory, shutting down, logs."""
 
 from datetime import timedelta
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,7 +14,11 @@ from server.settings.fields import Secret
 class ServingSettings(BaseModel):
     """Settings of a server and its processes."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on, of IPv4 or IPv6 (::1 is the same as [::1], and :: every "
+        "address of both), or a name, of which every address is listened on.",
+    )
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(
         1,
@@ -96,6 +101,19 @@ class ServingSettings(BaseModel):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Form of the log lines; auto is console on a terminal, json elsewhere."
     )
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        """Returns the host without brackets."""
+        bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+        try:
+            # Only a numeric IPv6 address has colons.
+            if not bare or ":" in bare or bare != value:
+                IPv6Address(bare)
+        except ValueError:
+            raise ValueError("must be an address or a name, without a port") from None
+        return bare
 
     @field_validator("database_url")
     @classmethod

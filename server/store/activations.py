@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from rl.arms import NEVER_ACTIVATED, RL, RULES_VERSION, Activation, Split
+from server.contract.sizes import LARGEST_NUMBER
 from server.store.database import Connection
 
 MODEL_CHANNEL = "recparams_model"
@@ -18,8 +19,23 @@ FROM model_activations
 
 
 async def current_activation(connection: Connection) -> Activation:
-    """Returns the newest activation, or `NEVER_ACTIVATED`."""
-    return _activation(await connection.fetchrow(_SELECT + "ORDER BY id DESC LIMIT 1"))
+    """Returns the newest activation that a decision token has room for, or `NEVER_ACTIVATED`.
+
+    A row with a higher number is passed over, so that what follows it counts.
+    """
+    row = await connection.fetchrow(
+        _SELECT + "WHERE id <= $1 ORDER BY id DESC LIMIT 1", LARGEST_NUMBER
+    )
+    return _activation(row)
+
+
+async def newest_passed_over(connection: Connection) -> int:
+    """Returns the highest number of an activation that `current_activation` passes over, or 0."""
+    return int(
+        await connection.fetchval(
+            "SELECT coalesce(max(id), 0) FROM model_activations WHERE id > $1", LARGEST_NUMBER
+        )
+    )
 
 
 async def fetch_activation(connection: Connection, activation_id: int) -> Activation:
@@ -32,7 +48,9 @@ async def history(connection: Connection, size: int) -> list[tuple[Activation, A
 
     The row has activated_at, reason and automatic.
     """
-    rows = await connection.fetch(_SELECT + "ORDER BY id DESC LIMIT $1", size)
+    rows = await connection.fetch(
+        _SELECT + "WHERE id <= $2 ORDER BY id DESC LIMIT $1", size, LARGEST_NUMBER
+    )
     return [(_activation(row), row) for row in rows]
 
 
@@ -82,18 +100,19 @@ def _activation(row: Any) -> Activation:
     )
 
 
-async def activate(connection: Connection, version: int, reason: str) -> int:
+async def activate(connection: Connection, version: int, reason: str) -> tuple[Activation, int]:
     """Serves a version to everybody, within the caller's transaction.
 
     Replicas hear of it when the transaction commits.
 
     Returns:
-        The version before it.
+        (the activation that serves it, the version before).
     """
     current = await lock(connection)
-    if (current.version, current.split.percent) != (version, 100):
-        await _add(connection, await _successor(connection, current, version, 100.0, 0.0), reason)
-    return current.version
+    if (current.version, current.split.percent) == (version, 100):
+        return current, current.version
+    following = await _successor(connection, current, version, 100.0, 0.0)
+    return await _add(connection, following, reason), current.version
 
 
 async def set_rollout(
@@ -166,12 +185,11 @@ async def _successor(
     return following if alike else replace(following, experiment_id=None)
 
 
-async def rollback(
-    connection: Connection, reason: str, *, automatic: bool = False
-) -> tuple[Activation, int] | None:
+async def rollback(connection: Connection, reason: str) -> tuple[Activation, int] | None:
     """Goes back to what was served before the active version, within the caller's transaction.
 
-    A second rollback goes one further back, not forth again.
+    A second rollback goes one further back, not forth again. Where the record leads back to what is
+    served now, the rules are what came before.
 
     Returns:
         (the new activation, the version before), or None if the rules are served and nothing came
@@ -180,9 +198,21 @@ async def rollback(
     current = await lock(connection)
     if current.rollback_to is None and current.version == RULES_VERSION:
         return None
-    target = await fetch_activation(connection, current.rollback_to or 0)
+    target, seen = current, set[int]()
+    while target.id not in seen and target.arms() == current.arms():
+        seen.add(target.id)
+        target = await fetch_activation(connection, target.rollback_to or 0)
+    if target.id in seen:
+        target = NEVER_ACTIVATED
+    return await return_to(connection, target, reason), current.version
+
+
+async def return_to(
+    connection: Connection, target: Activation, reason: str, *, automatic: bool = False
+) -> Activation:
+    """Serves what an earlier activation served, within the caller's transaction."""
     following = replace(target, id=0, experiment_id=None)
-    return await _add(connection, following, reason, automatic=automatic), current.version
+    return await _add(connection, following, reason, automatic=automatic)
 
 
 async def lock(connection: Connection) -> Activation:

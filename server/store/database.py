@@ -1,5 +1,6 @@
 """Connections to Postgres: the embedded server and the pool."""
 
+import contextlib
 import os
 import warnings
 from typing import TYPE_CHECKING, TypeAlias
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import asyncpg
 
 from server.settings import Settings
+from server.store.errors import DATABASE_ERRORS
 
 if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -48,7 +50,12 @@ async def create_pool(url: str, size: int) -> Pool:
     """
 
     async def admit(connection: Connection) -> None:
-        await check_writable(connection)
+        try:
+            await check_writable(connection)
+        except BaseException:
+            # The pool closes it in good order, which behind a pooler waits for the database.
+            connection.terminate()
+            raise
         connection.add_query_logger(expire_read_only)
 
     async def expire_read_only(query: asyncpg.connection.LoggedQuery) -> None:
@@ -69,9 +76,12 @@ async def create_pool(url: str, size: int) -> Pool:
 
 
 async def check_writable(connection: Connection) -> None:
-    """Raises ReadOnlySQLTransactionError if the database takes no writes.
+    """Ends the session and raises ReadOnlySQLTransactionError if the database takes no writes.
 
-    It is asked, since what the driver was told when it connected may be a pooler's memory.
+    It is asked, since what the driver was told when it connected may be a pooler's memory. Closing
+    the connection alone would leave a session with a standby to a pooler, which deals it out again.
     """
     if await connection.fetchval("SHOW transaction_read_only") == "on":
+        with contextlib.suppress(*DATABASE_ERRORS):
+            await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
         raise asyncpg.ReadOnlySQLTransactionError("the database is a standby, or read-only")

@@ -11,7 +11,8 @@ from server.store.database import Connection, Pool
 from server.store.locks import MAINTENANCE_LOCK, try_lock
 
 PARTITIONS_AHEAD = 4
-
+SLICE_ROWS = 200
+"""Rows that are encoded for the database at a time: all of a full message would hold others up."""
 
 _COLUMNS = (
     ("interaction_id", "text"),
@@ -45,27 +46,43 @@ INSERT INTO users (user_id) SELECT id FROM unnest($1::text[]) AS id ORDER BY id
 ON CONFLICT DO NOTHING
 """
 
-# Rows arrive as one array a column. The stored profile fills in for rows without traits.
-_INSERT = f"""
-WITH input AS (
-    SELECT * FROM unnest({", ".join(f"${i}::{kind}[]" for i, (_, kind) in enumerate(_COLUMNS, 1))})
-        WITH ORDINALITY AS input ({", ".join(name for name, _ in _COLUMNS)}, position)
-), fresh AS (
-    INSERT INTO interaction_keys (interaction_id, occurred_at)
-    SELECT interaction_id, occurred_at FROM input ORDER BY interaction_id
-    ON CONFLICT DO NOTHING
-    RETURNING interaction_id
-)
+# Rows arrive as one array a column.
+_INPUT = f"""
+SELECT * FROM unnest({", ".join(f"${i}::{kind}[]" for i, (_, kind) in enumerate(_COLUMNS, 1))})
+    WITH ORDINALITY AS input ({", ".join(name for name, _ in _COLUMNS)}, position)
+"""  # noqa: S608 - only the constant column names above are put in
+
+_INSERT_KEYS = """
+INSERT INTO interaction_keys (interaction_id, occurred_at)
+SELECT interaction_id, occurred_at FROM input ORDER BY interaction_id
+ON CONFLICT DO NOTHING
+RETURNING interaction_id
+"""
+
+# The stored profile fills in for rows without traits.
+_INSERT_ROWS = f"""
 INSERT INTO interactions (user_key, {", ".join([*_OTHERS, *_TRAITS])})
 SELECT users.user_key, {", ".join(f"input.{name}" for name in _OTHERS)},
     {", ".join(f"coalesce(input.{name}, profile.{name})" for name in _TRAITS)}
-FROM input
-JOIN fresh USING (interaction_id)
+FROM fresh AS input
 JOIN users USING (user_id)
 LEFT JOIN personality_profiles AS profile ON profile.user_key = users.user_key
 ORDER BY position
 RETURNING interaction_id
-"""  # noqa: S608 - only the constant column names above are put in
+"""  # noqa: S608 - the same
+
+_ALL_AT_ONCE = f"""
+WITH input AS ({_INPUT}), keys AS ({_INSERT_KEYS}),
+    fresh AS (SELECT * FROM input JOIN keys USING (interaction_id))
+{_INSERT_ROWS}
+"""  # noqa: S608 - the same
+_KEYS_FIRST = f"""
+WITH input AS (
+    SELECT * FROM unnest($1::text[], $2::timestamptz[]) AS input (interaction_id, occurred_at)
+)
+{_INSERT_KEYS}
+"""  # noqa: S608 - the same
+_ROWS_OF_KEYS = f"WITH fresh AS ({_INPUT}) {_INSERT_ROWS}"
 
 
 async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> list[NewInteraction]:
@@ -75,15 +92,13 @@ async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> list[New
         pool: the database.
         interactions: with distinct interaction_ids.
     """
-    rows = [_values(interaction) for interaction in interactions]
-    columns = [list(column) for column in zip(*rows, strict=True)]
     try:
-        new = await _insert(pool, columns)
+        new = await _insert(pool, interactions)
     except asyncpg.CheckViolationError as failure:
         if "no partition" not in str(failure):
             raise
         await _ensure_partitions(pool, interactions)
-        new = await _insert(pool, columns)
+        new = await _insert(pool, interactions)
     return [interaction for interaction in interactions if interaction.interaction_id in new]
 
 
@@ -94,16 +109,34 @@ async def _ensure_partitions(pool: Pool, interactions: Sequence[NewInteraction])
             await ensure_partition(connection, week)
 
 
-async def _insert(pool: Pool, columns: list[list[object]]) -> set[str]:
+async def _insert(pool: Pool, interactions: Sequence[NewInteraction]) -> set[str]:
     """Returns the interaction_ids of those that were new."""
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(INSERT_USERS, sorted(set(columns[1])))  # type: ignore[type-var]
-        return {row[0] for row in await connection.fetch(_INSERT, *columns)}
+        await connection.execute(INSERT_USERS, sorted({one.user_id for one in interactions}))
+        if len(interactions) <= SLICE_ROWS:
+            return {row[0] for row in await connection.fetch(_ALL_AT_ONCE, *_columns(interactions))}
+        # The keys of all before any row: messages that share keys then lock them in one order.
+        keys = await connection.fetch(
+            _KEYS_FIRST,
+            [one.interaction_id for one in interactions],
+            [one.occurred_at for one in interactions],
+        )
+        new = {row[0] for row in keys}
+        fresh = [one for one in interactions if one.interaction_id in new]
+        for start in range(0, len(fresh), SLICE_ROWS):
+            await connection.execute(_ROWS_OF_KEYS, *_columns(fresh[start : start + SLICE_ROWS]))
+        return new
 
 
 _reaction = attrgetter(*(name for name, _ in _COLUMNS[:6]))
 _context = attrgetter(*(name for name, _ in _COLUMNS[6:10]))
 _decision = attrgetter(*(name for name, _ in _COLUMNS[15:]))
+
+
+def _columns(interactions: Sequence[NewInteraction]) -> list[list[object]]:
+    """Returns the values of each of `_COLUMNS`."""
+    rows = [_values(interaction) for interaction in interactions]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _values(interaction: NewInteraction) -> tuple[object, ...]:

@@ -1,10 +1,11 @@
 """Model versions: their tables, their policies and the watermarks of their training."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -15,37 +16,20 @@ from rl.arms import RULES_VERSION, Activation
 from rl.learners.registry import POLICIES
 from rl.packing import pack, unpack
 from rl.policy import GreedyTable, Policy
-from rl.state import StateSpace
+from rl.state import TRAITS, StateSpace
 from rl.transitions import TrainedThrough
-from server.store.database import Connection, Pool
+from server.contract.sizes import LARGEST_NUMBER
+from server.store.database import Connection
+from server.store.model_errors import (
+    ActivationNumberError,
+    CorruptModelError,
+    IncompatibleModelError,
+    MissingModelError,
+    ModelError,
+    NoTableError,
+)
 
 COMPRESSION_LEVEL = 3
-
-
-class UnservableModelError(Exception):
-    """A stored version that no server here can serve; the message says why.
-
-    Attributes:
-        reason: the same for programs.
-    """
-
-    reason: ClassVar[str]
-
-
-class CorruptModelError(UnservableModelError):
-    """A stored version that fails its checksum or shape. The message says which."""
-
-    reason = "MODEL_CORRUPT"
-
-
-class NoTableError(Exception):
-    """A stored version that has no table. The message says which."""
-
-
-class IncompatibleModelError(UnservableModelError):
-    """A stored version built for another state space. The message says how it differs."""
-
-    reason = "MODEL_INCOMPATIBLE"
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ def encode(model: NewModel) -> EncodedModel:
         learner = compressor.compress(pack(model.learner))
     policy = compressor.compress(_policy_bytes(model.policy))
     serving = model.policy.space
-    space = _canonical(
+    space = canonical(
         model.space.to_dict() | {"serving_bins": serving.bins, "serving_cuts": serving.cuts}
     )
     return EncodedModel(
@@ -143,17 +127,17 @@ async def insert(connection: Connection, model: EncodedModel) -> int:
     )
 
 
-async def load_policy(connection: Connection, version: int, space: StateSpace) -> Policy:
+async def load_policy(connection: Connection, version: int, space: StateSpace | None) -> Policy:
     """The policy of a version, checked.
 
     Args:
         connection: where to read.
         version: which.
-        space: the state space of serving.
+        space: the state space of serving; refuses a version built for another one, None takes any.
 
     Raises:
-        LookupError: there is no such version.
-        CorruptModelError: its checksum or shape is wrong.
+        MissingModelError: there is no such version.
+        CorruptModelError: its row is damaged.
         IncompatibleModelError: it was built for another state space.
     """
     row = await connection.fetchrow(
@@ -165,21 +149,31 @@ async def load_policy(connection: Connection, version: int, space: StateSpace) -
         version,
     )
     if row is None:
-        raise LookupError(f"there is no model version {version}")
-    stored = _checked_space(version, row["space"], space, serving=True)
-    if checksum(_canonical(stored), row["policy"]) != row["policy_checksum"]:
-        raise CorruptModelError(f"model version {version}: the policy fails its checksum")
-    try:
+        raise MissingModelError(f"there is no model version {version}")
+    with _decoding(version):
+        if version > LARGEST_NUMBER:
+            raise ValueError(f"decision tokens have room for versions up to {LARGEST_NUMBER}")
+        stored, own = _checked_space(version, row["space"], space, serving=True)
+        if checksum(canonical(stored), row["policy"]) != row["policy_checksum"]:
+            raise ValueError("the policy fails its checksum")
         epsilon = float(row["epsilon"])
         if row["policy_kind"] == GreedyTable.kind:
-            data = _decompress(version, row["policy"], 2 * space.n_states)
-            return GreedyTable(space, data[: space.n_states], data[space.n_states :], epsilon)
+            data = _decompress(row["policy"], 2 * own.n_states)
+            return GreedyTable(own, data[: own.n_states], data[own.n_states :], epsilon)
         kind = POLICIES.get(row["policy_kind"])
         if kind is None:
             raise ValueError(f"this server knows no policy of the kind {row['policy_kind']}")
-        return kind.from_arrays(space, epsilon, unpack(decompress_any(version, row["policy"])))
-    except (TypeError, ValueError, KeyError) as failure:
-        raise CorruptModelError(f"model version {version}: {failure}") from None
+        policy = kind.from_arrays(own, epsilon, unpack(decompress_any(row["policy"])))
+        _check_probabilities(policy)
+        return policy
+
+
+def _check_probabilities(policy: Policy) -> None:
+    """Raises ValueError unless a policy has an answer for a person."""
+    state, traits = np.zeros(1, dtype=np.int32), np.full((1, len(TRAITS)), 50.0)
+    found = policy.action_dist(state, traits)
+    if found.shape != (1, N_ACTIONS) or not np.isclose(found.sum(), 1.0, atol=1e-3):
+        raise ValueError("the policy gives no probabilities of the actions")
 
 
 async def load_plan(
@@ -187,8 +181,13 @@ async def load_plan(
 ) -> dict[int, Policy]:
     """Loads the policies that an activation serves, by version; the rules need no loading.
 
-    Raises as `load_policy` if the plan cannot be served.
+    Raises as `load_policy` if the plan cannot be served, and ActivationNumberError.
     """
+    if plan.id > LARGEST_NUMBER:
+        raise ActivationNumberError(
+            f"activation {plan.id}: decision tokens have room for activations up to "
+            f"{LARGEST_NUMBER}"
+        )
     versions = {arm.version for arm in plan.arms().values()} - {RULES_VERSION}
     return {version: await load_policy(connection, version, space) for version in sorted(versions)}
 
@@ -214,12 +213,9 @@ class StoredTable:
 async def load_table(
     connection: Connection, version: int, space: StateSpace | None = None
 ) -> StoredTable:
-    """The table of a version, checked, as writable arrays. Raises as `load_policy`.
+    """The table of a version, checked, as writable arrays. Arguments and errors as `load_policy`.
 
-    Args:
-        connection: where to read.
-        version: which.
-        space: refuses a version built for another one; None takes any.
+    Raises NoTableError as well, for a version without one.
     """
     row = await connection.fetchrow(
         """
@@ -229,30 +225,30 @@ async def load_table(
         version,
     )
     if row is None:
-        raise LookupError(f"there is no model version {version}")
-    stored = _checked_space(version, row["space"], space)
-    if row["q_table"] is None:
-        raise NoTableError(f"model version {version} has no table: its algorithm keeps none")
-    if checksum(_canonical(stored), row["q_table"]) != row["q_table_checksum"]:
-        raise CorruptModelError(f"model version {version}: the table fails its checksum")
-    shape = StateSpace.from_dict(stored).n_states, N_ACTIONS
-    size = 4 * shape[0] * shape[1]
-    data = _decompress(version, row["q_table"], 3 * size)
-    q, visits, rewards = (data[place : place + size] for place in range(0, 3 * size, size))
-    return StoredTable(
-        StateSpace.from_dict(stored),
-        np.frombuffer(q, dtype=np.float32).reshape(shape).copy(),
-        np.frombuffer(visits, dtype=np.int32).reshape(shape).copy(),
-        np.frombuffer(rewards, dtype=np.float32).reshape(shape).copy(),
-        json.loads(row["hyperparameters"]),
-    )
+        raise MissingModelError(f"there is no model version {version}")
+    with _decoding(version):
+        stored, own = _checked_space(version, row["space"], space)
+        if row["q_table"] is None:
+            raise NoTableError(f"model version {version} has no table: its algorithm keeps none")
+        if checksum(canonical(stored), row["q_table"]) != row["q_table_checksum"]:
+            raise ValueError("the table fails its checksum")
+        shape = own.n_states, N_ACTIONS
+        size = 4 * shape[0] * shape[1]
+        data = _decompress(row["q_table"], 3 * size)
+        q, visits, rewards = (data[place : place + size] for place in range(0, 3 * size, size))
+        return StoredTable(
+            own,
+            np.frombuffer(q, dtype=np.float32).reshape(shape).copy(),
+            np.frombuffer(visits, dtype=np.int32).reshape(shape).copy(),
+            np.frombuffer(rewards, dtype=np.float32).reshape(shape).copy(),
+            dict(json.loads(row["hyperparameters"])),
+        )
 
 
 async def load_trained(connection: Connection, version: int) -> TrainedThrough | None:
     """Whose interactions a version was trained on; None where nobody knows.
 
-    The rules, version 0, were trained on nothing. Raises LookupError where there is no such
-    version.
+    The rules, version 0, were trained on nothing. Raises MissingModelError and CorruptModelError.
     """
     if version == RULES_VERSION:
         return TrainedThrough.nothing()
@@ -260,40 +256,56 @@ async def load_trained(connection: Connection, version: int) -> TrainedThrough |
         "SELECT trained_through FROM model_versions WHERE version = $1", version
     )
     if row is None:
-        raise LookupError(f"there is no model version {version}")
+        raise MissingModelError(f"there is no model version {version}")
     if row["trained_through"] is None:
         return None
-    stream = zstandard.ZstdDecompressor().decompressobj()
-    return TrainedThrough.from_bytes(stream.decompress(row["trained_through"]))
+    with _decoding(version):
+        stream = zstandard.ZstdDecompressor().decompressobj()
+        return TrainedThrough.from_bytes(stream.decompress(row["trained_through"]))
 
 
-def _canonical(space: dict[str, Any]) -> str:
+def canonical(space: Any) -> str:
+    """Returns a space as the text that checksums are over."""
     return json.dumps(space, sort_keys=True)
 
 
 def checksum(space: str, blob: bytes) -> str:
+    """Returns the checksum of a blob of a version with a space, in hexadecimal."""
     return hashlib.sha256(space.encode() + blob).hexdigest()
+
+
+@contextlib.contextmanager
+def _decoding(version: int) -> Iterator[None]:
+    """Turns whatever the decoding of a damaged row raises into CorruptModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as failure:
+        plain = isinstance(failure, ValueError | zstandard.ZstdError)
+        said = f"{failure}" if plain else f"{type(failure).__name__}: {failure}"
+        raise CorruptModelError(f"model version {version}: {said}") from None
 
 
 def _checked_space(
     version: int, text: str, wanted: StateSpace | None, *, serving: bool = False
-) -> dict[str, Any]:
-    """Returns what is stored of a version's spaces, if that of learning or of serving is wanted."""
+) -> tuple[dict[str, Any], StateSpace]:
+    """Returns what is stored of a version's spaces, and that of learning or of serving."""
+    data: dict[str, Any] = json.loads(text)
     try:
-        data: dict[str, Any] = json.loads(text)
         stored = StateSpace.from_dict(data)
         if serving:
             bins = {"bins": data["serving_bins"], "cuts": data["serving_cuts"]}
             stored = StateSpace.from_dict(data | bins)
     except (KeyError, TypeError, ValueError) as failure:
-        raise CorruptModelError(f"model version {version}: bad state space: {failure}") from None
+        raise ValueError(f"bad state space: {failure}") from None
     if wanted is not None and stored != wanted:
         mine, theirs = wanted.to_dict(), stored.to_dict()
         differing = ", ".join(key for key in mine if mine[key] != theirs[key])
         raise IncompatibleModelError(
             f"model version {version} was built for another state space ({differing} differ)"
         )
-    return data
+    return data, stored
 
 
 async def any_needs_traits(connection: Connection) -> bool:
@@ -318,92 +330,27 @@ async def load_learner(
         version,
     )
     if row is None:
-        raise LookupError(f"there is no model version {version}")
-    stored = _checked_space(version, row["space"], space)
+        raise MissingModelError(f"there is no model version {version}")
     arrays: dict[str, NDArray[Any]] = {}
-    if row["learner"] is not None:
-        if checksum(_canonical(stored), row["learner"]) != row["learner_checksum"]:
-            raise CorruptModelError(f"model version {version}: the learner fails its checksum")
-        try:
-            arrays = unpack(decompress_any(version, row["learner"]))
-        except ValueError as failure:
-            raise CorruptModelError(f"model version {version}: {failure}") from None
+    with _decoding(version):
+        stored, _ = _checked_space(version, row["space"], space)
+        if row["learner"] is not None:
+            if checksum(canonical(stored), row["learner"]) != row["learner_checksum"]:
+                raise ValueError("the learner fails its checksum")
+            arrays = unpack(decompress_any(row["learner"]))
     if row["has_table"]:
         table = await load_table(connection, version, space)
         arrays |= {"q": table.q, "visits": table.visits, "rewards": table.rewards}
     return row["algorithm"], arrays
 
 
-def decompress_any(version: int, blob: bytes) -> bytes:
-    """Returns the content of a checked blob of any size. Raises CorruptModelError."""
-    try:
-        return zstandard.ZstdDecompressor().decompress(blob)
-    except zstandard.ZstdError as failure:
-        raise CorruptModelError(f"model version {version}: {failure}") from None
+def decompress_any(blob: bytes) -> bytes:
+    """Returns the content of a blob of any size. Raises ZstdError."""
+    return zstandard.ZstdDecompressor().decompress(blob)
 
 
-def _decompress(version: int, blob: bytes, size: int) -> bytes:
-    try:
-        data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=size)
-    except zstandard.ZstdError as failure:
-        raise CorruptModelError(f"model version {version}: {failure}") from None
+def _decompress(blob: bytes, size: int) -> bytes:
+    data = zstandard.ZstdDecompressor().decompress(blob, max_output_size=size)
     if len(data) != size:
-        raise CorruptModelError(f"model version {version}: {len(data)} bytes, not {size}")
+        raise ValueError(f"{len(data)} bytes, not {size}")
     return data
-
-
-_DESCRIBE = """
-SELECT version, created_at, origin, run_id, parent_version, algorithm, space::text,
-    hyperparameters::text, metrics::text,
-    coalesce(q_table_checksum, learner_checksum) AS checksum,
-    coalesce(octet_length(q_table), 0) + coalesce(octet_length(learner), 0)
-        + octet_length(policy) AS stored_bytes,
-    objectives::text, main_line, halted_at, halted_reason, q_table IS NOT NULL AS has_table
-FROM model_versions
-"""
-
-
-async def describe(connection: Connection | Pool, version: int) -> Any:
-    """Returns the row of a version without its arrays, or None."""
-    return await connection.fetchrow(_DESCRIBE + "WHERE version = $1", version)
-
-
-async def page(connection: Connection, below: int | None, size: int) -> list[Any]:
-    """Returns the rows of up to `size` versions, newest first, below a version number."""
-    return await connection.fetch(
-        _DESCRIBE + "WHERE $1::bigint IS NULL OR version < $1 ORDER BY version DESC LIMIT $2",
-        below,
-        size,
-    )
-
-
-async def metrics(connection: Connection, version: int) -> dict[str, Any]:
-    """Returns the statistics of a version. Raises LookupError if there is no such version."""
-    text = await connection.fetchval(
-        "SELECT metrics::text FROM model_versions WHERE version = $1", version
-    )
-    if text is None:
-        raise LookupError(f"there is no model version {version}")
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-async def least_exploration(connection: Connection) -> float | None:
-    """Returns the least exploration rate above 0 of the stored versions; None if none explores."""
-    least: float | None = await connection.fetchval(
-        """
-        SELECT min(epsilon)
-        FROM (SELECT (metrics->>'exploration_rate')::float8 AS epsilon FROM model_versions) AS each
-        WHERE epsilon > 0
-        """
-    )
-    return least
-
-
-async def halt(connection: Connection, version: int, reason: str) -> None:
-    """Marks a version as one that the server took back by itself."""
-    await connection.execute(
-        "UPDATE model_versions SET halted_at = now(), halted_reason = $2 WHERE version = $1",
-        version,
-        reason,
-    )

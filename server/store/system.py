@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from server.contract.sizes import LARGEST_NUMBER
 from server.store.database import Connection
 from server.store.tasks import ENDED_ON_MAIN_LINE, TASK
 
@@ -29,8 +30,9 @@ async def active_model(connection: Connection) -> Any:
         """
         SELECT a.version, a.activated_at, m.created_at
         FROM model_activations AS a LEFT JOIN model_versions AS m USING (version)
-        ORDER BY a.id DESC LIMIT 1
-        """
+        WHERE a.id <= $1 ORDER BY a.id DESC LIMIT 1
+        """,
+        LARGEST_NUMBER,
     )
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rl.transitions import Due
+from server.contract.sizes import LARGEST_NUMBER
 from server.store.columns import INTERACTIONS
 from server.store.database import Connection, Pool
 from server.store.locks import while_none_inserts
@@ -140,19 +141,24 @@ async def base_version(connection: Connection | Pool) -> int | None:
     """Returns the version that an incremental run goes on from, or None.
 
     It is the newest trained one of the main line, served or not, since the watermarks belong to
-    it. Before any training it is the active version if that was imported.
+    it. Before any training it is the active version if that was imported. A version that decision
+    tokens have no room for is passed over: what is trained on it would never be the newest.
     """
     version: int | None = await connection.fetchval(
         """
         SELECT coalesce(
-            (SELECT max(version) FROM model_versions WHERE origin = 'trained' AND main_line),
+            (
+                SELECT max(version) FROM model_versions
+                WHERE origin = 'trained' AND main_line AND version <= $1
+            ),
             (
                 SELECT version FROM model_versions WHERE origin = 'imported' AND version = (
-                    SELECT version FROM model_activations ORDER BY id DESC LIMIT 1
+                    SELECT version FROM model_activations WHERE id <= $1 ORDER BY id DESC LIMIT 1
                 )
             )
         )
-        """
+        """,
+        LARGEST_NUMBER,
     )
     return version
 

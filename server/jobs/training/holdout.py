@@ -18,8 +18,9 @@ from server.jobs.reports import pair_message, policy_messages
 from server.jobs.requests import RunRequest
 from server.jobs.training.reading import Columns
 from server.settings import Settings
-from server.store import models
+from server.store import model_rows, models
 from server.store.database import Connection
+from server.store.model_errors import ModelError
 
 MOST_HELD_OUT = 500_000
 CANDIDATE, RULES = "candidate", "rule-based"
@@ -139,12 +140,12 @@ async def evaluate_holdout(
     if active != RULES_VERSION:
         try:
             policy = await models.load_policy(work, active, space)
-        except models.UnservableModelError as failure:
+            before = await models.load_trained(work, active)
+        except ModelError as failure:
             active_name, reason = "", str(failure)
         else:
             active_name = f"version {active} (active)"
             targets.append(Target(active_name, active, policy))
-            before = await models.load_trained(work, active)
             if before is not None:
                 trained = before.covers(log.person, ids)
     targets.append(Target(RULES, RULES_VERSION, rule_based_policy(space, 0.0)))
@@ -188,9 +189,9 @@ async def check_gates(
         result: of the run, with its average_reward.
         model: the version.
     """
-    active = None
+    active_states = 0
     if current.version != RULES_VERSION:
-        active = await models.metrics(work, current.version)
+        active_states = await model_rows.states_visited(work, current.version)
     low, reason = (None, "nothing was held out") if holdout is None else holdout.improvement()
     figures = Figures(
         interactions=model.metrics["total_updates"],
@@ -202,7 +203,7 @@ async def check_gates(
             settings.reward_weights(), request.objectives, request.hyperparameters.discount_factor
         ),
         states=None if model.q is None else model.metrics["total_states"],
-        active_states=0 if active is None else active["total_states"],
+        active_states=active_states,
         ramp_version=current.version if current.is_ramp else None,
     )
     return check(figures, settings.thresholds())

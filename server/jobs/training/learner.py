@@ -6,6 +6,7 @@ from server.jobs.requests import RunRequest
 from server.settings import Settings
 from server.store import models
 from server.store.database import Connection
+from server.store.model_errors import CorruptModelError
 
 
 async def learner_for(
@@ -13,7 +14,8 @@ async def learner_for(
 ) -> Learner:
     """Returns the learner to train: a new one, or one that goes on from the parent version.
 
-    Raises as `models.load_learner`, and ValueError where the version's algorithm is another one.
+    Raises as `models.load_learner`, CorruptModelError where its arrays do not fit, and ValueError
+    where the version's algorithm is another one.
     """
     arrays = None
     if parent is not None:
@@ -23,6 +25,11 @@ async def learner_for(
                 f"version {parent} was learned by {algorithm}, not {request.algorithm}: train with "
                 "mode TRAINING_MODE_REBUILD"
             )
-    return LEARNERS[request.algorithm](
-        settings.space(), request.hyperparameters, smoothing=settings.smoothing(), arrays=arrays
-    )
+    try:
+        return LEARNERS[request.algorithm](
+            settings.space(), request.hyperparameters, smoothing=settings.smoothing(), arrays=arrays
+        )
+    except ValueError as failure:
+        if parent is None:
+            raise
+        raise CorruptModelError(f"model version {parent}: {failure}") from None

@@ -111,6 +111,7 @@ async def _run(
             await training.fill_in_profiles(work)
         parent = None if request.rebuild else await training.base_version(work)
         learner = await learner_for(work, settings, request, parent)
+        before = None if parent is None else await models.load_trained(work, parent)
         traits = learner.needs_traits or await models.any_needs_traits(work)
 
     engine = engine_for(settings, request)
@@ -142,7 +143,7 @@ async def _run(
                 policy=await asyncio.to_thread(learner.publish),
                 objectives=request.objectives.to_dict(),
                 main_line=not request.apart,
-                trained=await _trained(work, parent, todo),
+                trained=_trained(parent, before, todo),
                 learner=arrays,
             )
             model = await asyncio.to_thread(models.encode, new)
@@ -192,12 +193,13 @@ async def _learn(
     return holdout
 
 
-async def _trained(work: Connection, parent: int | None, todo: Work) -> TrainedThrough | None:
+def _trained(
+    parent: int | None, before: TrainedThrough | None, todo: Work
+) -> TrainedThrough | None:
     """Returns what the new version is trained on; None if that of its parent is not known."""
     new = TrainedThrough(todo.users, todo.trained_through)
     if parent is None:
         return new
-    before = await models.load_trained(work, parent)
     return None if before is None else before.merged(new)
 
 

@@ -71,6 +71,7 @@ class Model(_message.Message):
     MAIN_LINE_FIELD_NUMBER: _builtins.int
     HALTED_AT_FIELD_NUMBER: _builtins.int
     HALTED_REASON_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version's number, 1 upwards."""
     active: _builtins.bool
@@ -93,6 +94,10 @@ class Model(_message.Message):
     """Whether later incremental runs build on it: false for imports and for other objectives."""
     halted_reason: _builtins.str
     """Why."""
+    problem: _builtins.str
+    """Why it cannot be served, built on or shown whole, in one sentence that names it; empty where
+    nothing is known to be wrong. What cannot be read of it is left out.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
@@ -147,10 +152,11 @@ class Model(_message.Message):
         main_line: _builtins.bool = ...,
         halted_at: _timestamp_pb2.Timestamp | None = ...,
         halted_reason: _builtins.str = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "halted_at", b"halted_at", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "run_id", b"run_id", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "problem", b"problem", "run_id", b"run_id", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,7 +74,8 @@ class ModelServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """Versions, newest first.
+        """Versions, newest first. Each is loaded as if to be served; what is wrong with it is its
+        problem.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +98,7 @@ class ModelServiceServicer:
 
     def RollbackModel(self, request, context):
         """Serves what was served before the active version. Errors: FAILED_PRECONDITION (reason
-        NOTHING_TO_ROLL_BACK).
+        NOTHING_TO_ROLL_BACK, or as ActivateModel).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +106,7 @@ class ModelServiceServicer:
 
     def ExportModel(self, request, context):
         """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
-        RESOURCE_EXHAUSTED as Evaluate.
+        FAILED_PRECONDITION (reason NO_TABLE or MODEL_CORRUPT); RESOURCE_EXHAUSTED as Evaluate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

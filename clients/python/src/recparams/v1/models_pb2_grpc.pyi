@@ -36,7 +36,9 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
-    """Versions, newest first."""
+    """Versions, newest first. Each is loaded as if to be served; what is wrong with it is its
+    problem.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]
     """One version with its statistics. Errors: NOT_FOUND."""
     ActivateModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.ActivateModelRequest, _models_pb2.ActivateModelResponse]
@@ -45,11 +47,11 @@ class ModelServiceStub:
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]
     """Serves what was served before the active version. Errors: FAILED_PRECONDITION (reason
-    NOTHING_TO_ROLL_BACK).
+    NOTHING_TO_ROLL_BACK, or as ActivateModel).
     """
     ExportModel: _grpc.UnaryStreamMultiCallable[_models_pb2.ExportModelRequest, _models_pb2.ExportModelResponse]
     """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
-    RESOURCE_EXHAUSTED as Evaluate.
+    FAILED_PRECONDITION (reason NO_TABLE or MODEL_CORRUPT); RESOURCE_EXHAUSTED as Evaluate.
     """
     ImportModel: _grpc.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]
     """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
@@ -64,7 +66,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Versions, newest first."""
+    """Versions, newest first. Each is loaded as if to be served; what is wrong with it is its
+    problem.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]  # type: ignore[assignment]
     """One version with its statistics. Errors: NOT_FOUND."""
     ActivateModel: _aio.UnaryUnaryMultiCallable[_models_pb2.ActivateModelRequest, _models_pb2.ActivateModelResponse]  # type: ignore[assignment]
@@ -73,11 +77,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]  # type: ignore[assignment]
     """Serves what was served before the active version. Errors: FAILED_PRECONDITION (reason
-    NOTHING_TO_ROLL_BACK).
+    NOTHING_TO_ROLL_BACK, or as ActivateModel).
     """
     ExportModel: _aio.UnaryStreamMultiCallable[_models_pb2.ExportModelRequest, _models_pb2.ExportModelResponse]  # type: ignore[assignment]
     """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
-    RESOURCE_EXHAUSTED as Evaluate.
+    FAILED_PRECONDITION (reason NO_TABLE or MODEL_CORRUPT); RESOURCE_EXHAUSTED as Evaluate.
     """
     ImportModel: _aio.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
@@ -95,7 +99,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ListModelsResponse, _abc.Awaitable[_models_pb2.ListModelsResponse]]:
-        """Versions, newest first."""
+        """Versions, newest first. Each is loaded as if to be served; what is wrong with it is its
+        problem.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -122,7 +128,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.RollbackModelResponse, _abc.Awaitable[_models_pb2.RollbackModelResponse]]:
         """Serves what was served before the active version. Errors: FAILED_PRECONDITION (reason
-        NOTHING_TO_ROLL_BACK).
+        NOTHING_TO_ROLL_BACK, or as ActivateModel).
         """
 
     @_abc_1.abstractmethod
@@ -132,7 +138,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.ExportModelResponse], _abc.AsyncIterator[_models_pb2.ExportModelResponse]]:
         """The table as q_table.json: {state: {action: Q-value}}, in pieces. Errors: NOT_FOUND;
-        RESOURCE_EXHAUSTED as Evaluate.
+        FAILED_PRECONDITION (reason NO_TABLE or MODEL_CORRUPT); RESOURCE_EXHAUSTED as Evaluate.
         """
 
     @_abc_1.abstractmethod

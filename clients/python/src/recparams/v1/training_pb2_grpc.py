@@ -74,8 +74,8 @@ class TrainingServiceServicer:
     def TriggerTraining(self, request, context):
         """Starts a training run and returns at once. Errors: INVALID_ARGUMENT with field violations;
         FAILED_PRECONDITION (reason TRAINING_ALREADY_RUNNING, with run_id) while another run is under
-        way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE) where only a rebuild can follow a changed state
-        space.
+        way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE or MODEL_CORRUPT) where only a rebuild can follow a
+        changed state space or a damaged version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

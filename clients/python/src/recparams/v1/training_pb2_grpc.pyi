@@ -36,8 +36,8 @@ class TrainingServiceStub:
     TriggerTraining: _grpc.UnaryUnaryMultiCallable[_training_pb2.TriggerTrainingRequest, _training_pb2.TriggerTrainingResponse]
     """Starts a training run and returns at once. Errors: INVALID_ARGUMENT with field violations;
     FAILED_PRECONDITION (reason TRAINING_ALREADY_RUNNING, with run_id) while another run is under
-    way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE) where only a rebuild can follow a changed state
-    space.
+    way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE or MODEL_CORRUPT) where only a rebuild can follow a
+    changed state space or a damaged version.
     """
     GetTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetTrainingRunRequest, _training_pb2.GetTrainingRunResponse]
     """One run. Errors: NOT_FOUND."""
@@ -63,8 +63,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     TriggerTraining: _aio.UnaryUnaryMultiCallable[_training_pb2.TriggerTrainingRequest, _training_pb2.TriggerTrainingResponse]  # type: ignore[assignment]
     """Starts a training run and returns at once. Errors: INVALID_ARGUMENT with field violations;
     FAILED_PRECONDITION (reason TRAINING_ALREADY_RUNNING, with run_id) while another run is under
-    way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE) where only a rebuild can follow a changed state
-    space.
+    way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE or MODEL_CORRUPT) where only a rebuild can follow a
+    changed state space or a damaged version.
     """
     GetTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetTrainingRunRequest, _training_pb2.GetTrainingRunResponse]  # type: ignore[assignment]
     """One run. Errors: NOT_FOUND."""
@@ -93,8 +93,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.TriggerTrainingResponse, _abc.Awaitable[_training_pb2.TriggerTrainingResponse]]:
         """Starts a training run and returns at once. Errors: INVALID_ARGUMENT with field violations;
         FAILED_PRECONDITION (reason TRAINING_ALREADY_RUNNING, with run_id) while another run is under
-        way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE) where only a rebuild can follow a changed state
-        space.
+        way; FAILED_PRECONDITION (MODEL_INCOMPATIBLE or MODEL_CORRUPT) where only a rebuild can follow a
+        changed state space or a damaged version.
         """
 
     @_abc_1.abstractmethod
