@@ -160,7 +160,7 @@ class LearningSettings(RewardSettings):
 
     def space(self) -> StateSpace:
         """Returns the configured state space."""
-        return configured(StateSpace, self)
+        return StateSpace(self.bins, self.content_types, self.moods, self.times_of_day)
 
     def serving_space(self) -> StateSpace:
         """Returns the state space on which policies are served."""
