@@ -61,7 +61,10 @@ VARIANTS: dict[str, Callable[[QLearning], GreedyTable | Actions]] = {
     "the regression, without caution, on the bins of learning": partial(
         published, smoothing=Smoothing(caution=0.0, serving_bins=0)
     ),
-    "the same, without immediate rewards apart": partial(
+    "the same, with all that follows (a foresight of 1)": partial(
+        published, smoothing=Smoothing(caution=0.0, foresight=1.0, serving_bins=0)
+    ),
+    "the same, not regressed apart from rewards": partial(
         published, smoothing=Smoothing(caution=0.0, serving_bins=0), apart=False
     ),
     "with caution": partial(published, smoothing=Smoothing(serving_bins=0)),
@@ -122,7 +125,7 @@ are surer than the intervals of each.
 - *Nothing borrowed*: the best action that was tried in the very state, the rules where none was.
 - *The regression*: rl/smoothing.py, which says of every state what its personality, context and
   actions have in common with all others ([learning](learning.md)).
-- *Immediate rewards apart*: from what follows them, each regressed by itself.
+- *All that follows*: Q less the immediate reward, regressed by itself and added; or Q as a whole.
 - *Caution*: the rules' action, unless another one is surely better.
 - *7 bins*: the regression is looked up for finer cells than those that were learned.
 

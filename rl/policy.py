@@ -171,7 +171,7 @@ def publish(
         rewards,
         rule_table(space),
         learning_rate=learning_rate,
-        shrinkage=smoothing.shrinkage,
+        smoothing=smoothing,
     )
     caution = smoothing.caution_after(int(visits.sum(dtype=np.int64)))
     actions = smoothed.actions(serving, rules, caution)

@@ -8,8 +8,8 @@ an observation with a weight: a constant step size forgets, so that n visits are
 
 independent ones, never more than (1 + b) / (1 - b). Immediate rewards and what follows them (Q less
 reward) are regressed each by themselves (rl/regression.py) on personality, context and action
-(rl/basis.py), and added: the noise of bootstrapping then does not hide what a reaction says at
-once. What a state's own values differ by from that is added too, as far as it is known.
+(rl/basis.py), and added with a weight: the noise of bootstrapping then does not hide what a reaction
+says at once. What a state's own values differ by from that is added too, as far as it is known.
 
 The choice is cautious: an action's advantage over the rules' action counts less a multiple of its
 posterior deviation, after Petrik, Ghavamzadeh & Chow, "Safe Policy Improvement by Minimizing Robust
@@ -56,6 +56,7 @@ class Smoothing:
         caution: posterior deviations that an action must be better than the rules' action by, after
             many interactions, 0 or more; four times as many up to 3,000 interactions.
         shrinkage: information that the regression is worth against a state's own values, above 0.
+        foresight: weight of what follows an action (its Q-value less its immediate reward), 0 to 1.
         serving_bins: bins a trait of the policy, 3 to 10; 0 for those of learning.
 
     Raises:
@@ -64,11 +65,14 @@ class Smoothing:
 
     caution: float = 0.25
     shrinkage: float = 100.0
+    foresight: float = 0.0
     serving_bins: int = 7
 
     def __post_init__(self) -> None:
         if not (0 <= self.caution < inf and 0 < self.shrinkage < inf):
             raise ValueError("caution must be at least 0 and shrinkage above 0, both finite")
+        if not 0 <= self.foresight <= 1:
+            raise ValueError(f"foresight must be from 0 to 1, not {self.foresight}")
         serving_space(StateSpace(), self.serving_bins)
 
     def caution_after(self, interactions: int) -> float:
@@ -156,7 +160,7 @@ def smooth(
     rules: NDArray[np.uint8],
     *,
     learning_rate: float,
-    shrinkage: float,
+    smoothing: Smoothing,
 ) -> Smoothed:
     """Smooths a table. The same table gives the same result on one machine.
 
@@ -169,7 +173,7 @@ def smooth(
         rewards: immediate rewards, float32, same shape, learned as `q` with a discount of 0.
         rules: the rules' action in each state, uint8 (n_states,).
         learning_rate: the step size `q` was learned with.
-        shrinkage: as in `Smoothing`.
+        smoothing: its `shrinkage` and `foresight` are used.
     """
     basis = Basis(space)
     pair, cell = np.nonzero(visits.reshape(space.n_cells, -1).T)
@@ -184,21 +188,20 @@ def smooth(
         rules[state],
         information(n, learning_rate),
     )
-    total = q[at] / learned
     reward = rewards[at] / learned
-    scale = _deviation(reward, rows.weight) or _deviation(total, rows.weight) or 1.0
+    following = smoothing.foresight * (q[at] / learned - reward)
+    scale = _deviation(reward, rows.weight) or _deviation(following, rows.weight) or 1.0
     populations = populations_of(space, np.bincount(cell, n, space.n_cells).astype(np.float64))
     traits = _trait_terms(space, populations)
     residual = np.zeros(q.shape, dtype=np.float32)
     posteriors = list[Posterior]()
-    for values, prior, curved in (
-        (reward / scale, _REWARDS, True),
-        ((total - reward) / scale, _FOLLOWING, False),
-    ):
-        curve = _curve(values, rows.weight, n) if curved else None
+    parts = [(reward / scale, _REWARDS, _curve(reward / scale, rows.weight, n))]
+    if smoothing.foresight > 0:
+        parts.append((following / scale, _FOLLOWING, None))
+    for values, prior, curve in parts:
         posterior, misfit = fit(basis, rows, values, traits, prior, curve)
         posteriors.append(posterior)
-        residual[at] += misfit * (rows.weight / (rows.weight + shrinkage))
+        residual[at] += misfit * (rows.weight / (rows.weight + smoothing.shrinkage))
     mean = np.sum([posterior.mean for posterior in posteriors], axis=0)
     generator = np.random.default_rng(_SEED)
     draws = np.sum([posterior.draws(generator, N_DRAWS) for posterior in posteriors], axis=0)

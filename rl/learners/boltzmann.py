@@ -125,7 +125,7 @@ class Boltzmann(QLearning):
             self.rewards,
             rules,
             learning_rate=self.hyperparameters.learning_rate,
-            shrinkage=self.smoothing.shrinkage,
+            smoothing=self.smoothing,
         )
         advantages = smoothed.advantages(self.space, rules)
         probabilities = softmax(advantages / np.float32(self.hyperparameters.temperature))

@@ -142,6 +142,13 @@ class LearningSettings(RewardSettings):
         gt=0,
         description="Visits that what is learned from others is worth against a state's own.",
     )
+    foresight: float = Field(
+        Smoothing.foresight,
+        ge=0,
+        le=1,
+        description="Weight of what follows an action, beyond its immediate reward, when a version "
+        "is published.",
+    )
     serving_bins: int = Field(
         Smoothing.serving_bins,
         ge=0,

@@ -11,6 +11,7 @@ from rl.action import ACTION_LEVELS, N_ACTIONS
 from rl.basis import DISTANCE, N_DISTANCES, N_TRAIT_TERMS, TRAIT_TERMS, Basis, trait_columns
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.q_learning import QLearning
+from rl.policy import publish
 from rl.regression import Curve, Prior, Rows, fit, predict
 from rl.rules import rule_table
 from rl.smoothing import (
@@ -165,7 +166,7 @@ def smoothed(learner: QLearning) -> Smoothed:
         learner.rewards,
         rule_table(learner.space),
         learning_rate=RATE,
-        shrinkage=learner.smoothing.shrinkage,
+        smoothing=learner.smoothing,
     )
 
 
@@ -248,6 +249,20 @@ def test_the_unit_and_the_zero_of_rewards_change_no_choice(
     assert same.mean() > 0.97
 
 
+@pytest.mark.parametrize(("foresight", "energy"), [(0.0, 2), (0.3, 2), (1.0, 0)])
+def test_what_follows_counts_as_far_as_told(foresight: float, energy: int) -> None:
+    """High energy is rewarded at once, low energy twice as much later."""
+    visits = np.full((SPACE.n_states, N_ACTIONS), 20, np.int32)
+    level = ACTION_LEVELS[0] - 1.0
+    rewards = np.tile((0.5 * level).astype(np.float32), (SPACE.n_states, 1))
+    q = np.tile((-0.5 * level).astype(np.float32), (SPACE.n_states, 1))
+    smoothing = Smoothing(0.0, foresight=foresight, serving_bins=0)
+    policy = publish(
+        SPACE, q, visits, rewards, learning_rate=RATE, epsilon=0.0, smoothing=smoothing
+    )
+    assert (policy.greedy // 9 == energy).all()
+
+
 def test_the_same_table_gives_the_same_policy_and_is_not_touched() -> None:
     found = learner_of(SPACE, by_openness, 2000)
     before = {name: table.tobytes() for name, table in found.arrays().items()}
@@ -274,7 +289,9 @@ def test_values_are_corrected_for_starting_at_zero(rate: float) -> None:
         learned = -np.expm1(np.maximum(visits, 1) * np.log1p(-rate))
     q = np.where(visits > 0, level * learned, 0.0).astype(np.float32)
     rules = rule_table(SPACE)
-    found = smooth(SPACE, q, visits, q, rules, learning_rate=rate, shrinkage=100.0)
+    found = smooth(
+        SPACE, q, visits, q, rules, learning_rate=rate, smoothing=Smoothing(foresight=1.0)
+    )
     advantage = found.advantages(SPACE, rules)
     best = advantage.argmax(axis=1)
     assert (ACTION_LEVELS[0][best] == 2).all()
@@ -285,7 +302,9 @@ def test_counts_as_large_as_a_file_may_hold() -> None:
     visits = np.zeros(q.shape, np.int32)
     q[5, 3], visits[5, 3], q[7, 2], visits[7, 2] = 3e38, 2**31 - 1, -3e38, 1
     rules = rule_table(SPACE)
-    found = smooth(SPACE, q, visits, q, rules, learning_rate=RATE, shrinkage=100.0)
+    found = smooth(
+        SPACE, q, visits, q, rules, learning_rate=RATE, smoothing=Smoothing(foresight=1.0)
+    )
     assert np.isfinite(found.terms).all() and np.isfinite(found.residual).all()
     assert len(found.actions(SPACE, rules, 0.25)) == SPACE.n_states
 
@@ -307,6 +326,9 @@ def test_caution_falls_with_interactions(fewer: int, more: int, caution: float) 
         {"shrinkage": 0.0},
         {"shrinkage": float("nan")},
         {"shrinkage": float("inf")},
+        {"foresight": -0.1},
+        {"foresight": 1.1},
+        {"foresight": float("nan")},
         {"serving_bins": 2},
         {"serving_bins": 11},
     ],
