@@ -8,8 +8,9 @@ an observation with a weight: a constant step size forgets, so that n visits are
 
 independent ones, never more than (1 + b) / (1 - b). Immediate rewards and what follows them (Q less
 reward) are regressed each by themselves (rl/regression.py) on personality, context and action
-(rl/basis.py), and added with a weight: the noise of bootstrapping then does not hide what a reaction
-says at once. What a state's own values differ by from that is added too, as far as it is known.
+(rl/basis.py), and added with a weight: the noise of bootstrapping then does not hide what a
+reaction says at once. What a state's own values differ by from that is added too, as far as it is
+known.
 
 The choice is cautious: an action's advantage over the rules' action counts less a multiple of its
 posterior deviation, after Petrik, Ghavamzadeh & Chow, "Safe Policy Improvement by Minimizing Robust
@@ -195,7 +196,9 @@ def smooth(
     traits = _trait_terms(space, populations)
     residual = np.zeros(q.shape, dtype=np.float32)
     posteriors = list[Posterior]()
-    parts = [(reward / scale, _REWARDS, _curve(reward / scale, rows.weight, n))]
+    parts: list[tuple[Floats, Prior, Curve | None]] = [
+        (reward / scale, _REWARDS, _curve(reward / scale, rows.weight, n))
+    ]
     if smoothing.foresight > 0:
         parts.append((following / scale, _FOLLOWING, None))
     for values, prior, curve in parts:
