@@ -87,6 +87,11 @@ class Activation:
         """True while some people are still served the version before."""
         return self.split.percent + self.split.rule_based_percent < 100
 
+    @property
+    def settled(self) -> int:
+        """The version that people outside a ramp are served, and everybody without one."""
+        return self.baseline if self.is_ramp else self.version
+
     def arms(self) -> dict[str, "ArmPlan"]:
         """Returns every arm with people in it; all who get the rules are in one arm."""
         versions = {RL: self.version, PREVIOUS: self.baseline, RULE_BASED: RULES_VERSION}

@@ -41,7 +41,6 @@ ENDED = (
     tpb.TRAINING_RUN_STATUS_COMPLETED,
     tpb.TRAINING_RUN_STATUS_FAILED,
     tpb.TRAINING_RUN_STATUS_CANCELLED,
-    tpb.TRAINING_RUN_STATUS_GATED,
 )
 
 
@@ -99,6 +98,7 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         "database_url": database_url,
         "lame_duck_seconds": 0.2,
         "gates": "report",
+        "rollout": "off",
         "rule_bonus": FEW_OVERRULE,
         **settings,
     }
@@ -111,6 +111,7 @@ def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
         "port": 0,
         "admin_key": ADMIN_KEY,
         "lame_duck_seconds": 0,
+        "rollout": "off",
         "rule_bonus": FEW_OVERRULE,
         **changes,
     }

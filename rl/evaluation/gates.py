@@ -128,11 +128,14 @@ def _improvement(figures: Figures) -> Gate:
         known, said = None, f"not known: {figures.improvement_reason}"
     else:
         low, known = figures.improvement
-        said = f"{low:+.4f} to {known:+.4f} on interactions it had not seen, " + {
-            "better": "so it is shown to be better",
-            "worse": "so it is shown to be worse",
-            "undecided": "so they cannot be told apart",
-        }[figures.verdict]
+        said = (
+            f"{low:+.4f} to {known:+.4f} on interactions it had not seen, "
+            + {
+                "better": "so it is shown to be better",
+                "worse": "so it is shown to be worse",
+                "undecided": "so they cannot be told apart",
+            }[figures.verdict]
+        )
     return _gate(
         "improvement",
         figures.verdict != "worse",

@@ -13,7 +13,7 @@ from typing import Literal
 from rl.evaluation.gates import Gate
 from rl.evaluation.sequential import Verdict
 
-Outcome = Literal["activated", "started", "waiting", "refused"]
+Outcome = Literal["activated", "started", "waiting", "refused", "stored", "no_change"]
 Action = Literal["hold", "advance", "take_back"]
 DAY = 86_400.0
 
@@ -74,7 +74,11 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Placement:
-    """What becomes of a candidate: its outcome, percent of the people, and why."""
+    """What becomes of a candidate: its outcome, percent of the people, and why.
+
+    A candidate that nobody asked to serve is only stored, and a run that learned nothing new has
+    none: no_change.
+    """
 
     outcome: Outcome
     percent: float

@@ -57,7 +57,6 @@ async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
 
 async def _follow(connection: Connection) -> Activation:
     """Updates the metrics that every replica shows; returns the newest activation."""
-    metrics.set_training_gated(await tasks.last_was_gated(connection))
     metrics.set_rollouts_taken_back(await activations.automatic_count(connection))
     current = await activations.current_activation(connection)
     metrics.set_rollout(current)

@@ -138,7 +138,7 @@ async def _show(console: Console, address: str, key: str, plan: Plan) -> list[We
             lived.append(week)
             console.print(_row(_cells(week), [width for _, width in COLUMNS]))
             if week.held_back:
-                why = Padding(f"held back: {week.held_back}", (0, 0, 0, 5))
+                why = Padding(f"not served: {week.held_back}", (0, 0, 0, 5))
                 console.print(why, style="dim", highlight=False)
     return lived
 

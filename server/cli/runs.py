@@ -40,24 +40,26 @@ def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) ->
             "run",
             "created",
             "status",
+            "outcome",
             "mode",
             "people",
             "interactions",
             "reward",
             "version",
-            "error",
+            "reason",
         ),
         (
             (
                 run.run_id,
                 when(run.created_at),
                 enum_name(run, "status"),
+                enum_name(run, "outcome") if run.outcome else "-",
                 enum_name(run, "mode"),
                 run.users_trained,
                 run.interactions_trained,
                 run.average_reward,
                 run.model_version or "-",
-                run.error,
+                run.error or run.outcome_reason,
             )
             for run in answer.runs
         ),

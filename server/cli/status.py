@@ -47,6 +47,8 @@ def _facts(health: pb.GetSystemHealthResponse) -> Iterator[tuple[str, object]]:
     if health.HasField("last_training_run"):
         run = health.last_training_run
         yield "last training run", f"{run.run_id}, {enum_name(run, 'status')}"
+        if run.outcome:
+            yield "outcome", f"{enum_name(run, 'outcome')}: {run.outcome_reason}"
         yield "asked for", f"{when(run.created_at)}{_ago(run.created_at)}"
         yield "took", _span(run.duration_seconds)
         yield "model version", run.model_version or "none"

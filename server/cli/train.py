@@ -43,7 +43,6 @@ _EXITS = {
     pb.TRAINING_RUN_STATUS_COMPLETED: Exit.OK,
     pb.TRAINING_RUN_STATUS_FAILED: Exit.FAILED,
     pb.TRAINING_RUN_STATUS_CANCELLED: Exit.CANCELLED,
-    pb.TRAINING_RUN_STATUS_GATED: Exit.GATED,
 }
 _HYPERPARAMETERS = [
     field.name
@@ -161,8 +160,9 @@ def train(
 
     \b
     Exit codes with --wait:
-      0  completed, or nothing new to learn     5  cancelled
-      1  failed; nothing was changed            6  trained, but held back by a gate
+      0  completed: the version is served,      5  cancelled
+         starts or waits, or is not needed      6  completed, but a gate refused the version
+      1  failed; nothing was changed
       2  bad input                              7  admin key missing or wrong
       3  another run is under way             130  Ctrl-C; the run goes on
       4  server unreachable
@@ -214,7 +214,12 @@ def follow(
             err=True,
         )
         raise SystemExit(130) from None
-    raise SystemExit(_EXITS[run.status])
+    raise SystemExit(_exit_code(run))
+
+
+def _exit_code(run: pb.TrainingRun) -> Exit:
+    refused = run.outcome == pb.TRAINING_OUTCOME_REFUSED
+    return Exit.GATED if refused else _EXITS[run.status]
 
 
 def _updates(stub: Any, run_id: int, metadata: Metadata, address: str) -> Iterator[pb.TrainingRun]:
@@ -259,7 +264,14 @@ def _with_lines(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
             click.echo(json.dumps(line))
         shown = step
     click.echo(json.dumps(to_dict(run)))
+    if run.outcome_reason:
+        click.echo(_sentence(run), err=True)
     return run
+
+
+def _sentence(run: pb.TrainingRun) -> str:
+    version = f"version {run.model_version}: " if run.model_version else ""
+    return f"training run {run.run_id} completed, {version}{run.outcome_reason}"
 
 
 def _window_start(run: pb.TrainingRun) -> str:
@@ -271,6 +283,7 @@ def print_run(run: pb.TrainingRun) -> None:
     facts: list[tuple[str, object]] = [
         ("run", run.run_id),
         ("status", enum_name(run, "status")),
+        ("outcome", run.outcome_reason or "-"),
         ("mode", enum_name(run, "mode")),
         ("window", f"{_window_start(run)} to {when(run.window_end)}"),
         ("started", when(run.started_at)),
@@ -280,7 +293,7 @@ def print_run(run: pb.TrainingRun) -> None:
         ("average reward", run.average_reward),
         ("states visited", f"{run.statistics.total_states} ({run.statistics.coverage:.2%})"),
         ("model version", run.model_version or "none: nothing new to learn"),
-        ("served to", f"{run.served_percent:g} % of the people since"),
+        ("served to", f"{run.served_percent:g} % of the people by this run"),
     ]
     facts += [
         (f"gate {gate.name}", f"{'passed' if gate.passed else 'FAILED'}: {gate.explanation}")

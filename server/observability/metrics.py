@@ -16,7 +16,6 @@ from server.contract.vocabulary import ARM_NAMES
 
 _ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
 _PERCENT = Gauge("recparams_rollout_percent", "Share of the people with that version, 0 to 100")
-_GATED = Gauge("recparams_training_gated", "1 where the last training run was held back by a gate")
 # A label, so that there is no sample before the count is known: 0 would look like a reset.
 _TAKEN_BACK = Gauge("recparams_rollouts_taken_back", "Rollouts that were taken back", ["by"])
 WATCHERS = Gauge("recparams_policy_watchers", "Callers that watch the policy on this worker")
@@ -90,11 +89,6 @@ def set_rollout(activation: Activation) -> None:
     """Sets the active version and its share of the people."""
     _ACTIVE.set(activation.version)
     _PERCENT.set(activation.split.percent)
-
-
-def set_training_gated(gated: bool) -> None:
-    """Sets whether a gate held back the last training run."""
-    _GATED.set(gated)
 
 
 def set_rollouts_taken_back(count: int) -> None:

@@ -13,7 +13,7 @@ from recparams.v1 import system_pb2_grpc as grpc_pb
 from server.contract.errors import Violations
 from server.rpc.rate_limit import RateLimit
 from server.services.checks import LONGEST_USER_ID, check_name
-from server.services.conversion import run_status, stamp
+from server.services.conversion import run_outcome, run_status, stamp
 from server.services.runtime import Runtime
 from server.settings import Settings
 from server.store import system, tasks, users
@@ -137,5 +137,7 @@ async def _add_training(connection: Connection, health: pb.GetSystemHealthRespon
                 finished_at=stamp(run["finished_at"]),
                 duration_seconds=run["seconds"],
                 model_version=run["model_version"] or 0,
+                outcome=run_outcome(run["outcome"]),
+                outcome_reason=run["outcome_reason"],
             )
         )

@@ -120,25 +120,29 @@ async def set_rollout(
     return await _add(connection, following, reason)
 
 
-async def promote(connection: Connection, version: int, first_step: float, reason: str) -> float:
-    """Serves a version that passed its gates, up to the first step of the ramp.
+async def promote(connection: Connection, version: int, percent: float, reason: str) -> Activation:
+    """Serves a version to a share of the people, within the caller's transaction.
 
-    The share on the rules stays.
+    The share on the rules stays, and limits that of the version.
 
     Args:
         connection: in a transaction.
         version: the version to serve.
-        first_step: percent of the people, above 0 to 100.
+        percent: of the people, above 0 to 100.
         reason: for the record.
-
-    Returns:
-        Percent of the people that get the version.
     """
-    current = await lock(connection)
-    rules = current.split.rule_based_percent
-    percent = min(first_step, 100.0 - rules)
-    await _add(connection, await _successor(connection, current, version, percent, rules), reason)
-    return percent
+    rules = (await lock(connection)).split.rule_based_percent
+    return await set_rollout(connection, version, min(percent, 100.0 - rules), rules, reason)
+
+
+async def seconds_since(connection: Connection, activation_id: int) -> float:
+    """Returns the seconds since an activation, by the clock of the database."""
+    return float(
+        await connection.fetchval(
+            "SELECT extract(epoch FROM now() - activated_at) FROM model_activations WHERE id = $1",
+            activation_id,
+        )
+    )
 
 
 async def _successor(

@@ -8,7 +8,12 @@ from typing import Any
 from server.store import system, tasks
 from server.store.database import Connection
 
-RUN_STATUSES = ("pending", "running", "completed", "gated", "failed", "cancelled")
+RUN_STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+
+OUTCOMES = (
+    *("activated", "started", "waiting", "superseded"),
+    *("refused", "stored", "no_change"),
+)
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,8 @@ class Figures:
 
     Attributes:
         runs: training runs of all time by status, every status included.
+        outcomes: completed ones by what became of their version, every outcome included.
+        refused_in_a_row: newest runs in a row whose version was refused.
         trained_at: end of the last run that had a result; before any, when the first interaction
             was recorded; None before that.
         last_run: results of that run, as its metadata have them; empty before any.
@@ -25,6 +32,8 @@ class Figures:
     """
 
     runs: dict[str, int]
+    outcomes: dict[str, int]
+    refused_in_a_row: int
     trained_at: datetime | None
     last_run: dict[str, Any]
     waiting: int | None
@@ -37,10 +46,17 @@ async def read_figures(connection: Connection, serving_version: int) -> Figures:
     counts = await connection.fetch(
         "SELECT status, count(*) FROM system_tasks WHERE task_name = $1 GROUP BY status", tasks.TASK
     )
+    outcomes = await connection.fetch(
+        """
+        SELECT outcome, count(*) FROM system_tasks
+        WHERE task_name = $1 AND outcome IS NOT NULL GROUP BY outcome
+        """,
+        tasks.TASK,
+    )
     last = await connection.fetchrow(
         """
         SELECT finished_at, (metadata->'training')::text AS result FROM system_tasks
-        WHERE task_name = $1 AND status IN ('completed', 'gated')
+        WHERE task_name = $1 AND status = 'completed'
             AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
         ORDER BY id DESC LIMIT 1
         """,
@@ -48,6 +64,8 @@ async def read_figures(connection: Connection, serving_version: int) -> Figures:
     )
     return Figures(
         runs={**dict.fromkeys(RUN_STATUSES, 0), **{row[0]: row[1] for row in counts}},
+        outcomes={**dict.fromkeys(OUTCOMES, 0), **{row[0]: row[1] for row in outcomes}},
+        refused_in_a_row=await tasks.refused_in_a_row(connection),
         trained_at=await _first_recorded_at(connection) if last is None else last["finished_at"],
         last_run={} if last is None else json.loads(last["result"]),
         waiting=await system.interactions_waiting(connection),

@@ -9,7 +9,7 @@ from server.store.locks import TRAINER_LOCK
 TASK = "rl_training"
 
 _SELECT = """
-SELECT id, request_id, status, executed_at, started_at, finished_at, stage, progress,
+SELECT id, request_id, status, outcome, executed_at, started_at, finished_at, stage, progress,
     users_processed, records_processed, cancel_requested, error, metadata::text
 FROM system_tasks WHERE task_name = 'rl_training'
 """
@@ -124,16 +124,29 @@ async def request_cancel(pool: Pool, run_id: int) -> bool:
     )
 
 
-async def last_was_gated(connection: Connection) -> bool:
-    """Returns True if a gate held back the version of the last run that made one."""
-    status = await connection.fetchval(
-        """
-        SELECT status FROM system_tasks
-        WHERE task_name = $1 AND status IN ('completed', 'gated') ORDER BY id DESC LIMIT 1
-        """,
+async def refused_in_a_row(connection: Connection) -> int:
+    """Returns how many runs in a row, the newest among them, had their version refused."""
+    return int(
+        await connection.fetchval(
+            """
+            SELECT count(*) FROM system_tasks WHERE task_name = $1 AND outcome = 'refused'
+                AND id > coalesce((
+                    SELECT max(id) FROM system_tasks WHERE task_name = $1
+                        AND outcome IN ('activated', 'started', 'waiting', 'superseded')
+                ), 0)
+            """,
+            TASK,
+        )
+    )
+
+
+async def supersede_waiting(connection: Connection) -> None:
+    """Notes that a newer version takes the place of the one that waits for its turn, if any."""
+    await connection.execute(
+        "UPDATE system_tasks SET outcome = 'superseded' WHERE task_name = $1 "
+        "AND outcome = 'waiting'",
         TASK,
     )
-    return bool(status == "gated")
 
 
 async def note(connection: Connection, task: str, request_id: str, metadata: str) -> None:

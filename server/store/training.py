@@ -14,7 +14,7 @@ from server.store.tasks import TASK
 _READ_THROUGH = """(
     SELECT coalesce(max((metadata->'training'->>'interactions_read_through')::bigint), 0)
     FROM system_tasks
-    WHERE task_name = 'rl_training' AND status IN ('completed', 'gated')
+    WHERE task_name = 'rl_training' AND status = 'completed'
         AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
 )"""
 
@@ -240,19 +240,19 @@ WHERE l.user_key = u.user_key AND l.id > u.trained_through
 """
 
 
-async def complete(connection: Connection, run_id: int, held_back: str, metadata: str) -> None:
+async def complete(connection: Connection, run_id: int, outcome: str, metadata: str) -> None:
     """Ends a run with its results.
 
     Args:
         connection: in the transaction of the run.
         run_id: its number.
-        held_back: why its version is not served: the run is gated then; empty if it is completed.
+        outcome: what became of its version.
         metadata: JSON object that is merged into the run's metadata.
     """
     await connection.execute(
         """
         UPDATE system_tasks AS t SET
-            status = CASE WHEN $4 = '' THEN 'completed' ELSE 'gated' END, error = $4,
+            status = 'completed', outcome = $4,
             stage = 'done', progress = 1, finished_at = clock_timestamp(),
             users_processed = (m->'training'->>'users_trained')::bigint,
             records_processed = (m->'training'->>'interactions_trained')::bigint,
@@ -263,5 +263,5 @@ async def complete(connection: Connection, run_id: int, held_back: str, metadata
         run_id,
         metadata,
         TASK,
-        held_back,
+        outcome,
     )

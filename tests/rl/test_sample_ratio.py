@@ -59,5 +59,3 @@ def test_an_arm_that_loses_a_tenth_of_its_people_is_found() -> None:
     rl, previous, _ = people_by_arm(split, 10_000)
     assert sample_ratio_p_value([int(0.9 * rl), previous], [0.5, 0.5]) < MISMATCH
     assert sample_ratio_p_value([rl, previous], [0.5, 0.5]) > MISMATCH
-
-

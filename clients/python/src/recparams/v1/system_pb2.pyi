@@ -255,6 +255,8 @@ class LastTrainingRun(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     DURATION_SECONDS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    OUTCOME_REASON_FIELD_NUMBER: _builtins.int
     run_id: _builtins.int
     """The run's number."""
     status: _training_pb2.TrainingRunStatus.ValueType
@@ -263,6 +265,10 @@ class LastTrainingRun(_message.Message):
     """Seconds from the one to the other, or until now while it goes on."""
     model_version: _builtins.int
     """The version it stored, 0 if none."""
+    outcome: _training_pb2.TrainingOutcome.ValueType
+    """What became of the version."""
+    outcome_reason: _builtins.str
+    """Why, in a sentence."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -280,10 +286,12 @@ class LastTrainingRun(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         duration_seconds: _builtins.float = ...,
         model_version: _builtins.int = ...,
+        outcome: _training_pb2.TrainingOutcome.ValueType = ...,
+        outcome_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duration_seconds", b"duration_seconds", "finished_at", b"finished_at", "model_version", b"model_version", "run_id", b"run_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duration_seconds", b"duration_seconds", "finished_at", b"finished_at", "model_version", b"model_version", "outcome", b"outcome", "outcome_reason", b"outcome_reason", "run_id", b"run_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
