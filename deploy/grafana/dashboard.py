@@ -114,6 +114,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             {"{{status}}": "increase(max by (status) (recparams_training_runs_total)[1w:1h])"},
         ),
         Panel(
+            "What became of versions in four weeks",
+            {
+                "{{outcome}}": "increase(max by (outcome) (recparams_training_outcomes_total)"
+                "[4w:1h])"
+            },
+        ),
+        Panel(
             "Stages of the last run",
             {
                 "{{stage}}": "max by (stage) (recparams_training_stage_seconds)",
