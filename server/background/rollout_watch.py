@@ -1,4 +1,4 @@
-"""Watches a rollout: follows the reward of its arms, and takes back a version that is worse."""
+"""Watches a rollout: follows its arms, moves it on, and takes back a version that is worse."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ import structlog
 from recparams.v1 import rollout_pb2 as pb
 from rl.arms import RULE_BASED, Activation
 from rl.state import StateSpace
+from server.background.rollout_steps import decide_move, start_waiting, take_step
 from server.contract.errors import ServiceError
 from server.contract.vocabulary import ARM_NAMES
 from server.jobs.processes import Jobs, run_for
@@ -49,7 +50,8 @@ async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
         if current.experiment_id is None:
             metrics.clear_arm_metrics()
         else:
-            await _compare(connection, settings, jobs, current.experiment_id)
+            await _compare(connection, settings, jobs, current, current.experiment_id)
+        await start_waiting(connection, settings)
         # Where many interactions make a look long, looks take up a fifth of the time at most.
         spent = time.monotonic() - started
         await asyncio.sleep(max(settings.watch_seconds, LEAST_REST * spent))
@@ -57,23 +59,26 @@ async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
 
 async def _follow(connection: Connection) -> Activation:
     """Updates the metrics that every replica shows; returns the newest activation."""
-    metrics.set_rollouts_taken_back(await activations.automatic_count(connection))
+    metrics.set_rollouts_taken_back(await tasks.count(connection, TASK))
     current = await activations.current_activation(connection)
     metrics.set_rollout(current)
     return current
 
 
 async def _compare(
-    connection: Connection, settings: Settings, jobs: Jobs, experiment_id: int
+    connection: Connection, settings: Settings, jobs: Jobs, current: Activation, experiment_id: int
 ) -> None:
     # Whoever fills the places of jobs must not keep a bad version from being taken back.
     found = await run_for(
         jobs, pb.GetExperimentResponse, "experiment", str(experiment_id), reserved=True
     )
     metrics.set_arm_metrics(found)
-    worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
-    if worse:
-        await _take_back(connection, settings.space(), experiment_id, found, worse[0])
+    move = await decide_move(connection, settings, current, found)
+    if move.action == "take_back":
+        worse = next(d for d in found.differences if d.verdict == pb.VERDICT_WORSE)
+        await _take_back(connection, settings.space(), experiment_id, found, worse)
+    elif move.action == "advance" and settings.rollout == "auto":
+        await take_step(connection, current, move)
 
 
 async def _take_back(

@@ -81,9 +81,11 @@ def _response(
     last = plans[-1]
     # All plans of an experiment have the same arms.
     versions = {name: arm.version for name, arm in last.arms().items()}
-    totals = {}
+    totals, step_users = {}, {}
     for name in versions:
         rows = columns["arm"] == ARM_NUMBERS[name]
+        at_step = rows & (columns["activation"] == last.id)
+        step_users[name] = len(np.unique(columns["user"][at_step]))
         totals[name] = ArmTotals.of(
             columns["user"][rows],
             columns["reward"][rows],
@@ -113,6 +115,7 @@ def _response(
                 interactions=arm.interactions,
                 average_reward=arm.mean_reward,
                 like_rate=arm.like_rate,
+                step_users=step_users[name],
             )
             for name, arm in totals.items()
         ],

@@ -11,7 +11,7 @@ from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
 from server.services.runtime import Runtime
 from server.services.versions import check_plan, check_reason, check_servable, refused
-from server.store import activations, models
+from server.store import activations, models, tasks
 from server.store.database import Connection
 
 LARGEST_FILE = 1024 * 1024 * 1024
@@ -52,6 +52,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with pool.acquire() as connection, connection.transaction():
             await check_servable(self._runtime, connection, request.version)
             previous = await activations.activate(connection, request.version, request.reason)
+            await tasks.supersede_waiting(connection)
         return pb.ActivateModelResponse(active_version=request.version, previous_version=previous)
 
     async def RollbackModel(
@@ -64,6 +65,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
             if rolled is None:
                 raise refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
             following, previous = rolled
+            await tasks.supersede_waiting(connection)
             await check_plan(self._runtime, connection, following)
         return pb.RollbackModelResponse(active_version=following.version, previous_version=previous)
 

@@ -21,7 +21,7 @@ from server.services.versions import (
     refused,
 )
 from server.settings import Settings
-from server.store import activations, shadows
+from server.store import activations, shadows, tasks
 from server.store.database import Connection
 
 MOST_HISTORY = 20
@@ -51,6 +51,8 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
                 connection, version, percent, rules, request.reason
             )
             await check_plan(self._runtime, connection, following)
+            if version != current.version:
+                await tasks.supersede_waiting(connection)
             (rollout,) = await self._newest(connection, 1)
         return pb.SetRolloutResponse(rollout=rollout)
 

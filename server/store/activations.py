@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from rl.arms import NEVER_ACTIVATED, RL, RULES_VERSION, Activation, Split
+from rl.evaluation.rollout import Ramp
 from server.store.database import Connection
 
 MODEL_CHANNEL = "recparams_model"
@@ -40,11 +41,6 @@ async def experiment(connection: Connection, experiment_id: int) -> list[Activat
     """Returns the activations of an experiment in order; empty if there is no such experiment."""
     rows = await connection.fetch(_SELECT + "WHERE experiment_id = $1 ORDER BY id", experiment_id)
     return [_activation(row) for row in rows]
-
-
-async def automatic_count(connection: Connection) -> int:
-    """Returns the number of rollbacks that the server made by itself."""
-    return int(await connection.fetchval("SELECT count(*) FROM model_activations WHERE automatic"))
 
 
 async def newest_experiment(connection: Connection) -> int | None:
@@ -102,6 +98,8 @@ async def set_rollout(
     percent: float,
     rule_based_percent: float,
     reason: str,
+    *,
+    automatic: bool = False,
 ) -> Activation:
     """Serves a version to a share of the people, within the caller's transaction.
 
@@ -111,17 +109,18 @@ async def set_rollout(
         percent: 0 to 100.
         rule_based_percent: share kept on the rules, 0 to 100.
         reason: for the record.
+        automatic: True if nobody asked for it.
 
     Raises:
         ValueError: the shares exceed 100 together.
     """
     current = await lock(connection)
     following = await _successor(connection, current, version, percent, rule_based_percent)
-    return await _add(connection, following, reason)
+    return await _add(connection, following, reason, automatic=automatic)
 
 
 async def promote(connection: Connection, version: int, percent: float, reason: str) -> Activation:
-    """Serves a version to a share of the people, within the caller's transaction.
+    """Serves a version to a share of the people without being asked, within a transaction.
 
     The share on the rules stays, and limits that of the version.
 
@@ -132,7 +131,16 @@ async def promote(connection: Connection, version: int, percent: float, reason: 
         reason: for the record.
     """
     rules = (await lock(connection)).split.rule_based_percent
-    return await set_rollout(connection, version, min(percent, 100.0 - rules), rules, reason)
+    percent = min(percent, 100.0 - rules)
+    return await set_rollout(connection, version, percent, rules, reason, automatic=True)
+
+
+async def ramp_of(connection: Connection, current: Activation) -> Ramp | None:
+    """Returns the rollout under way, or None; `current` is the newest activation."""
+    if not current.is_ramp:
+        return None
+    seconds = await seconds_since(connection, current.id)
+    return Ramp(current.version, current.split.percent, seconds)
 
 
 async def seconds_since(connection: Connection, activation_id: int) -> float:

@@ -140,11 +140,38 @@ async def refused_in_a_row(connection: Connection) -> int:
     )
 
 
-async def supersede_waiting(connection: Connection) -> None:
-    """Notes that a newer version takes the place of the one that waits for its turn, if any."""
+async def waiting_version(connection: Connection) -> Any:
+    """Returns run id and version of the run whose version waits for its turn, or None."""
+    return await connection.fetchrow(
+        """
+        SELECT id, (metadata->'training'->>'model_version')::bigint AS version
+        FROM system_tasks WHERE task_name = $1 AND outcome = 'waiting'
+        """,
+        TASK,
+    )
+
+
+async def end_waiting(connection: Connection, run_id: int, outcome: str, reason: str) -> None:
+    """Notes what became of the version of a run after it had waited."""
     await connection.execute(
-        "UPDATE system_tasks SET outcome = 'superseded' WHERE task_name = $1 "
-        "AND outcome = 'waiting'",
+        """
+        UPDATE system_tasks SET outcome = $2, metadata =
+            jsonb_set(metadata, '{training,outcome_reason}', to_jsonb($3::text))
+        WHERE id = $1
+        """,
+        run_id,
+        outcome,
+        reason,
+    )
+
+
+async def supersede_waiting(connection: Connection) -> None:
+    """Notes that the version that waits for its turn, if any, does so no longer."""
+    await connection.execute(
+        """
+        UPDATE system_tasks SET outcome = 'superseded'
+        WHERE task_name = $1 AND outcome = 'waiting'
+        """,
         TASK,
     )
 
@@ -160,4 +187,11 @@ async def note(connection: Connection, task: str, request_id: str, metadata: str
         task,
         request_id,
         metadata,
+    )
+
+
+async def count(connection: Connection, task: str) -> int:
+    """Returns the number of entries of a kind of task."""
+    return int(
+        await connection.fetchval("SELECT count(*) FROM system_tasks WHERE task_name = $1", task)
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from rl.evaluation.rollout import Placement, Ramp, place_candidate
+from rl.evaluation.rollout import Placement, place_candidate
 from server.jobs.training.holdout import Examination
 from server.settings import Settings
 from server.store import activations, models, tasks
@@ -34,12 +34,11 @@ async def place(
         await models.load_policy(work, version, settings.space())
     except models.UnservableModelError as failure:
         return Placement("refused", 0.0, f"refused: {failure}")
-    ramp = None
-    if current.is_ramp:
-        seconds = await activations.seconds_since(work, current.id)
-        ramp = Ramp(current.version, current.split.percent, seconds)
     placement = place_candidate(
-        () if settings.gates == "report" else gates, verdict, ramp, settings.delivery_rules()
+        () if settings.gates == "report" else gates,
+        verdict,
+        await activations.ramp_of(work, current),
+        settings.delivery_rules(),
     )
     if placement.percent:
         placement = await _serve(work, settings, run_id, version, placement)

@@ -330,6 +330,7 @@ class ArmResult(_message.Message):
     INTERACTIONS_FIELD_NUMBER: _builtins.int
     AVERAGE_REWARD_FIELD_NUMBER: _builtins.int
     LIKE_RATE_FIELD_NUMBER: _builtins.int
+    STEP_USERS_FIELD_NUMBER: _builtins.int
     arm: _recommendation_pb2.PolicyArm.ValueType
     """The arm."""
     version: _builtins.int
@@ -344,6 +345,8 @@ class ArmResult(_message.Message):
     """
     like_rate: _builtins.float
     """Share of interactions with a like, 0 to 1."""
+    step_users: _builtins.int
+    """Those of the people whose interaction was decided since the shares last changed."""
     def __init__(
         self,
         *,
@@ -353,10 +356,11 @@ class ArmResult(_message.Message):
         interactions: _builtins.int = ...,
         average_reward: _builtins.float = ...,
         like_rate: _builtins.float = ...,
+        step_users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "average_reward", b"average_reward", "interactions", b"interactions", "like_rate", b"like_rate", "users", b"users", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "average_reward", b"average_reward", "interactions", b"interactions", "like_rate", b"like_rate", "step_users", b"step_users", "users", b"users", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,7 @@ class _TrainingOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Train
     TRAINING_OUTCOME_WAITING: _TrainingOutcome.ValueType  # 3
     """Waits for the rollout of an earlier version to end; it starts then."""
     TRAINING_OUTCOME_SUPERSEDED: _TrainingOutcome.ValueType  # 4
-    """Waited until a newer version took its place, or it was served by request."""
+    """Waited until a newer version took its place, or somebody said what to serve."""
     TRAINING_OUTCOME_REFUSED: _TrainingOutcome.ValueType  # 5
     """A gate refused it: it breaks a bound of safety, is shown to be worse, or is corrupt."""
     TRAINING_OUTCOME_STORED: _TrainingOutcome.ValueType  # 6
@@ -140,7 +140,7 @@ TRAINING_OUTCOME_STARTED: TrainingOutcome.ValueType  # 2
 TRAINING_OUTCOME_WAITING: TrainingOutcome.ValueType  # 3
 """Waits for the rollout of an earlier version to end; it starts then."""
 TRAINING_OUTCOME_SUPERSEDED: TrainingOutcome.ValueType  # 4
-"""Waited until a newer version took its place, or it was served by request."""
+"""Waited until a newer version took its place, or somebody said what to serve."""
 TRAINING_OUTCOME_REFUSED: TrainingOutcome.ValueType  # 5
 """A gate refused it: it breaks a bound of safety, is shown to be worse, or is corrupt."""
 TRAINING_OUTCOME_STORED: TrainingOutcome.ValueType  # 6
