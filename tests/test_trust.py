@@ -21,7 +21,7 @@ from server.contract.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_D
 from server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import ADMIN, ROOT, Client, failure_of, in_process, logged, record, train
-from tests.trust import DISLIKE, LIKE, get_rollout, likes_high_energy, live, set_rollout
+from tests.trust import DISLIKE, LIKE, decide, get_rollout, likes_high_energy, live, set_rollout
 
 PEOPLE = [f"user-{n}" for n in range(400)]
 TRAITS = (75.0, 60.0, 40.0, 80.0, 30.0)
@@ -244,6 +244,36 @@ class TestGates:
         assert all(row["avg_reward"] and row["agent_stats"] for row in rows)
         days = await db.fetch(by_day)
         assert sum(day["total_users"] for day in days) == sum(run.users_trained for run in runs)
+
+
+class TestExploration:
+    """Exploration that follows what was trained, whatever is served."""
+
+    @pytest.fixture
+    def settings(self, database_url: str, tmp_path: Path) -> Settings:
+        return enforcing(database_url, tmp_path, exploration="schedule", exploration_decay=0.1)
+
+    async def test_it_falls_where_a_version_is_refused(self, client: Client) -> None:
+        async def propensities() -> set[float]:
+            people = [f"somebody-{n}" for n in range(100)]
+            return {answer.propensity for answer in await decide(client, people, **CALM)}
+
+        def of(epsilon: float) -> Any:
+            return pytest.approx(1 - epsilon + epsilon / 27, rel=1e-6)
+
+        assert max(await propensities()) == of(0.3)
+        for trained in (400, 800):
+            await live(client, PEOPLE, likes_high_energy, **CALM)
+            run = await train(client)
+            assert run.outcome == REFUSED
+            epsilon = run.statistics.exploration_rate
+            assert epsilon == pytest.approx(0.3 * 0.1 ** (trained / 1000))
+
+            async def explores_less(epsilon: float = epsilon) -> bool:
+                return bool(max(await propensities()) == of(epsilon))
+
+            await eventually(explores_less, 10)
+        assert (await get_rollout(client)).rollout.version == 0
 
 
 class TestStaged:

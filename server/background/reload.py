@@ -17,6 +17,7 @@ from server.store.activations import MODEL_CHANNEL, current_activation, fetch_ac
 from server.store.database import Connection, check_writable
 from server.store.errors import DATABASE_ERRORS, STORE_ERRORS
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
+from server.store.training import exploration_rate
 
 log = structlog.get_logger()
 FIRST_PAUSE = 0.1
@@ -98,8 +99,11 @@ async def reload(holder: PolicyHolder, connection: Connection) -> None:
     """
     await _reload_shadow(holder, connection)
     activation = await current_activation(connection)
+    exploration = await exploration_rate(connection)
     before = holder.serving
     if activation.id == before.activation:
+        if exploration not in (None, before.exploration):
+            holder.serve(before.exploring(exploration))
         return
     refused = ""
     candidate = activation
@@ -114,7 +118,8 @@ async def reload(holder: PolicyHolder, connection: Connection) -> None:
             arms, candidate = before.arms, before.plan
             break
         candidate = await fetch_activation(connection, candidate.rollback_to or 0)
-    holder.serve(Serving(arms, candidate, activation.id, refused, before.shadow))
+    serving = Serving(arms, candidate, activation.id, refused, before.shadow)
+    holder.serve(serving.exploring(exploration))
     metrics.count_reload("refused" if refused else "served")
     log.info(
         "policy served",

@@ -1,7 +1,7 @@
 """The policies in memory: the arms that are served, and a version scored in passing."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rl.arms import NEVER_ACTIVATED, RULE_BASED, RULES_VERSION, Activation
 from rl.policy import GreedyTable, Policy, rule_based_policy
@@ -44,6 +44,7 @@ class Serving:
         activation: the newest activation seen, served or refused.
         refused: why the newest activation is not the one served; empty when it is.
         shadow: a version scored in passing, or None.
+        exploration: exploration rate of all arms, 0 to 1; None leaves each policy its own.
     """
 
     arms: tuple[Arm, ...]
@@ -51,6 +52,17 @@ class Serving:
     activation: int
     refused: str = ""
     shadow: Shadow | None = None
+    exploration: float | None = None
+
+    def exploring(self, rate: float | None) -> "Serving":
+        """Returns the same with another exploration rate of all arms."""
+        if rate is None or rate == self.exploration:
+            return self
+        arms = tuple(
+            replace(arm, policy=replace(arm.policy, epsilon=rate))  # type: ignore[type-var]
+            for arm in self.arms
+        )
+        return replace(self, arms=arms, exploration=rate)
 
     @property
     def version(self) -> int:

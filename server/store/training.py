@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rl.transitions import Due
+from server.store.activations import MODEL_CHANNEL
 from server.store.columns import INTERACTIONS
 from server.store.database import Connection, Pool
 from server.store.locks import while_none_inserts
@@ -154,6 +155,20 @@ async def base_version(connection: Connection | Pool) -> int | None:
     return version
 
 
+async def exploration_rate(connection: Connection) -> float | None:
+    """Returns the exploration rate after all that the main line was trained on, 0 to 1.
+
+    None before any training. It holds for whatever is served: what was learned since counts too.
+    """
+    rate: float | None = await connection.fetchval(
+        """
+        SELECT (metrics->>'exploration_rate')::float8 FROM model_versions
+        WHERE origin = 'trained' AND main_line ORDER BY version DESC LIMIT 1
+        """
+    )
+    return rate
+
+
 async def expected_rows(
     connection: Connection, rebuild: bool, through: int, window_start: datetime
 ) -> int:
@@ -249,6 +264,8 @@ async def complete(connection: Connection, run_id: int, outcome: str, metadata: 
         outcome: what became of its version.
         metadata: JSON object that is merged into the run's metadata.
     """
+    # Exploration follows what was trained, also where nothing else is served: replicas look at it.
+    await connection.execute("SELECT pg_notify($1, '')", MODEL_CHANNEL)
     await connection.execute(
         """
         UPDATE system_tasks AS t SET
