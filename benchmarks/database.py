@@ -195,6 +195,7 @@ def train(
         "data_dir": folder,
         "training_threads": threads,
         "gates": "report",
+        "rollout": "off",
         **settings,
     }
     environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}

@@ -99,6 +99,7 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         "lame_duck_seconds": 0.2,
         "gates": "report",
         "rollout": "off",
+        "holdback_percent": 0,
         "rule_bonus": FEW_OVERRULE,
         **settings,
     }
@@ -112,6 +113,7 @@ def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
         "admin_key": ADMIN_KEY,
         "lame_duck_seconds": 0,
         "rollout": "off",
+        "holdback_percent": 0,
         "rule_bonus": FEW_OVERRULE,
         **changes,
     }

@@ -106,7 +106,7 @@ async def test_versions_that_start_wait_or_are_stored_exit_with_0(
         )
         code, outcome, said = await trains("--no-activate")
         assert (code, outcome) == (0, "TRAINING_OUTCOME_STORED")
-        assert said.endswith("stored: served if somebody says so")
+        assert said.endswith("stored, and served if somebody says so")
         done = await run("train", "--wait", cwd=tmp_path, **variables)
         assert done.code == 0
         assert "nothing new to learn" in done.err

@@ -107,18 +107,16 @@ async def test_a_version_is_rolled_out_step_by_step_and_the_next_takes_its_turn(
         third = await new_version(client)
         assert third.outcome == WAITING
         assert await outcome_of(client, second) == SUPERSEDED
-        await reaches(client, everybody_likes_it, first.model_version, 100)
-        await reaches(client, everybody_likes_it, third.model_version, 100)
+        await reaches(client, everybody_likes_it, third.model_version, 20)
         assert await steps(db, first.model_version) == [20, 50, 100]
         assert await steps(db, second.model_version) == []
-        assert await steps(db, third.model_version) == [20, 50, 100]
         assert await outcome_of(client, third) == STARTED
         history = (await get_rollout(client)).history
         assert history[0].reason.startswith("next step: at most")
-        assert all(one.automatic for one in history[:-1])
+        assert all(one.automatic for one in history)
         assert await db.fetchval("SELECT count(*) FROM system_tasks WHERE outcome = 'waiting'") == 0
     moves = [e for s in servers for e in s.events() if e["event"] == "rollout moved on"]
-    assert len(moves) == 4
+    assert len(moves) == 2
 
 
 async def test_harm_is_taken_back_and_the_next_takes_its_turn(

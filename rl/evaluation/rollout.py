@@ -123,6 +123,8 @@ class StepState:
         people: people with an interaction during this step, in the smaller of its arm and the arm
             that it is compared with.
         worse: True if the anytime-valid test shows it worse than some other arm.
+        mismatch: True if the arms do not have their shares of the people, so that no comparison
+            speaks for the version.
         difference: its mean reward minus that of the version before; NaN if nobody reacted yet.
         low: lower end of the confidence sequence of that; -inf before its burn-in is over.
     """
@@ -131,6 +133,7 @@ class StepState:
     seconds: float
     people: int
     worse: bool
+    mismatch: bool
     difference: float
     low: float
 
@@ -159,6 +162,8 @@ def next_move(state: StepState, rules: DeliveryRules) -> Move:
         return Move("hold", state.percent, "the step has not had its least time")
     if state.people < rules.step_people or isnan(state.difference):
         return Move("hold", state.percent, "the step has not had its least people")
+    if state.mismatch:
+        return Move("hold", state.percent, "the arms do not have their shares of the people")
     following = rules.steps[rules.steps.index(state.percent) + 1]
     if state.low > -rules.tolerance:
         return Move(

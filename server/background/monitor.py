@@ -194,6 +194,10 @@ _FIGURES = {
     "recparams_q_table_state_actions": "Pairs of state and action with a visit, after the last run",
     "recparams_q_table_mean": "Mean Q-value of those pairs",
     "recparams_q_table_max": "Largest Q-value of those pairs",
+    "recparams_learning_gain": "Mean reward of what was learned minus that of the rules, by those "
+    "who are held back",
+    "recparams_learning_gain_low": "Lower end of its interval",
+    "recparams_learning_gain_high": "Upper end of its interval",
     "recparams_model_age_seconds": "Since the served version was made; none for the rules",
 }
 
@@ -215,6 +219,11 @@ def _flat(figures: Figures) -> dict[str, Any]:
     }
     if figures.trained_at is not None:
         found["recparams_training_last_timestamp_seconds"] = figures.trained_at.timestamp()
+    if figures.gain is not None:
+        found["recparams_learning_gain"] = figures.gain.difference
+        if figures.gain.HasField("low"):
+            found["recparams_learning_gain_low"] = figures.gain.low
+            found["recparams_learning_gain_high"] = figures.gain.high
     if figures.model_created_at is not None:
         age = time.time() - figures.model_created_at.timestamp()
         found["recparams_model_age_seconds"] = age

@@ -7,6 +7,7 @@ import structlog
 from recparams.v1 import rollout_pb2 as pb
 from rl.arms import PREVIOUS, RL, Activation
 from rl.evaluation.rollout import Move, StepState, next_move, place_candidate
+from rl.evaluation.sample_ratio import MISMATCH
 from server.contract.vocabulary import ARM_NUMBERS
 from server.settings import Settings
 from server.store import activations, models, tasks
@@ -43,18 +44,22 @@ def step_state(current: Activation, seconds: float, found: pb.GetExperimentRespo
         seconds=seconds,
         people=people,
         worse=any(one.verdict == pb.VERDICT_WORSE for one in found.differences),
+        mismatch=found.sample_ratio_p_value < MISMATCH,
         difference=before.difference if people else nan,
         low=before.low if before.HasField("low") else -inf,
     )
 
 
-async def take_step(connection: Connection, current: Activation, move: Move) -> None:
+async def take_step(
+    connection: Connection, settings: Settings, current: Activation, move: Move
+) -> None:
     """Takes the next step, if what is served is still what the decision was about."""
     async with connection.transaction():
         if (await activations.lock(connection)).id != current.id:
             return
         reason = f"next step: {move.reason}"
-        await activations.promote(connection, current.version, move.percent, reason)
+        holdback = settings.holdback_percent
+        await activations.promote(connection, current.version, move.percent, holdback, reason)
     log.info("rollout moved on", version=current.version, percent=move.percent, reason=move.reason)
 
 
@@ -74,7 +79,11 @@ async def start_waiting(connection: Connection, settings: Settings) -> None:
                 return
             reason = f"waited since training run {waiting['id']}"
             plan = await activations.promote(
-                connection, waiting["version"], placement.percent, reason
+                connection,
+                waiting["version"],
+                placement.percent,
+                settings.holdback_percent,
+                reason,
             )
             await models.load_plan(connection, plan, settings.space())
             await tasks.end_waiting(connection, waiting["id"], placement.outcome, placement.reason)

@@ -7,7 +7,9 @@ import time
 import structlog
 
 from recparams.v1 import rollout_pb2 as pb
+from recparams.v1.evaluation_pb2 import LearningGain
 from rl.arms import RULE_BASED, Activation
+from rl.evaluation.sample_ratio import MISMATCH
 from rl.state import StateSpace
 from server.background.rollout_steps import decide_move, start_waiting, take_step
 from server.contract.errors import ServiceError
@@ -16,7 +18,7 @@ from server.jobs.processes import Jobs, run_for
 from server.jobs.reports import message_json
 from server.observability import metrics
 from server.settings import Settings
-from server.store import activations, models, tasks
+from server.store import activations, learning_gain, models, tasks
 from server.store.database import Connection, Pool
 from server.store.errors import STORE_ERRORS
 from server.store.locks import WATCH_LOCK, try_lock
@@ -51,6 +53,7 @@ async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
             metrics.clear_arm_metrics()
         else:
             await _compare(connection, settings, jobs, current, current.experiment_id)
+            await _measure_gain(connection, settings, jobs)
         await start_waiting(connection, settings)
         # Where many interactions make a look long, looks take up a fifth of the time at most.
         spent = time.monotonic() - started
@@ -73,12 +76,25 @@ async def _compare(
         jobs, pb.GetExperimentResponse, "experiment", str(experiment_id), reserved=True
     )
     metrics.set_arm_metrics(found)
+    if found.sample_ratio_p_value < MISMATCH:
+        log.warning(
+            "sample ratio mismatch",
+            experiment_id=experiment_id,
+            p_value=found.sample_ratio_p_value,
+            people={ARM_NAMES[arm.arm]: arm.step_users for arm in found.arms},
+        )
     move = await decide_move(connection, settings, current, found)
     if move.action == "take_back":
         worse = next(d for d in found.differences if d.verdict == pb.VERDICT_WORSE)
         await _take_back(connection, settings.space(), experiment_id, found, worse)
     elif move.action == "advance" and settings.rollout == "auto":
-        await take_step(connection, current, move)
+        await take_step(connection, settings, current, move)
+
+
+async def _measure_gain(connection: Connection, settings: Settings, jobs: Jobs) -> None:
+    if await learning_gain.is_due(connection, settings.holdback_look_seconds):
+        gain = await run_for(jobs, LearningGain, "gain", reserved=True)
+        await learning_gain.put(connection, gain)
 
 
 async def _take_back(

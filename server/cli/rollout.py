@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
+from rl.evaluation.sample_ratio import MISMATCH
 from server.cli.connection import admin_call, json_option, server_options
 from server.cli.options import int64, percent
 from server.cli.output import enum_name, print_facts, print_json, print_table, version_name, when
@@ -152,6 +153,11 @@ def experiment(experiment_id: int, address: str, admin_key: str | None, as_json:
     click.echo()
     for one in answer.differences:
         click.echo(_sentence(one, answer))
+    if answer.sample_ratio_p_value < MISMATCH:
+        click.echo(
+            "sample ratio mismatch: the arms do not have their shares of the people (p "
+            f"{answer.sample_ratio_p_value:.2g}), so this comparison is not to be trusted"
+        )
 
 
 def _sentence(one: pb.ArmDifference, answer: pb.GetExperimentResponse) -> str:
@@ -179,6 +185,7 @@ def _print_rollout(current: pb.Rollout) -> None:
         for arm in current.arms
     ]
     facts += [
+        ("held back", f"{current.holdback_percent:g} % of the people: the hand-written rules"),
         ("since", f"{when(current.changed_at)}{' by itself' if current.automatic else ''}"),
         ("reason", current.reason or "-"),
         ("steps", steps),

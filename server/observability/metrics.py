@@ -25,6 +25,13 @@ _USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", [
 _LOW = Gauge("recparams_arm_difference_low", "Lower end of RL minus the arm, in reward", ["arm"])
 _HIGH = Gauge("recparams_arm_difference_high", "Upper end of RL minus the arm, in reward", ["arm"])
 
+_SAMPLE_RATIO = Gauge(
+    "recparams_sample_ratio_p_value",
+    "p-value of the check that every arm has its share of the people",
+    ["experiment"],
+)
+_ARM_GAUGES = (_REWARD, _LIKES, _USERS, _LOW, _HIGH, _SAMPLE_RATIO)
+
 _RECORDED = Counter("recparams_interactions_recorded", "Interactions that were new", ["arm"])
 _REACTIONS = Counter("recparams_reactions", "Reactions of those", ["arm", "reaction"])
 # A counter only rises: the mean is gained minus lost, by interactions.
@@ -99,6 +106,7 @@ def set_rollouts_taken_back(count: int) -> None:
 def set_arm_metrics(experiment: GetExperimentResponse) -> None:
     """Sets the metrics of the arms of an experiment in place of those of an earlier one."""
     clear_arm_metrics()
+    _SAMPLE_RATIO.labels(experiment.experiment_id).set(experiment.sample_ratio_p_value)
     for arm in experiment.arms:
         name = ARM_NAMES[arm.arm]
         _REWARD.labels(name).set(arm.average_reward)
@@ -112,5 +120,5 @@ def set_arm_metrics(experiment: GetExperimentResponse) -> None:
 
 def clear_arm_metrics() -> None:
     """Removes the metrics of arms, for when everybody is served alike."""
-    for gauge in (_REWARD, _LIKES, _USERS, _LOW, _HIGH):
+    for gauge in _ARM_GAUGES:
         gauge.clear()

@@ -11,6 +11,7 @@ from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
 from server.services.runtime import Runtime
 from server.services.versions import check_plan, check_reason, check_servable, refused
+from server.settings import Settings
 from server.store import activations, models, tasks
 from server.store.database import Connection
 
@@ -20,7 +21,8 @@ LARGEST_FILE = 1024 * 1024 * 1024
 class ModelService(grpc_pb.ModelServiceServicer):
     """Serves ModelService. Activations are rows: the database tells every replica of them."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+        self._settings = settings
         self._runtime = runtime
 
     async def ListModels(
@@ -51,7 +53,9 @@ class ModelService(grpc_pb.ModelServiceServicer):
         pool = self._runtime.require_pool()
         async with pool.acquire() as connection, connection.transaction():
             await check_servable(self._runtime, connection, request.version)
-            previous = await activations.activate(connection, request.version, request.reason)
+            previous = await activations.activate(
+                connection, request.version, self._settings.holdback_percent, request.reason
+            )
             await tasks.supersede_waiting(connection)
         return pb.ActivateModelResponse(active_version=request.version, previous_version=previous)
 
@@ -99,7 +103,9 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with pool.acquire() as connection, connection.transaction():
             if upload.activate:
                 await check_servable(self._runtime, connection, version)
-                await activations.activate(connection, version, "import")
+                holdback = self._settings.holdback_percent
+                await activations.activate(connection, version, holdback, "import")
+                await tasks.supersede_waiting(connection)
             return pb.ImportModelResponse(model=await _model(connection, version))
 
 

@@ -48,7 +48,10 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             percent, rules = self._shares(request, current, version)
             await check_servable(self._runtime, connection, version)
             following = await activations.set_rollout(
-                connection, version, percent, rules, request.reason
+                connection,
+                version,
+                activations.Shares(percent, rules, self._settings.holdback_percent),
+                request.reason,
             )
             await check_plan(self._runtime, connection, following)
             if version != current.version:
@@ -107,6 +110,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             baseline_version=activation.baseline,
             percent=split.percent,
             rule_based_percent=split.rule_based_percent,
+            holdback_percent=split.holdback_percent,
             experiment_id=activation.experiment_id or 0,
             arms=[
                 pb.ArmShare(arm=ARM_NUMBERS[name], version=arm.version, percent=100.0 * arm.share)

@@ -16,7 +16,7 @@ from server.services.checks import LONGEST_USER_ID, check_name
 from server.services.conversion import run_outcome, run_status, stamp
 from server.services.runtime import Runtime
 from server.settings import Settings
-from server.store import system, tasks, users
+from server.store import learning_gain, system, tasks, users
 from server.store.database import Connection
 from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
@@ -96,6 +96,9 @@ class SystemService(grpc_pb.SystemServiceServicer):
             health.database.answers = True
             await _add_active(connection, health.served)
             await _add_training(connection, health)
+            gain = await learning_gain.newest(connection)
+            if gain is not None:
+                health.learning_gain.CopyFrom(gain)
 
     async def DeleteUserData(
         self, request: pb.DeleteUserDataRequest, context: Any

@@ -82,11 +82,24 @@ class RolloutSettings(BaseModel):
         description="Time at a step after which a version that still cannot be told from the one "
         "before moves on unless it looks worse; if it stays, a newer one may take its place.",
     )
+    holdback_percent: float = Field(
+        5.0,
+        ge=0,
+        le=50,
+        description="Share of the people who are always served the rules, the same people through "
+        "all rollouts, so that it can be told what learning is worth. In force from the next "
+        "change of what is served.",
+    )
+    holdback_days: int = Field(
+        28, ge=1, le=3650, description="Days over which they are compared with the others."
+    )
+    holdback_look_seconds: float = Field(
+        3600.0, gt=0, description="How often they are compared with the others."
+    )
     watch_seconds: float = Field(
-        30.0,
+        60.0,
         gt=0,
-        description="How often the arms of a rollout are compared; a version that is worse is "
-        "taken back.",
+        description="How often the arms are compared; a version that is worse is taken back.",
     )
     experiment_alpha: float = Field(
         ALPHA,

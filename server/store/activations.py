@@ -1,7 +1,8 @@
 """Activations: the record of what is served to whom, of which the newest row counts."""
 
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from rl.arms import NEVER_ACTIVATED, RL, RULES_VERSION, Activation, Split
@@ -12,8 +13,8 @@ MODEL_CHANNEL = "recparams_model"
 
 
 _SELECT = """
-SELECT id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
-    activated_at, reason, automatic
+SELECT id, version, rollback_to, percent, rule_based_percent, salt, holdback_percent, baseline,
+    experiment_id, activated_at, reason, automatic
 FROM model_activations
 """
 
@@ -40,6 +41,15 @@ async def history(connection: Connection, size: int) -> list[tuple[Activation, A
 async def experiment(connection: Connection, experiment_id: int) -> list[Activation]:
     """Returns the activations of an experiment in order; empty if there is no such experiment."""
     rows = await connection.fetch(_SELECT + "WHERE experiment_id = $1 ORDER BY id", experiment_id)
+    return [_activation(row) for row in rows]
+
+
+async def in_force_since(connection: Connection, since: datetime) -> list[Activation]:
+    """Returns the activations that were in force at some time since an instant, in order."""
+    first = await connection.fetchval(
+        "SELECT max(id) FROM model_activations WHERE activated_at <= $1", since
+    )
+    rows = await connection.fetch(_SELECT + "WHERE id >= $1 ORDER BY id", first or 0)
     return [_activation(row) for row in rows]
 
 
@@ -72,31 +82,46 @@ def _activation(row: Any) -> Activation:
         row["id"],
         row["version"] or RULES_VERSION,
         row["rollback_to"],
-        Split(row["percent"], row["rule_based_percent"], row["salt"]),
+        Split(row["percent"], row["rule_based_percent"], row["salt"], row["holdback_percent"]),
         row["baseline"] or RULES_VERSION,
         row["experiment_id"],
     )
 
 
-async def activate(connection: Connection, version: int, reason: str) -> int:
-    """Serves a version to everybody, within the caller's transaction.
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the people, in percent: as those of `Split`."""
+
+    percent: float
+    rule_based_percent: float
+    holdback_percent: float
+
+
+async def activate(connection: Connection, version: int, holdback: float, reason: str) -> int:
+    """Serves a version to everybody who is not held back, within the caller's transaction.
 
     Replicas hear of it when the transaction commits.
+
+    Args:
+        connection: in a transaction.
+        version: the version to serve.
+        holdback: percent of the people that is held back.
+        reason: for the record.
 
     Returns:
         The version before it.
     """
     current = await lock(connection)
-    if (current.version, current.split.percent) != (version, 100):
-        await _add(connection, await _successor(connection, current, version, 100.0, 0.0), reason)
+    split = current.split
+    if (current.version, split.percent, split.holdback_percent) != (version, 100, holdback):
+        await set_rollout(connection, version, Shares(100.0, 0.0, holdback), reason)
     return current.version
 
 
 async def set_rollout(
     connection: Connection,
     version: int,
-    percent: float,
-    rule_based_percent: float,
+    shares: Shares,
     reason: str,
     *,
     automatic: bool = False,
@@ -106,8 +131,7 @@ async def set_rollout(
     Args:
         connection: in a transaction.
         version: the version to roll out.
-        percent: 0 to 100.
-        rule_based_percent: share kept on the rules, 0 to 100.
+        shares: of the version, of the rules and of those held back.
         reason: for the record.
         automatic: True if nobody asked for it.
 
@@ -115,11 +139,13 @@ async def set_rollout(
         ValueError: the shares exceed 100 together.
     """
     current = await lock(connection)
-    following = await _successor(connection, current, version, percent, rule_based_percent)
+    following = await _successor(connection, current, version, shares)
     return await _add(connection, following, reason, automatic=automatic)
 
 
-async def promote(connection: Connection, version: int, percent: float, reason: str) -> Activation:
+async def promote(
+    connection: Connection, version: int, percent: float, holdback: float, reason: str
+) -> Activation:
     """Serves a version to a share of the people without being asked, within a transaction.
 
     The share on the rules stays, and limits that of the version.
@@ -128,11 +154,12 @@ async def promote(connection: Connection, version: int, percent: float, reason: 
         connection: in a transaction.
         version: the version to serve.
         percent: of the people, above 0 to 100.
+        holdback: percent of the people that is held back.
         reason: for the record.
     """
     rules = (await lock(connection)).split.rule_based_percent
-    percent = min(percent, 100.0 - rules)
-    return await set_rollout(connection, version, percent, rules, reason, automatic=True)
+    shares = Shares(min(percent, 100.0 - rules), rules, holdback)
+    return await set_rollout(connection, version, shares, reason, automatic=True)
 
 
 async def ramp_of(connection: Connection, current: Activation) -> Ramp | None:
@@ -154,7 +181,7 @@ async def seconds_since(connection: Connection, activation_id: int) -> float:
 
 
 async def _successor(
-    connection: Connection, current: Activation, version: int, percent: float, rules: float
+    connection: Connection, current: Activation, version: int, shares: Shares
 ) -> Activation:
     """Returns the activation that follows when a version gets these shares, in percent."""
     if current.is_ramp and version != current.version:
@@ -166,7 +193,7 @@ async def _successor(
         id=0,
         version=version,
         rollback_to=current.rollback_to if same else current.id or None,
-        split=Split(percent, rules, salt),
+        split=Split(shares.percent, shares.rule_based_percent, salt, shares.holdback_percent),
         baseline=current.baseline if same else current.version,
         experiment_id=current.experiment_id if same else None,
     )
@@ -193,7 +220,9 @@ async def rollback(
     if current.rollback_to is None and current.version == RULES_VERSION:
         return None
     target = await fetch_activation(connection, current.rollback_to or 0)
-    following = replace(target, id=0, experiment_id=None)
+    # Who is held back stays so.
+    split = replace(target.split, holdback_percent=current.split.holdback_percent)
+    following = replace(target, id=0, split=split, experiment_id=None)
     return await _add(connection, following, reason, automatic=automatic), current.version
 
 
@@ -213,9 +242,9 @@ async def _add(
         """
         INSERT INTO model_activations (
             id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
-            reason, automatic
+            reason, automatic, holdback_percent
         ) OVERRIDING SYSTEM VALUE
-        SELECT id, $1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN coalesce($8, id) END, $9, $10
+        SELECT id, $1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN coalesce($8, id) END, $9, $10, $11
         FROM nextval(pg_get_serial_sequence('model_activations', 'id')) AS id
         RETURNING *
         """,
@@ -229,5 +258,6 @@ async def _add(
         following.experiment_id,
         reason,
         automatic,
+        split.holdback_percent,
     )
     return _activation(row)

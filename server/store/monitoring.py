@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from server.store import system, tasks
+from recparams.v1.evaluation_pb2 import LearningGain
+from server.store import learning_gain, system, tasks
 from server.store.database import Connection
 
 RUN_STATUSES = ("pending", "running", "completed", "failed", "cancelled")
@@ -28,6 +29,7 @@ class Figures:
             was recorded; None before that.
         last_run: results of that run, as its metadata have them; empty before any.
         waiting: estimated number of interactions that no run has trained, or None if unknown.
+        gain: what learning is worth; None where nobody could be compared.
         model_created_at: time the served version was made; None for the rules.
     """
 
@@ -37,6 +39,7 @@ class Figures:
     trained_at: datetime | None
     last_run: dict[str, Any]
     waiting: int | None
+    gain: LearningGain | None
     model_created_at: datetime | None
 
 
@@ -69,6 +72,7 @@ async def read_figures(connection: Connection, serving_version: int) -> Figures:
         trained_at=await _first_recorded_at(connection) if last is None else last["finished_at"],
         last_run={} if last is None else json.loads(last["result"]),
         waiting=await system.interactions_waiting(connection),
+        gain=await learning_gain.newest(connection),
         model_created_at=await connection.fetchval(
             "SELECT created_at FROM model_versions WHERE version = $1", serving_version
         ),

@@ -34,6 +34,7 @@ states = st.builds(
     seconds=st.floats(0, 30 * DAY),
     people=st.integers(0, 1000),
     worse=st.booleans(),
+    mismatch=st.booleans(),
     difference=st.floats(-1, 1),
     low=st.floats(-1, 1) | st.just(-inf),
 )
@@ -94,6 +95,8 @@ def test_refused_is_what_a_gate_refuses_and_nothing_else(
         ({"worse": True, "percent": 100.0}, "take_back", 0),
         ({"seconds": 2 * DAY - 1}, "hold", 10),
         ({"people": 99}, "hold", 10),
+        ({"mismatch": True}, "hold", 10),
+        ({"mismatch": True, "worse": True}, "take_back", 0),
         ({"difference": nan}, "hold", 10),
         ({"low": -0.1}, "hold", 10),
         ({"low": -inf}, "hold", 10),
@@ -104,7 +107,7 @@ def test_refused_is_what_a_gate_refuses_and_nothing_else(
     ],
 )
 def test_when_a_step_is_taken(change: dict[str, float], action: str, percent: float) -> None:
-    state = StepState(10.0, 2 * DAY, 100, worse=False, difference=0.0, low=-0.099)
+    state = StepState(10.0, 2 * DAY, 100, False, False, difference=0.0, low=-0.099)
     found = next_move(replace(state, **change), RULES)
     assert (found.action, found.percent) == (action, percent)
     assert found.reason
@@ -123,6 +126,7 @@ def test_a_rollout_moves_one_step_up_or_stays(state: StepState) -> None:
         assert found.percent == steps[state.percent]
         assert state.seconds >= RULES.step_seconds
         assert state.people >= RULES.step_people
+        assert not state.mismatch
     else:
         assert found.percent == state.percent
 
@@ -201,6 +205,7 @@ class TestRollouts:
                 seconds=(look + 1 - arrived) * DAY / 4,
                 people=min(arm.persons for arm in arms),
                 worse=found.verdict == "worse",
+                mismatch=False,
                 difference=found.value,
                 low=found.low,
             )

@@ -9,7 +9,7 @@ from server.store import activations, models, tasks
 from server.store.database import Connection
 
 NOTHING_NEW = Placement("no_change", 0.0, "there was nothing new to learn")
-STORED = Placement("stored", 0.0, "stored: served if somebody says so")
+STORED = Placement("stored", 0.0, "stored, and served if somebody says so")
 
 
 async def place(
@@ -54,7 +54,11 @@ async def _serve(
     try:
         async with work.transaction():
             plan = await activations.promote(
-                work, version, placement.percent, f"training run {run_id}"
+                work,
+                version,
+                placement.percent,
+                settings.holdback_percent,
+                f"training run {run_id}",
             )
             await models.load_plan(work, plan, settings.space())
     except models.UnservableModelError as failure:

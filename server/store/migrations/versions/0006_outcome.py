@@ -37,9 +37,7 @@ STATEMENTS = (
         ADD CONSTRAINT system_tasks_status_check
             CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
         ADD CONSTRAINT system_tasks_outcome_of_completed
-            CHECK (
-                task_name <> 'rl_training' OR (status = 'completed') = (outcome IS NOT NULL)
-            )
+            CHECK (outcome IS NULL OR status = 'completed')
     """,
 )
 

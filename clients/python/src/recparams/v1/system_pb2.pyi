@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from recparams.v1 import evaluation_pb2 as _evaluation_pb2
 from recparams.v1 import training_pb2 as _training_pb2
 import builtins as _builtins
 import sys
@@ -49,6 +50,7 @@ class GetSystemHealthResponse(_message.Message):
     SCHEDULED_JOBS_FIELD_NUMBER: _builtins.int
     LAST_TRAINING_RUN_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    LEARNING_GAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def server(self) -> Global___ServerHealth:
         """The process that answers."""
@@ -73,6 +75,10 @@ class GetSystemHealthResponse(_message.Message):
     def queue(self) -> Global___TrainingQueue:
         """What waits to be trained. Absent while the database is away."""
 
+    @_builtins.property
+    def learning_gain(self) -> _evaluation_pb2.LearningGain:
+        """What learning is worth. Absent before it was measured, and while the database is away."""
+
     def __init__(
         self,
         *,
@@ -82,10 +88,11 @@ class GetSystemHealthResponse(_message.Message):
         scheduled_jobs: _abc.Iterable[Global___ScheduledJob] | None = ...,
         last_training_run: Global___LastTrainingRun | None = ...,
         queue: Global___TrainingQueue | None = ...,
+        learning_gain: _evaluation_pb2.LearningGain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "queue", b"queue", "served", b"served", "server", b"server"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "learning_gain", b"learning_gain", "queue", b"queue", "served", b"served", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "queue", b"queue", "scheduled_jobs", b"scheduled_jobs", "served", b"served", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "learning_gain", b"learning_gain", "queue", b"queue", "scheduled_jobs", b"scheduled_jobs", "served", b"served", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -924,6 +924,7 @@ class EvaluateResponse(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     LOGGED_ACTION_SHARES_FIELD_NUMBER: _builtins.int
     LOGGED_OBJECTIVES_FIELD_NUMBER: _builtins.int
+    LEARNING_GAIN_FIELD_NUMBER: _builtins.int
     interactions: _builtins.int
     """Interactions in the period."""
     users: _builtins.int
@@ -976,6 +977,12 @@ class EvaluateResponse(_message.Message):
     def logged_objectives(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Mean of each objective in the interactions: engagement, diversity, novelty."""
 
+    @_builtins.property
+    def learning_gain(self) -> _evaluation_pb2.LearningGain:
+        """What learning is worth by the people held back, as it was last measured, whatever period was
+        asked for. Absent before that.
+        """
+
     def __init__(
         self,
         *,
@@ -996,10 +1003,11 @@ class EvaluateResponse(_message.Message):
         coverage: _abc.Iterable[_evaluation_pb2.ContextCoverage] | None = ...,
         logged_action_shares: _abc.Iterable[_builtins.float] | None = ...,
         logged_objectives: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        learning_gain: _evaluation_pb2.LearningGain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["learning_gain", b"learning_gain", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "learning_gain", b"learning_gain", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
