@@ -251,7 +251,7 @@ class TestExploration:
 
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
-        return enforcing(database_url, tmp_path, exploration="schedule", exploration_decay=0.1)
+        return enforcing(database_url, tmp_path, exploration="schedule", exploration_decay=0.3)
 
     async def test_it_falls_where_a_version_is_refused(self, client: Client) -> None:
         async def propensities() -> set[float]:
@@ -267,7 +267,7 @@ class TestExploration:
             run = await train(client)
             assert run.outcome == REFUSED
             epsilon = run.statistics.exploration_rate
-            assert epsilon == pytest.approx(0.3 * 0.1 ** (trained / 1000))
+            assert epsilon == pytest.approx(0.3 * 0.3 ** (trained / 1000))
 
             async def explores_less(epsilon: float = epsilon) -> bool:
                 return bool(max(await propensities()) == of(epsilon))
