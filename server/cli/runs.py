@@ -7,7 +7,8 @@ from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
 from server.cli.options import int64
 from server.cli.output import enum_name, print_json, print_table, when
-from server.cli.train import follow, print_run
+from server.cli.run_output import print_run
+from server.cli.train import follow
 
 
 @click.group()
