@@ -1,6 +1,8 @@
 """Rollouts that move by themselves, against real servers: steps, turns, harm and replicas."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,7 +13,10 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
+from rl.evaluation.rollout import Move
+from server.background.rollout_steps import take_step
 from server.settings import Settings
+from server.store import activations
 from tests.faults import SMALL, eventually
 from tests.support import ADMIN, Client, ServerProcess, connect, logged, record, train, wait_serving
 from tests.trust import LIKE, decide, get_rollout, live, set_rollout
@@ -82,15 +87,19 @@ async def steps(db: asyncpg.Connection, version: int) -> list[float]:
     return [row["percent"] for row in rows]
 
 
-async def reaches(client: Client, react: Any, version: int, percent: float) -> None:
-    """People go on using the service until a version is served to so many of them."""
-
-    async def there() -> bool:
+async def reaches(
+    client: Client, react: Any, version: int, percent: float, seconds: float = 180.0
+) -> None:
+    """People use the service now and then until a version is served to so many of them."""
+    deadline = time.monotonic() + seconds
+    while True:
         await live(client, PEOPLE, react)
-        rollout = (await get_rollout(client)).rollout
-        return (rollout.version, rollout.percent) == (version, percent)
-
-    await eventually(there, 180)
+        for _ in range(20):
+            rollout = (await get_rollout(client)).rollout
+            if (rollout.version, rollout.percent) == (version, percent):
+                return
+            await asyncio.sleep(0.2)
+        assert time.monotonic() < deadline, rollout
 
 
 async def test_a_version_is_rolled_out_step_by_step_and_the_next_takes_its_turn(
@@ -127,11 +136,8 @@ async def test_harm_is_taken_back_and_the_next_takes_its_turn(
         waiting = await new_version(client)
         assert waiting.outcome == WAITING
 
-        async def next_one() -> bool:
-            await live(client, PEOPLE, nobody_likes_the_new)
-            return (await get_rollout(client)).rollout.version == waiting.model_version
-
-        await eventually(next_one, 180)
+        await wait_for_arms(client)
+        await reaches(client, nobody_likes_the_new, waiting.model_version, 20)
         assert await steps(db, bad.model_version) == [20]
         halted = "SELECT halted_at IS NOT NULL FROM model_versions WHERE version = $1"
         assert await db.fetchval(halted, bad.model_version)
@@ -191,6 +197,21 @@ async def test_who_says_what_to_serve_is_not_overruled(
         await eventually(lambda: later(db, looked, 2))
         assert (await get_rollout(client)).rollout.version == 0
         assert await steps(db, first.model_version) == [20, 30]
+
+
+async def test_a_step_is_taken_once_however_many_would(
+    client: Client, db: asyncpg.Connection, database_url: str, settings: Settings
+) -> None:
+    run = await new_version(client)
+    await set_rollout(client, version=run.model_version, percent=10)
+    current = await activations.current_activation(db)
+    move = Move("advance", 50.0, "it is time")
+    async with contextlib.AsyncExitStack() as stack:
+        replicas = [await asyncpg.connect(database_url) for _ in range(4)]
+        for replica in replicas:
+            stack.push_async_callback(replica.close)
+        await asyncio.gather(*(take_step(one, settings, current, move) for one in replicas))
+    assert await steps(db, run.model_version) == [100, 10, 50]
 
 
 async def later(db: asyncpg.Connection, since: Any, seconds: float) -> bool:
