@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
+from rl.arms import RULES_VERSION
 from rl.evaluation.sample_ratio import MISMATCH
 from server.cli.connection import admin_call, json_option, server_options
 from server.cli.options import int64, percent
@@ -184,8 +185,10 @@ def _print_rollout(current: pb.Rollout) -> None:
         (enum_name(arm, "arm"), f"{arm.percent:g} % of the people: {version_name(arm.version)}")
         for arm in current.arms
     ]
+    if current.holdback_percent:
+        rules = version_name(RULES_VERSION)
+        facts.append(("held back", f"{current.holdback_percent:g} % of the people: {rules}"))
     facts += [
-        ("held back", f"{current.holdback_percent:g} % of the people: the hand-written rules"),
         ("since", f"{when(current.changed_at)}{' by itself' if current.automatic else ''}"),
         ("reason", current.reason or "-"),
         ("steps", steps),
