@@ -116,6 +116,7 @@ async def test_a_version_is_rolled_out_step_by_step_and_the_next_takes_its_turn(
         third = await new_version(client)
         assert third.outcome == WAITING
         assert await outcome_of(client, second) == SUPERSEDED
+        assert (await get_rollout(client)).rollout.waiting_version == third.model_version
         await reaches(client, everybody_likes_it, third.model_version, 20)
         assert await steps(db, first.model_version) == [20, 50, 100]
         assert await steps(db, second.model_version) == []

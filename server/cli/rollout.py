@@ -194,6 +194,8 @@ def _print_rollout(current: pb.Rollout) -> None:
         ("steps", steps),
         ("experiment", current.experiment_id or "none: everybody is served alike"),
     ]
+    if current.waiting_version:
+        facts.append(("waiting", version_name(current.waiting_version)))
     if current.shadow_version:
         facts.append(("shadow", version_name(current.shadow_version)))
     print_facts(facts)

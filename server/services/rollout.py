@@ -101,6 +101,8 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         rollouts = rollouts or [self._message(NEVER_ACTIVATED)]
         shadow = await shadows.current(connection)
         rollouts[0].shadow_version = shadow.version if shadow else 0
+        waiting = await tasks.waiting_version(connection)
+        rollouts[0].waiting_version = waiting["version"] if waiting else 0
         return rollouts
 
     def _message(self, activation: Activation) -> pb.Rollout:

@@ -124,6 +124,7 @@ class Rollout(_message.Message):
     AUTOMATIC_FIELD_NUMBER: _builtins.int
     SHADOW_VERSION_FIELD_NUMBER: _builtins.int
     HOLDBACK_PERCENT_FIELD_NUMBER: _builtins.int
+    WAITING_VERSION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version being rolled out, or the active one."""
     baseline_version: _builtins.int
@@ -146,6 +147,8 @@ class Rollout(_message.Message):
     """Share of all people, 0 to 100, who are held back: always served the hand-written rules, the same
     people through all rollouts. The other shares are of the rest.
     """
+    waiting_version: _builtins.int
+    """The version that waits for its turn; 0 is none."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmShare]:
         """Every arm with people in it."""
@@ -173,10 +176,11 @@ class Rollout(_message.Message):
         automatic: _builtins.bool = ...,
         shadow_version: _builtins.int = ...,
         holdback_percent: _builtins.float = ...,
+        waiting_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "automatic", b"automatic", "baseline_version", b"baseline_version", "changed_at", b"changed_at", "experiment_id", b"experiment_id", "holdback_percent", b"holdback_percent", "percent", b"percent", "reason", b"reason", "rule_based_percent", b"rule_based_percent", "shadow_version", b"shadow_version", "steps", b"steps", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "automatic", b"automatic", "baseline_version", b"baseline_version", "changed_at", b"changed_at", "experiment_id", b"experiment_id", "holdback_percent", b"holdback_percent", "percent", b"percent", "reason", b"reason", "rule_based_percent", b"rule_based_percent", "shadow_version", b"shadow_version", "steps", b"steps", "version", b"version", "waiting_version", b"waiting_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
