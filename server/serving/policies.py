@@ -74,8 +74,11 @@ class Serving:
         if len(self.arms) == 1:
             return self.arms[0]
         name = self.plan.split.arm(user_id)
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
         # With the rules as baseline the previous arm and the rules' are one.
-        return next((arm for arm in self.arms if arm.name == name), self.arms[-1])
+        return self.arms[-1]
 
 
 class PolicyHolder:
