@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,7 +19,17 @@ from server.background.rollout_steps import take_step
 from server.settings import Settings
 from server.store import activations
 from tests.faults import SMALL, eventually
-from tests.support import ADMIN, Client, ServerProcess, connect, logged, record, train, wait_serving
+from tests.support import (
+    ADMIN,
+    Client,
+    ServerProcess,
+    connect,
+    in_process,
+    logged,
+    record,
+    train,
+    wait_serving,
+)
 from tests.trust import LIKE, decide, get_rollout, live, set_rollout
 
 RL = pb.POLICY_ARM_RL
@@ -38,6 +49,11 @@ AUTO = {
     "watch_seconds": 0.2,
 }
 PATIENT = {**AUTO, "rollout_step_seconds": 3600, "rollout_patience_seconds": 7200}
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return in_process(database_url, tmp_path, **SMALL, watch_seconds=3600)
 
 
 def everybody_likes_it(_: pb.GetRecommendationParamsResponse) -> Sequence[Any]:
@@ -171,7 +187,7 @@ async def test_a_newer_version_takes_the_place_of_one_that_stays_at_its_first_st
         async def taken() -> bool:
             return (await get_rollout(client)).rollout.version == second.model_version
 
-        await eventually(taken)
+        await eventually(taken, 180)
         rollout = (await get_rollout(client)).rollout
         assert (rollout.percent, rollout.baseline_version) == (20, 0)
         assert await steps(db, first.model_version) == [20]
