@@ -153,7 +153,7 @@ async def test_the_documents_have_every_metric(start_server: Any) -> None:
     for name, one in seen.items():
         # Arms have samples during a comparison alone, and workers while they run.
         if one.labels or not name.startswith(
-            ("recparams_arm_", "recparams_rollouts", "recparams_w")
+            ("recparams_arm_", "recparams_rollouts", "recparams_sample", "recparams_w")
         ):
             assert one.labels == documented[name].labels, name
 
