@@ -50,7 +50,7 @@ def _facts(health: pb.GetSystemHealthResponse) -> Iterator[tuple[str, object]]:
         run = health.last_training_run
         yield "last training run", f"{run.run_id}, {enum_name(run, 'status')}"
         if run.outcome:
-            yield "outcome", f"{enum_name(run, 'outcome')}: {run.outcome_reason}"
+            yield "outcome", run.outcome_reason or enum_name(run, "outcome")
         yield "asked for", f"{when(run.created_at)}{_ago(run.created_at)}"
         yield "took", _span(run.duration_seconds)
         yield "model version", run.model_version or "none"
