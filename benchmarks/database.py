@@ -184,7 +184,7 @@ def train(
             "SELECT status, error, metadata->>'training' FROM system_tasks WHERE id = $1", run_id
         )
         await db.close()
-        if status not in ("completed", "gated"):
+        if status != "completed":
             raise RuntimeError(f"{status}: {error}")
         return dict(json.loads(found))
 
@@ -195,6 +195,7 @@ def train(
         "data_dir": folder,
         "training_threads": threads,
         "gates": "report",
+        "rollout": "off",
         **settings,
     }
     environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}

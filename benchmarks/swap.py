@@ -207,7 +207,7 @@ async def _ask(port: int, url: str, versions: tuple[int, int], seconds: int, swa
         version = versions[current == versions[0]]
         activating[version] = time.perf_counter()
         async with connection.transaction():
-            await activations.activate(connection, version, "benchmark")
+            await activations.activate(connection, version, 0.0, "benchmark")
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = channel.unary_unary(

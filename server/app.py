@@ -178,7 +178,7 @@ class App:
         services = (
             RecommendationService(settings, self._runtime, self._cache),
             training,
-            ModelService(self._runtime),
+            ModelService(settings, self._runtime),
             RolloutService(settings, self._runtime),
             SystemService(settings, self._runtime, self._cache),
             self._watched,

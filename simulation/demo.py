@@ -44,10 +44,6 @@ WINDOW_DAYS = 28
 """People who came too seldom in one week are trained with what they did in later ones."""
 
 SECONDS = 30.0
-_TRAINED = (
-    training_pb2.TRAINING_RUN_STATUS_COMPLETED,
-    training_pb2.TRAINING_RUN_STATUS_GATED,
-)
 
 
 class DemoError(Exception):
@@ -82,7 +78,7 @@ class Week:
         gain: mean over held-out people of the learned policy's reward above the rules'.
         gain_error: half the width of its 95 % interval.
         states: states with at least one update.
-        held_back: reasons why the gates held the week's version back; empty if it is served.
+        not_served: why the week's version is not served; empty if it is.
     """
 
     number: int
@@ -94,7 +90,7 @@ class Week:
     gain: float
     gain_error: float
     states: int
-    held_back: str
+    not_served: str
 
 
 Report = Callable[[str, float], None]
@@ -176,7 +172,7 @@ async def simulate_weeks(
         )
         report("storing profiles", 0.0)
         await put_profiles(stub, crowd)
-        recorded, states, held_back = VisitTotals(0, 0.0, 0, frozenset()), 0, ""
+        recorded, states, not_served = VisitTotals(0, 0.0, 0, frozenset()), 0, ""
         for number in range(plan.weeks + 1):
             if number > 0:
                 start = end - (plan.weeks - number + 1) * WEEK
@@ -187,8 +183,7 @@ async def simulate_weeks(
                 )
                 run = await operator.train(f"demo-week-{number}", start + WEEK, number, report)
                 states = run.statistics.total_states
-                failed = (gate.explanation for gate in run.gates if not gate.passed)
-                held_back = "" if run.served_percent else "; ".join(failed)
+                not_served = "" if run.served_percent else run.outcome_reason
             report(f"week {number}: asking for people it has not seen", 0.0)
             actions = await greedy_actions(stub, held_out.crowd, held_out.at)
             gain, gain_error = held_out.gain(actions)
@@ -202,7 +197,7 @@ async def simulate_weeks(
                 gain=gain,
                 gain_error=gain_error,
                 states=states,
-                held_back=held_back,
+                not_served=not_served,
             )
             people = np.setdiff1d(people, list(recorded.leavers))
 
@@ -234,7 +229,7 @@ class _Operator:
         async for update in self.training.WatchTrainingRun(request, metadata=self.metadata):
             run = update.run
             report(f"week {week}: training, {run.stage}", run.progress)
-        if run.status not in _TRAINED:
+        if run.status != training_pb2.TRAINING_RUN_STATUS_COMPLETED:
             raise DemoError(f"training run {run.run_id} did not complete: {run.error or 'stopped'}")
         if not run.model_version:
             raise DemoError("there was nothing to learn from: more --people are needed")

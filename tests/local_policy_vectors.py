@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from recparams.v1 import recommendation_pb2 as pb  # noqa: E402
 from rl.action import N_ACTIONS  # noqa: E402
 from rl.arms import (  # noqa: E402
+    HOLDBACK_SALT,
     PREVIOUS,
     RL,
     RULE_BASED,
@@ -48,13 +49,15 @@ def table(rng: np.random.Generator, epsilon: float) -> GreedyTable:
 
 
 def serving(rng: np.random.Generator) -> Serving:
-    """Three arms of a rollout, none of which explores."""
+    """Three arms of a rollout, none of which explores, and people who are held back."""
+    split = Split(30, 20, "sugar", 25)
+    shares = split.shares()
     arms = (
-        Arm(RL, 8, table(rng, 0.0), 0.3),
-        Arm(PREVIOUS, 7, table(rng, 0.0), 0.5),
-        Arm(RULE_BASED, 0, rule_based_policy(SPACE, 0.0), 0.2),
+        Arm(RL, 8, table(rng, 0.0), shares[RL]),
+        Arm(PREVIOUS, 7, table(rng, 0.0), shares[PREVIOUS]),
+        Arm(RULE_BASED, 0, rule_based_policy(SPACE, 0.0), shares[RULE_BASED]),
     )
-    return Serving(arms, Activation(5, 8, None, Split(30, 20, "sugar"), 7, 5), 5)
+    return Serving(arms, Activation(5, 8, None, split, 7, 5), 5)
 
 
 def decisions(rng: np.random.Generator, served: Serving) -> list[dict[str, Any]]:
@@ -137,7 +140,7 @@ def vectors() -> dict[str, Any]:
     rng = np.random.default_rng(1)
     served = serving(rng)
     snapshot = encode(SPACE, served, 0.0)
-    salts = ("sugar", "", "salt of a rollout")
+    salts = ("sugar", HOLDBACK_SALT, "", "salt of a rollout")
     return {
         "about": "docs/local-decisions.md says what these are; numbers of enums are the contract's",
         "positions": [

@@ -41,7 +41,6 @@ ENDED = (
     tpb.TRAINING_RUN_STATUS_COMPLETED,
     tpb.TRAINING_RUN_STATUS_FAILED,
     tpb.TRAINING_RUN_STATUS_CANCELLED,
-    tpb.TRAINING_RUN_STATUS_GATED,
 )
 
 
@@ -100,6 +99,8 @@ def environment(database_url: str, **settings: object) -> dict[str, str]:
         "lame_duck_seconds": 0.2,
         "gates": "report",
         **FEW_OVERRULE,
+        "rollout": "off",
+        "holdback_percent": 0,
         **settings,
     }
     return {**clean, **{f"RECPARAMS_{k.upper()}": str(v) for k, v in given.items()}}
@@ -112,6 +113,8 @@ def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
         "admin_key": ADMIN_KEY,
         "lame_duck_seconds": 0,
         **FEW_OVERRULE,
+        "rollout": "off",
+        "holdback_percent": 0,
         **changes,
     }
     return Settings(database_url=database_url, data_dir=data_dir, **given)

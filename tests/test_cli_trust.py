@@ -1,5 +1,6 @@
 """Evaluation, rollouts and shadowing from the command line, against a real server."""
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 from server.app import App
 from server.settings import Settings
 from tests.faults import SMALL, eventually
-from tests.support import ROOT, Client, in_process, train
+from tests.support import ADMIN_KEY, ROOT, Client, connect, in_process, train, wait_serving
 from tests.test_cli import Outcome, run
 from tests.trust import decide, likes_high_energy, live, set_rollout
 
 PEOPLE = [f"user-{n}" for n in range(300)]
+LENIENT = {"gate_interactions": 1, "gate_average_reward": -2.0}
 
 
 @pytest.fixture
@@ -60,14 +62,54 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-async def test_a_gated_training_has_its_own_exit_code(cli: Any, client: Client) -> None:
+async def test_a_refused_version_has_its_own_exit_code(cli: Any, client: Client) -> None:
     await live(client, PEOPLE, likes_high_energy)
     outcome = await cli("train", "--wait")
     assert outcome.code == 6
-    assert "TRAINING_RUN_STATUS_GATED" in outcome.out
+    said = json.loads(outcome.out.splitlines()[-1])
+    assert said["status"] == "TRAINING_RUN_STATUS_COMPLETED"
+    assert said["outcome"] == "TRAINING_OUTCOME_REFUSED"
+    assert "refused: trained on 300 interactions, at least 1000 are needed" in outcome.err
     shown = await cli("runs", "show", "1")
     assert "FAILED: trained on 300 interactions, at least 1000 are needed" in shown.out
     assert (await cli("runs", "watch", "1")).code == 6
+    assert "refused" in (await cli("runs", "list")).out
+    told = (await cli("status")).out
+    assert "1, completed" in told
+    assert "refused: trained on 300 interactions" in told
+
+
+async def test_versions_that_start_wait_or_are_stored_exit_with_0(
+    start_server: Any, tmp_path: Path
+) -> None:
+    server = start_server(**{**SMALL, "gates": "enforce", "rollout": "auto", **LENIENT})
+    variables = {"RECPARAMS_ADDRESS": server.target, "RECPARAMS_ADMIN_KEY": ADMIN_KEY}
+
+    async def trains(*options: str) -> tuple[int, str, str]:
+        await live(client, PEOPLE, likes_high_energy)
+        done = await run("train", "--wait", *options, cwd=tmp_path, **variables)
+        return done.code, json.loads(done.out.splitlines()[-1])["outcome"], done.err.strip()
+
+    async with connect(server.target) as client:
+        await wait_serving(client)
+        assert await trains() == (
+            0,
+            "TRAINING_OUTCOME_STARTED",
+            "training run 1 completed, version 1: starts at 10 % of the people: not told from the "
+            "active version yet",
+        )
+        assert await trains() == (
+            0,
+            "TRAINING_OUTCOME_WAITING",
+            "training run 2 completed, version 2: waits for its turn: version 1 is at 10 % of the "
+            "people",
+        )
+        code, outcome, said = await trains("--no-activate")
+        assert (code, outcome) == (0, "TRAINING_OUTCOME_STORED")
+        assert said.endswith("stored, and served if somebody says so")
+        done = await run("train", "--wait", cwd=tmp_path, **variables)
+        assert done.code == 0
+        assert "nothing new to learn" in done.err
 
 
 async def test_an_evaluation_for_people_scripts_and_browsers(

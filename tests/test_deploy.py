@@ -289,9 +289,9 @@ async def test_exit_codes_of_the_cron_job(
 
     assert (await cron_job("nothing-new")).code == Exit.OK
     await live(client, PEOPLE, likes_high_energy)
-    gated = await cron_job("too-few")
-    assert gated.code == Exit.GATED
-    assert "TRAINING_RUN_STATUS_GATED" in gated.out
+    refused = await cron_job("too-few")
+    assert refused.code == Exit.GATED
+    assert "TRAINING_OUTCOME_REFUSED" in refused.out
     await hold_runs(db)
     pods_of_one_job = [asyncio.create_task(cron_job("evicted"))]
     await until_running(db)

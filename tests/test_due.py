@@ -138,7 +138,7 @@ class Ledger:
                 "users_trained": len(batch.users),
                 "interactions_trained": len(trained),
             }
-            await training.complete(self.db, task, "", json.dumps({"training": result}))
+            await training.complete(self.db, task, "stored", json.dumps({"training": result}))
         return waiting
 
 

@@ -94,14 +94,16 @@ def one_arm(app: App, version: int = 7, epsilon: float = 0.0) -> None:
 
 
 def three_arms(app: App, epsilon: float = 0.0) -> None:
-    rules = Arm(RULE_BASED, 0, replace(app._holder.rules, epsilon=epsilon), 0.2)
+    split = Split(30, 20, "pepper", 10)
+    shares = split.shares()
+    rules = replace(app._holder.rules, epsilon=epsilon)
     serve(
         app,
         5,
-        Arm(RL, 8, table(8, epsilon), 0.3),
-        Arm(PREVIOUS, 7, table(7), 0.5),
-        rules,
-        split=Split(30, 20, "pepper"),
+        Arm(RL, 8, table(8, epsilon), shares[RL]),
+        Arm(PREVIOUS, 7, table(7), shares[PREVIOUS]),
+        Arm(RULE_BASED, 0, rules, shares[RULE_BASED]),
+        split=split,
     )
 
 

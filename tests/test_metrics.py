@@ -58,12 +58,14 @@ async def test_metrics_follow_gates_and_rollouts(start_server: Any) -> None:
 
     async with connect(server.target) as client:
         await wait_serving(client)
-        await eventually(lambda: shows("recparams_training_gated", 0))
+        await eventually(lambda: shows("recparams_training_refused_in_a_row", 0))
         await record(client, *(logged(f"i{n}", f"u{n}", LIKE) for n in range(50)))
         run_id = await trigger(client)
         await eventually(lambda: shows('recparams_worker_processes{task="train"}', 1))
         run = await wait_ended(client, run_id)
-        await eventually(lambda: shows("recparams_training_gated", 1))
+        await eventually(lambda: shows("recparams_training_refused_in_a_row", 1))
+        assert await shows('recparams_training_outcomes_total{outcome="refused"}', 1)
+        assert await shows('recparams_training_runs_total{status="completed"}', 1)
         await eventually(lambda: shows('recparams_worker_processes{task="train"}', None))
 
         await set_rollout(client, version=run.model_version, percent=50)
@@ -151,7 +153,7 @@ async def test_the_documents_have_every_metric(start_server: Any) -> None:
     for name, one in seen.items():
         # Arms have samples during a comparison alone, and workers while they run.
         if one.labels or not name.startswith(
-            ("recparams_arm_", "recparams_rollouts", "recparams_w")
+            ("recparams_arm_", "recparams_rollouts", "recparams_sample", "recparams_w")
         ):
             assert one.labels == documented[name].labels, name
 

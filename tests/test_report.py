@@ -1,5 +1,6 @@
 """An evaluation on the terminal and as a page: names are text, and what is absent is said."""
 
+import html
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from recparams.v1 import training_pb2 as pb
 from server.cli import evaluate as command
 from server.cli.output import print_estimates
 from server.cli.report import REFUSED, render
-from server.cli.train import print_run
+from server.cli.run_output import print_run
 from tests.test_cli_trust import Page
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ & {{ 7 * 7 }} --> ]]>"
@@ -195,6 +196,21 @@ def test_what_a_page_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert outcome.exit_code == 1
     assert outcome.stderr == "recparams: --html needs more: pip install 'recparams[report]'\n"
     assert ask(monkeypatch).exit_code == 0, "the terminal needs neither"
+
+
+def test_a_page_tells_what_learning_is_worth() -> None:
+    told = answer()
+    assert "What learning is worth" not in render(told, 0.95)
+    told.learning_gain.MergeFrom(
+        epb.LearningGain(
+            difference=0.25, low=0.125, high=0.375, confidence=0.95, rule_based_users=140
+        )
+    )
+    page = html.unescape(render(told, 0.95))
+    assert "What learning is worth" in page
+    assert "+0.2500 reward an interaction against the rules (+0.1250 to +0.3750" in page
+    told.learning_gain.ClearField("low")
+    assert "too few people for an interval" in render(told, 0.95)
 
 
 def test_a_run_shows_what_it_held_out(capsys: pytest.CaptureFixture[str]) -> None:

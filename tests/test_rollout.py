@@ -151,7 +151,11 @@ class TestPropensities:
     @pytest.fixture
     def settings(self, database_url: str, tmp_path: Path) -> Settings:
         return in_process(
-            database_url, tmp_path, exploration=0.3, **{**SMALL, "watch_seconds": 3600}
+            database_url,
+            tmp_path,
+            exploration=0.3,
+            holdback_percent=10,
+            **{**SMALL, "watch_seconds": 3600},
         )
 
     async def test_they_are_the_frequencies_of_actions(

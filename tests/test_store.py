@@ -713,7 +713,28 @@ async def test_an_older_schema_is_upgraded_with_what_it_holds(
             INSERT INTO model_activations (version) VALUES (1)
             """
         )
+        await migrate(url, "0005")
+        await older.execute(
+            """
+            INSERT INTO system_tasks (task_name, status, request_id, error, metadata) VALUES
+                ('rl_training', 'gated', 'a', 'too few', '{"training": {"model_version": 1}}'),
+                ('rl_training', 'completed', 'b', '',
+                    '{"training": {"model_version": 2, "served_percent": 100}}'),
+                ('rl_training', 'completed', 'c', '', '{"training": {"model_version": null}}'),
+                ('rl_training', 'failed', 'd', 'killed', '{}'),
+                ('rollout_watch', 'completed', 'e', '', '{}')
+            """
+        )
         await migrate(url)
+        runs = await older.fetch("SELECT * FROM system_tasks ORDER BY id")
+        assert [(run["status"], run["outcome"], run["error"]) for run in runs] == [
+            ("completed", "refused", ""),
+            ("completed", "activated", ""),
+            ("completed", "no_change", ""),
+            ("failed", None, "killed"),
+            ("completed", None, ""),
+        ]
+        assert json.loads(runs[0]["metadata"])["training"]["outcome_reason"] == "too few"
         row = await older.fetchrow("SELECT * FROM interactions_named")
         assert (row["user_id"], row["novelty_objective"]) == ("ada", 1)
         assert row["policy_arm"] is None and row["experiment_id"] is None

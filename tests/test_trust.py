@@ -20,13 +20,21 @@ from rl.state import Context
 from server.contract.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES
 from server.settings import Settings
 from tests.faults import SMALL, eventually
-from tests.support import ADMIN, Client, failure_of, in_process, logged, record, train
-from tests.trust import DISLIKE, LIKE, get_rollout, likes_high_energy, live, set_rollout
+from tests.support import ADMIN, ROOT, Client, failure_of, in_process, logged, record, train
+from tests.trust import DISLIKE, LIKE, decide, get_rollout, likes_high_energy, live, set_rollout
 
 PEOPLE = [f"user-{n}" for n in range(400)]
 TRAITS = (75.0, 60.0, 40.0, 80.0, 30.0)
+MONITORING = ROOT / "docs/monitoring.sql"
 CALM = {"mood": types.MOOD_CALM}
-GATED, COMPLETED = tpb.TRAINING_RUN_STATUS_GATED, tpb.TRAINING_RUN_STATUS_COMPLETED
+COMPLETED = tpb.TRAINING_RUN_STATUS_COMPLETED
+ACTIVATED, STARTED, WAITING, REFUSED, STORED = (
+    tpb.TRAINING_OUTCOME_ACTIVATED,
+    tpb.TRAINING_OUTCOME_STARTED,
+    tpb.TRAINING_OUTCOME_WAITING,
+    tpb.TRAINING_OUTCOME_REFUSED,
+    tpb.TRAINING_OUTCOME_STORED,
+)
 ACTIVE = epb.Policy(builtin=epb.BUILTIN_POLICY_ACTIVE)
 RULES = epb.Policy(builtin=epb.BUILTIN_POLICY_RULE_BASED)
 RANDOM = epb.Policy(builtin=epb.BUILTIN_POLICY_UNIFORM_RANDOM)
@@ -66,8 +74,11 @@ def gates_of(run: tpb.TrainingRun) -> dict[str, epb.Gate]:
     return {gate.name: gate for gate in run.gates}
 
 
-async def status_of(db: asyncpg.Connection, run: tpb.TrainingRun) -> str:
-    return str(await db.fetchval("SELECT status FROM system_tasks WHERE id = $1", run.run_id))
+async def status_of(db: asyncpg.Connection, run: tpb.TrainingRun) -> tuple[str, str]:
+    """Status and outcome of a run, as the database has them."""
+    sql = "SELECT status, outcome FROM system_tasks WHERE id = $1"
+    status, outcome = await db.fetchrow(sql, run.run_id)
+    return status, outcome
 
 
 class TestGates:
@@ -77,8 +88,11 @@ class TestGates:
         for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         run = await train(client)
-        assert run.status == COMPLETED, gates_of(run)
+        assert (run.status, run.outcome) == (COMPLETED, ACTIVATED), gates_of(run)
         assert all(gate.passed for gate in run.gates)
+        assert (
+            run.outcome_reason == "served to everybody: shown to be better than the active version"
+        )
         assert run.served_percent == 100
         assert (await get_rollout(client)).rollout.version == run.model_version
         held = run.holdout
@@ -90,8 +104,9 @@ class TestGates:
         assert candidate.value == pytest.approx(1.0, abs=0.15)
         improvement = gates_of(run)["improvement"]
         (difference,) = [d.difference for d in held.differences]
-        assert improvement.value == difference.intervals[0].low > 1.5
-        assert improvement.threshold == -0.1
+        assert difference.intervals[0].low > 1.5
+        assert improvement.value == difference.intervals[0].high
+        assert improvement.threshold == 0
 
     async def test_nothing_is_lost_by_holding_out(
         self, client: Client, db: asyncpg.Connection
@@ -103,13 +118,13 @@ class TestGates:
         assert run.interactions_trained == run.statistics.total_updates == 800
         assert (await train(client)).interactions_trained == 0
 
-    async def test_too_few_interactions_are_held_back(
+    async def test_too_few_interactions_are_refused(
         self, client: Client, db: asyncpg.Connection
     ) -> None:
         await live(client, PEOPLE, likes_high_energy, **CALM)
         run = await train(client)
-        assert run.status == GATED
-        assert await status_of(db, run) == "gated"
+        assert (run.status, run.outcome) == (COMPLETED, REFUSED)
+        assert await status_of(db, run) == ("completed", "refused")
         gate = gates_of(run)["interactions"]
         assert (gate.passed, gate.value, gate.threshold) == (False, 400, 1000)
         assert "400 interactions" in gate.explanation
@@ -119,27 +134,26 @@ class TestGates:
             "SELECT metadata->'training'->'gates' FROM system_tasks WHERE id = $1", run.run_id
         )
         assert gate.explanation in stored
-        assert gate.explanation in run.error
-        error = await db.fetchval("SELECT error FROM system_tasks WHERE id = $1", run.run_id)
-        assert error == run.error
+        assert gate.explanation in run.outcome_reason
+        assert run.error == ""
         # It is a candidate: kept, and served when somebody says so.
         answer = await client.models.ActivateModel(
             mpb.ActivateModelRequest(version=run.model_version), metadata=ADMIN
         )
         assert answer.active_version == run.model_version
 
-    async def test_a_gated_run_is_gone_on_from(self, client: Client) -> None:
+    async def test_a_refused_version_is_gone_on_from(self, client: Client) -> None:
         await live(client, PEOPLE, likes_high_energy, **CALM)
         first = await train(client)
         for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         second = await train(client)
-        assert (first.status, second.status) == (GATED, COMPLETED), second
+        assert (first.outcome, second.outcome) == (REFUSED, ACTIVATED), second
         assert second.parent_version == first.model_version
         assert second.interactions_trained == 6400
         assert second.statistics.total_updates == 6800
 
-    async def test_a_worse_version_is_held_back(self, client: Client) -> None:
+    async def test_a_version_that_is_shown_worse_is_refused(self, client: Client) -> None:
         for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         good = await train(client)
@@ -161,39 +175,105 @@ class TestGates:
         for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         bad = await train(client)
-        assert bad.status == GATED
+        assert bad.outcome == REFUSED
         failed = [gate.name for gate in bad.gates if not gate.passed]
         assert failed == ["improvement"]
         assert gates_of(bad)["improvement"].value < -0.5
         assert (await get_rollout(client)).rollout.version == good.model_version
 
-    async def test_without_exploration_nothing_can_be_said(
-        self, client: Client, db: asyncpg.Connection
-    ) -> None:
+    async def test_what_cannot_be_told_is_not_refused(self, client: Client) -> None:
+        """Of logs without propensities nothing can be said."""
         await record(
             client,
             *(logged(f"i{n}", f"u{n % 300}", LIKE, action=(3, 1, 1)) for n in range(1200)),
         )
         run = await train(client)
-        assert run.status == GATED
+        assert run.outcome == ACTIVATED
         gate = gates_of(run)["improvement"]
-        assert not gate.passed
+        assert gate.passed
         assert not gate.HasField("value")
-        assert "cannot be estimated" in gate.explanation
+        assert "not known" in gate.explanation
         assert run.holdout.unknown_propensity == run.holdout.interactions
 
-    async def test_another_ramp_must_be_finished_first(self, client: Client) -> None:
-        for _ in range(16):
+    async def test_a_corrupt_version_is_refused(
+        self, client: Client, db: asyncpg.Connection
+    ) -> None:
+        await db.execute(
+            """
+            CREATE FUNCTION corrupt() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.policy_checksum = ''; RETURN NEW; END $$;
+            CREATE TRIGGER corrupt BEFORE INSERT ON model_versions
+                FOR EACH ROW EXECUTE FUNCTION corrupt()
+            """
+        )
+        for _ in range(4):
+            await live(client, PEOPLE, likes_high_energy, **CALM)
+        run = await train(client)
+        assert (run.status, run.outcome) == (COMPLETED, REFUSED)
+        assert "fails its checksum" in run.outcome_reason
+        assert (await get_rollout(client)).rollout.version == 0
+
+    async def test_a_rollout_by_hand_is_finished_first(self, client: Client) -> None:
+        for _ in range(4):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         first = await train(client)
         await set_rollout(client, version=first.model_version, percent=50)
-        for _ in range(16):
+        for _ in range(4):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         second = await train(client)
-        assert second.status == GATED
-        assert "rollout" in [gate.name for gate in second.gates if not gate.passed]
+        assert (second.status, second.outcome) == (COMPLETED, WAITING)
+        assert f"version {first.model_version} is at 50 % of the people" in second.outcome_reason
         rollout = (await get_rollout(client)).rollout
         assert (rollout.version, rollout.percent) == (first.model_version, 50)
+
+    async def test_the_specifications_queries_count_every_run(
+        self, client: Client, db: asyncpg.Connection
+    ) -> None:
+        """The file has them verbatim."""
+        runs = []
+        for rounds in (1, 3, 3, 3):
+            for _ in range(rounds):
+                await live(client, PEOPLE, likes_high_energy, **CALM)
+            runs.append(await train(client, activate=len(runs) < 3))
+            if len(runs) == 2:
+                await set_rollout(client, version=runs[1].model_version, percent=50)
+        assert [run.outcome for run in runs] == [REFUSED, ACTIVATED, WAITING, STORED]
+        newest, by_day, _ = MONITORING.read_text().split(";")[:3]
+        rows = await db.fetch(newest)
+        assert [row["records_processed"] for row in rows] == [1200, 1200, 1200, 400]
+        assert all(row["avg_reward"] and row["agent_stats"] for row in rows)
+        days = await db.fetch(by_day)
+        assert sum(day["total_users"] for day in days) == sum(run.users_trained for run in runs)
+
+
+class TestExploration:
+    """Exploration that follows what was trained, whatever is served."""
+
+    @pytest.fixture
+    def settings(self, database_url: str, tmp_path: Path) -> Settings:
+        return enforcing(database_url, tmp_path, exploration="schedule", exploration_decay=0.3)
+
+    async def test_it_falls_where_a_version_is_refused(self, client: Client) -> None:
+        async def propensities() -> set[float]:
+            people = [f"somebody-{n}" for n in range(100)]
+            return {answer.propensity for answer in await decide(client, people, **CALM)}
+
+        def of(epsilon: float) -> Any:
+            return pytest.approx(1 - epsilon + epsilon / 27, rel=1e-6)
+
+        assert max(await propensities()) == of(0.3)
+        for trained in (400, 800):
+            await live(client, PEOPLE, likes_high_energy, **CALM)
+            run = await train(client)
+            assert run.outcome == REFUSED
+            epsilon = run.statistics.exploration_rate
+            assert epsilon == pytest.approx(0.3 * 0.3 ** (trained / 1000))
+
+            async def explores_less(epsilon: float = epsilon) -> bool:
+                return bool(max(await propensities()) == of(epsilon))
+
+            await eventually(explores_less, 10)
+        assert (await get_rollout(client)).rollout.version == 0
 
 
 class TestStaged:
@@ -211,7 +291,7 @@ class TestStaged:
         for _ in range(16):
             await live(client, PEOPLE, likes_high_energy, **CALM)
         run = await train(client)
-        assert (run.status, run.served_percent) == (COMPLETED, 5)
+        assert (run.outcome, run.served_percent) == (STARTED, 5)
         rollout = (await get_rollout(client)).rollout
         assert (rollout.version, rollout.percent, rollout.baseline_version) == (
             run.model_version,

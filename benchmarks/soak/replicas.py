@@ -30,6 +30,8 @@ def settings(database_url: str, port: int, folder: Path, bins: int) -> dict[str,
         "bins": bins,
         "exploration": EXPLORATION,
         "gates": "report",
+        "rollout": "off",
+        "holdback_percent": 0,
         "min_interactions_per_user": 1,
         "settling_seconds": 0,
         # Read from the database often, so that it is missed where it is away.

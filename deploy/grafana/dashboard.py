@@ -41,7 +41,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         stat("Servers", "count(recparams_serving == 1)"),
         stat("Active version", "max(recparams_active_version)"),
         stat("Rolled out to", "max(recparams_rollout_percent)", "percent"),
-        stat("Age of the version", "max(recparams_model_age_seconds)", "s"),
+        stat("Learning is worth", "max(recparams_learning_gain)"),
         stat(
             "Since training",
             "time() - max(recparams_training_last_timestamp_seconds)",
@@ -84,13 +84,28 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Share of the interactions with the reaction.",
         ),
         Panel(
-            "RL minus the other arm, during a rollout",
+            "What learning is worth",
+            {
+                "low": "max(recparams_learning_gain_low)",
+                "gain": "max(recparams_learning_gain)",
+                "high": "max(recparams_learning_gain_high)",
+            },
+            help="Mean reward of what was learned minus that of the rules, by the people who are "
+            "held back, with its interval.",
+        ),
+        Panel(
+            "RL minus the other arm",
             {
                 "{{arm}}, low": "max by (arm) (recparams_arm_difference_low)",
                 "{{arm}}, high": "max by (arm) (recparams_arm_difference_high)",
             },
             help="An interval for the difference in mean reward, valid at every look. "
             "Wholly below 0 the version is taken back.",
+        ),
+        Panel(
+            "Check of the sample ratio",
+            {"experiment {{experiment}}": "min by (experiment) (recparams_sample_ratio_p_value)"},
+            help="p-value; below 0.0001 the arms do not have their shares of the people.",
         ),
         Panel(
             "Decisions by source",
@@ -112,6 +127,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Runs of the last week",
             {"{{status}}": "increase(max by (status) (recparams_training_runs_total)[1w:1h])"},
+        ),
+        Panel(
+            "What became of versions in four weeks",
+            {
+                "{{outcome}}": "increase(max by (outcome) (recparams_training_outcomes_total)"
+                "[4w:1h])"
+            },
         ),
         Panel(
             "Stages of the last run",
@@ -146,6 +168,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Servers": (
         Panel("Version served", {"{{instance}}": "recparams_serving_version"}),
+        Panel("Age of the version", {"age": "max(recparams_model_age_seconds)"}, "s"),
         Panel(
             "Database connections in use",
             {

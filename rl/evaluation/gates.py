@@ -1,8 +1,12 @@
-"""Gates: conditions that a candidate version must meet before it is served."""
+"""Gates: conditions under which a candidate version is refused before anybody is served it.
+
+A candidate is refused if it breaks a bound of safety or is shown to be worse than the active
+version. Where the log cannot tell the two apart it passes: the rollout finds out, on few people.
+"""
 
 from dataclasses import dataclass
-from math import isnan
 
+from rl.evaluation.sequential import Verdict
 from rl.objectives import LEVELS, Objectives
 from rl.reward import EXCLUSIVE_REACTIONS, REACTIONS, RewardWeights
 
@@ -25,15 +29,12 @@ class Thresholds:
     Attributes:
         interactions: least number of updates behind the version.
         average_reward: mean reward that the interactions just trained must exceed.
-        improvement_tolerance: how much worse than the active policy the lower confidence bound may
-            be, in units of reward, 0 or more.
         q_bound_factor: largest |Q| as a multiple of its theoretical bound.
         coverage_share: least number of visited states as a share of the active version's, 0 to 1.
     """
 
     interactions: int = 1000
     average_reward: float = 0.3
-    improvement_tolerance: float = 0.1
     q_bound_factor: float = 1.0
     coverage_share: float = 0.5
 
@@ -45,25 +46,31 @@ class Figures:
     Attributes:
         interactions: updates behind it, its ancestors' included.
         average_reward: mean reward of the interactions just trained.
-        improvement_low: lower confidence bound of its value minus the active policy's on
+        improvement: confidence interval, low and high, of its value minus the active policy's on
             interactions it had not seen; None if it cannot be estimated.
         improvement_reason: a sentence that says why it is None.
         largest_q: largest |Q|; None if the algorithm learns no values.
         q_bound: theoretical upper bound of |Q|.
         states: states visited; None if the learner keeps no table.
         active_states: states the active version has visited, 0 for the rules.
-        ramp_version: the version another rollout is under way with, None without one.
     """
 
     interactions: int
     average_reward: float
-    improvement_low: float | None
+    improvement: tuple[float, float] | None
     improvement_reason: str
     largest_q: float | None
     q_bound: float
     states: int | None
     active_states: int
-    ramp_version: int | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict on the candidate against the active policy."""
+        low, high = self.improvement or (0.0, 0.0)
+        if low > 0.0:
+            return "better"
+        return "worse" if high < 0.0 else "undecided"
 
 
 def reward_bounds(weights: RewardWeights, objectives: Objectives) -> tuple[float, float]:
@@ -92,7 +99,7 @@ def q_bound(weights: RewardWeights, objectives: Objectives, discount_factor: flo
 
 
 def check(figures: Figures, thresholds: Thresholds) -> tuple[Gate, ...]:
-    """Returns the outcome of every gate; one whose figure is not known does not pass."""
+    """Returns the outcome of every gate."""
     return (
         _gate(
             "interactions",
@@ -110,39 +117,31 @@ def check(figures: Figures, thresholds: Thresholds) -> tuple[Gate, ...]:
             f"average reward {figures.average_reward:.4f} of the interactions just trained, more "
             f"than {thresholds.average_reward:g} is needed",
         ),
-        _improvement(figures, -thresholds.improvement_tolerance),
+        _improvement(figures),
         _largest_q(figures, thresholds.q_bound_factor * figures.q_bound),
         _coverage(figures, thresholds.coverage_share),
-        _gate(
-            "rollout",
-            figures.ramp_version is None,
-            None if figures.ramp_version is None else figures.ramp_version,
-            0.0,
-            "no other version is being rolled out"
-            if figures.ramp_version is None
-            else f"version {figures.ramp_version} is being rolled out: finish that or take it back",
-        ),
     )
 
 
-def _improvement(figures: Figures, threshold: float) -> Gate:
-    low = figures.improvement_low
-    if low is None or isnan(low):
-        return Gate(
-            "improvement",
-            passed=False,
-            value=None,
-            threshold=threshold,
-            explanation="the value against the active policy cannot be estimated: "
-            f"{figures.improvement_reason}",
+def _improvement(figures: Figures) -> Gate:
+    if figures.improvement is None:
+        known, said = None, f"not known: {figures.improvement_reason}"
+    else:
+        low, known = figures.improvement
+        said = (
+            f"{low:+.4f} to {known:+.4f} on interactions it had not seen, "
+            + {
+                "better": "so it is shown to be better",
+                "worse": "so it is shown to be worse",
+                "undecided": "so they cannot be told apart",
+            }[figures.verdict]
         )
     return _gate(
         "improvement",
-        low > threshold,
-        low,
-        threshold,
-        f"on interactions it had not seen, {low:+.4f} against the active policy at the lower "
-        f"confidence bound; more than {threshold:+g} is needed",
+        figures.verdict != "worse",
+        known,
+        0.0,
+        f"value against the active version {said}",
     )
 
 

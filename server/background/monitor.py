@@ -161,12 +161,20 @@ def _of_figures(figures: Figures | None) -> Iterable[Metric]:
     stages = GaugeMetricFamily(
         "recparams_training_stage_seconds", "Time of the last run's stages", labels=["stage"]
     )
+    outcomes = CounterMetricFamily(
+        "recparams_training_outcomes",
+        "Completed runs by what became of their version",
+        labels=["outcome"],
+    )
     if figures is not None:
         for status, count in figures.runs.items():
             runs.add_metric([status], count)
+        for outcome, count in figures.outcomes.items():
+            outcomes.add_metric([outcome], count)
         for stage, seconds in figures.last_run.get("stage_seconds", {}).items():
             stages.add_metric([stage], seconds)
     yield runs
+    yield outcomes
     yield stages
     found: dict[str, Any] = {} if figures is None else _flat(figures)
     for name, help_text in _FIGURES.items():
@@ -175,6 +183,7 @@ def _of_figures(figures: Figures | None) -> Iterable[Metric]:
 
 _FIGURES = {
     "recparams_training_running": "1 while a run is pending or running",
+    "recparams_training_refused_in_a_row": "Newest runs in a row whose version was refused",
     "recparams_training_last_timestamp_seconds": "End of the last run with a result; before any, "
     "when the first interaction was recorded",
     "recparams_training_interactions_waiting": "About how many interactions no run has trained",
@@ -185,6 +194,10 @@ _FIGURES = {
     "recparams_q_table_state_actions": "Pairs of state and action with a visit, after the last run",
     "recparams_q_table_mean": "Mean Q-value of those pairs",
     "recparams_q_table_max": "Largest Q-value of those pairs",
+    "recparams_learning_gain": "Mean reward of what was learned minus that of the rules, by those "
+    "who are held back",
+    "recparams_learning_gain_low": "Lower end of its interval",
+    "recparams_learning_gain_high": "Upper end of its interval",
     "recparams_model_age_seconds": "Since the served version was made; none for the rules",
 }
 
@@ -194,6 +207,7 @@ def _flat(figures: Figures) -> dict[str, Any]:
     stats = run.get("agent_stats", {})
     found = {
         "recparams_training_running": figures.runs["pending"] + figures.runs["running"],
+        "recparams_training_refused_in_a_row": figures.refused_in_a_row,
         "recparams_training_interactions_waiting": figures.waiting,
         "recparams_training_reward": run.get("average_reward"),
         "recparams_training_interactions": run.get("interactions_trained"),
@@ -205,6 +219,11 @@ def _flat(figures: Figures) -> dict[str, Any]:
     }
     if figures.trained_at is not None:
         found["recparams_training_last_timestamp_seconds"] = figures.trained_at.timestamp()
+    if figures.gain is not None:
+        found["recparams_learning_gain"] = figures.gain.difference
+        if figures.gain.HasField("low"):
+            found["recparams_learning_gain_low"] = figures.gain.low
+            found["recparams_learning_gain_high"] = figures.gain.high
     if figures.model_created_at is not None:
         age = time.time() - figures.model_created_at.timestamp()
         found["recparams_model_age_seconds"] = age

@@ -21,6 +21,7 @@ from server.store.errors import DATABASE_ERRORS, STORE_ERRORS
 from server.store.fallback import Servable, nearest_servable
 from server.store.model_errors import ModelError
 from server.store.profiles import EVERYBODY, PROFILES_CHANNEL
+from server.store.training import exploration_rate
 
 log = structlog.get_logger()
 FIRST_PAUSE = 0.1
@@ -114,9 +115,12 @@ async def reload(holder: PolicyHolder, connection: Connection, *, again: bool = 
     await _reload_shadow(holder, connection, again)
     activation = await current_activation(connection)
     passed_over = await newest_passed_over(connection)
+    exploration = await exploration_rate(connection)
     before = holder.serving
     is_known = (activation.id, passed_over) == (before.activation, before.passed_over)
     if is_known and not (again and before.refused):
+        if exploration not in (None, before.exploration):
+            holder.serve(before.exploring(exploration))
         return
     found = await nearest_servable(connection, activation, holder.space)
     refused = found.refused
@@ -130,16 +134,16 @@ async def reload(holder: PolicyHolder, connection: Connection, *, again: bool = 
         arms, plan = before.arms, before.plan
     else:
         arms, plan = _arms(holder, found), found.plan
-    holder.serve(
-        replace(
-            before,
-            arms=arms,
-            plan=plan,
-            activation=activation.id,
-            refused=refused,
-            passed_over=passed_over,
-        )
+    serving = replace(
+        before,
+        arms=arms,
+        plan=plan,
+        activation=activation.id,
+        refused=refused,
+        passed_over=passed_over,
+        exploration=None,
     )
+    holder.serve(serving.exploring(exploration))
     metrics.count_reload("refused" if refused else "served")
     log.info(
         "policy served",

@@ -1,4 +1,4 @@
-"""Watches a rollout: follows the reward of its arms, and takes back a version that is worse."""
+"""Watches a rollout: follows its arms, moves it on, and takes back a version that is worse."""
 
 import asyncio
 import json
@@ -7,15 +7,18 @@ import time
 import structlog
 
 from recparams.v1 import rollout_pb2 as pb
+from recparams.v1.evaluation_pb2 import LearningGain
 from rl.arms import RULE_BASED, Activation
+from rl.evaluation.sample_ratio import MISMATCH
 from rl.state import StateSpace
+from server.background.rollout_steps import decide_move, start_waiting, take_step
 from server.contract.errors import ServiceError
 from server.contract.vocabulary import ARM_NAMES
 from server.jobs.processes import Jobs, run_for
 from server.jobs.reports import message_json
 from server.observability import metrics
 from server.settings import Settings
-from server.store import activations, model_rows, tasks
+from server.store import activations, learning_gain, model_rows, tasks
 from server.store.database import Connection, Pool
 from server.store.errors import STORE_ERRORS
 from server.store.fallback import nearest_servable
@@ -50,7 +53,9 @@ async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
         if current.experiment_id is None:
             metrics.clear_arm_metrics()
         else:
-            await _compare(connection, settings, jobs, current.experiment_id)
+            await _compare(connection, settings, jobs, current, current.experiment_id)
+            await _measure_gain(connection, settings, jobs)
+        await start_waiting(connection, settings)
         # Where many interactions make a look long, looks take up a fifth of the time at most.
         spent = time.monotonic() - started
         await asyncio.sleep(max(settings.watch_seconds, LEAST_REST * spent))
@@ -58,24 +63,39 @@ async def _lead(connection: Connection, settings: Settings, jobs: Jobs) -> None:
 
 async def _follow(connection: Connection) -> Activation:
     """Updates the metrics that every replica shows; returns the newest activation."""
-    metrics.set_training_gated(await tasks.last_was_gated(connection))
-    metrics.set_rollouts_taken_back(await activations.automatic_count(connection))
+    metrics.set_rollouts_taken_back(await tasks.count(connection, TASK))
     current = await activations.current_activation(connection)
     metrics.set_rollout(current)
     return current
 
 
 async def _compare(
-    connection: Connection, settings: Settings, jobs: Jobs, experiment_id: int
+    connection: Connection, settings: Settings, jobs: Jobs, current: Activation, experiment_id: int
 ) -> None:
     # Whoever fills the places of jobs must not keep a bad version from being taken back.
     found = await run_for(
         jobs, pb.GetExperimentResponse, "experiment", str(experiment_id), reserved=True
     )
     metrics.set_arm_metrics(found)
-    worse = [d for d in found.differences if d.verdict == pb.VERDICT_WORSE]
-    if worse:
-        await _take_back(connection, settings.serving_space(), experiment_id, found, worse[0])
+    if found.sample_ratio_p_value < MISMATCH:
+        log.warning(
+            "sample ratio mismatch",
+            experiment_id=experiment_id,
+            p_value=found.sample_ratio_p_value,
+            people={ARM_NAMES[arm.arm]: arm.step_users for arm in found.arms},
+        )
+    move = await decide_move(connection, settings, current, found)
+    if move.action == "take_back":
+        worse = next(d for d in found.differences if d.verdict == pb.VERDICT_WORSE)
+        await _take_back(connection, settings.serving_space(), experiment_id, found, worse)
+    elif move.action == "advance" and settings.rollout == "auto":
+        await take_step(connection, settings, current, move)
+
+
+async def _measure_gain(connection: Connection, settings: Settings, jobs: Jobs) -> None:
+    if await learning_gain.is_due(connection, settings.holdback_look_seconds):
+        gain = await run_for(jobs, LearningGain, "gain", reserved=True)
+        await learning_gain.put(connection, gain)
 
 
 async def _take_back(

@@ -13,6 +13,7 @@ from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import Exit, admin_call, json_option, server_options
 from server.cli.options import int32, moment, policy
 from server.cli.output import (
+    gain_sentence,
     print_differences,
     print_estimates,
     print_facts,
@@ -128,6 +129,8 @@ def print_evaluation(answer: pb.EvaluateResponse) -> None:
             ("evaluated on", answer.evaluated),
         )
     )
+    if answer.HasField("learning_gain"):
+        click.echo(f"\nLearning is worth {gain_sentence(answer.learning_gain)}")
     click.echo("\nValue, had it been served (reward a recommendation):\n")
     print_estimates(answer.policies)
     if answer.differences:

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 
-from recparams.v1.evaluation_pb2 import Estimate, PolicyDifference, PolicyEvaluation
+from recparams.v1.evaluation_pb2 import Estimate, LearningGain, PolicyDifference, PolicyEvaluation
 from server.contract import enums
 
 if TYPE_CHECKING:
@@ -98,6 +98,19 @@ def print_differences(differences: Iterable[PolicyDifference]) -> None:
         one = pair.difference
         said = f"no estimate, {one.reason}" if one.reason else f"{one.value:+.4f} {_interval(one)}"
         click.echo(f"{pair.policy} - {pair.other}: {said}")
+
+
+def gain_sentence(gain: LearningGain) -> str:
+    """Returns what learning is worth, in a sentence."""
+    interval = (
+        f"{gain.low:+.4f} to {gain.high:+.4f} with {gain.confidence:.0%} confidence"
+        if gain.HasField("low")
+        else "too few people for an interval"
+    )
+    return (
+        f"{gain.difference:+.4f} reward an interaction against the rules ({interval}), "
+        f"{gain.rule_based_users} people on them since {when(gain.since)}"
+    )
 
 
 def give_up(failure: Exception, code: int) -> NoReturn:

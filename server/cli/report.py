@@ -18,7 +18,7 @@ from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
 from rl.action import ACTIONS, ENERGIES
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY
-from server.cli.output import when
+from server.cli.output import gain_sentence, when
 
 # Okabe & Ito: told apart by colour-blind people too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -41,7 +41,7 @@ def render(answer: pb.EvaluateResponse, confidence: float) -> str:
     """Returns the HTML page; confidence is that of the intervals."""
     template = files("server.cli").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"when": when, "number": _number, "interval": _interval}
+    page.filters |= {"when": when, "number": _number, "interval": _interval, "gain": gain_sentence}
     rows = len(answer.policies)
     pictures = {
         "policies": _picture(_values, answer, 1.0 + 0.95 * max(1, rows)),

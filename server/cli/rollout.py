@@ -8,6 +8,8 @@ from google.protobuf.message import Message
 
 from recparams.v1 import rollout_pb2 as pb
 from recparams.v1 import rollout_pb2_grpc as grpc_pb
+from rl.arms import RULES_VERSION
+from rl.evaluation.sample_ratio import MISMATCH
 from server.cli.connection import admin_call, json_option, server_options
 from server.cli.options import int64, percent
 from server.cli.output import enum_name, print_facts, print_json, print_table, version_name, when
@@ -152,6 +154,11 @@ def experiment(experiment_id: int, address: str, admin_key: str | None, as_json:
     click.echo()
     for one in answer.differences:
         click.echo(_sentence(one, answer))
+    if answer.sample_ratio_p_value < MISMATCH:
+        click.echo(
+            "sample ratio mismatch: the arms do not have their shares of the people (p "
+            f"{answer.sample_ratio_p_value:.2g}), so this comparison is not to be trusted"
+        )
 
 
 def _sentence(one: pb.ArmDifference, answer: pb.GetExperimentResponse) -> str:
@@ -178,12 +185,17 @@ def _print_rollout(current: pb.Rollout) -> None:
         (enum_name(arm, "arm"), f"{arm.percent:g} % of the people: {version_name(arm.version)}")
         for arm in current.arms
     ]
+    if current.holdback_percent:
+        rules = version_name(RULES_VERSION)
+        facts.append(("held back", f"{current.holdback_percent:g} % of the people: {rules}"))
     facts += [
         ("since", f"{when(current.changed_at)}{' by itself' if current.automatic else ''}"),
         ("reason", current.reason or "-"),
         ("steps", steps),
         ("experiment", current.experiment_id or "none: everybody is served alike"),
     ]
+    if current.waiting_version:
+        facts.append(("waiting", version_name(current.waiting_version)))
     if current.shadow_version:
         facts.append(("shadow", version_name(current.shadow_version)))
     print_facts(facts)

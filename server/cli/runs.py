@@ -7,7 +7,8 @@ from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
 from server.cli.options import int64
 from server.cli.output import enum_name, print_json, print_table, when
-from server.cli.train import follow, print_run
+from server.cli.run_output import print_run
+from server.cli.train import follow
 
 
 @click.group()
@@ -40,24 +41,26 @@ def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) ->
             "run",
             "created",
             "status",
+            "outcome",
             "mode",
             "people",
             "interactions",
             "reward",
             "version",
-            "error",
+            "reason",
         ),
         (
             (
                 run.run_id,
                 when(run.created_at),
                 enum_name(run, "status"),
+                enum_name(run, "outcome") if run.outcome else "-",
                 enum_name(run, "mode"),
                 run.users_trained,
                 run.interactions_trained,
                 run.average_reward,
                 run.model_version or "-",
-                run.error,
+                run.error or run.outcome_reason,
             )
             for run in answer.runs
         ),

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import system_pb2_grpc as grpc_pb
 from server.cli.connection import SECONDS, channel, json_option, server_options
-from server.cli.output import enum_name, print_facts, print_json, version_name, when
+from server.cli.output import enum_name, gain_sentence, print_facts, print_json, version_name, when
 
 
 @click.command()
@@ -44,9 +44,13 @@ def _facts(health: pb.GetSystemHealthResponse) -> Iterator[tuple[str, object]]:
         said.append(database.problem)
     yield "database", "; ".join(said)
     yield from _served(health.served)
+    if health.HasField("learning_gain"):
+        yield "learning is worth", gain_sentence(health.learning_gain)
     if health.HasField("last_training_run"):
         run = health.last_training_run
         yield "last training run", f"{run.run_id}, {enum_name(run, 'status')}"
+        if run.outcome:
+            yield "outcome", run.outcome_reason or enum_name(run, "outcome")
         yield "asked for", f"{when(run.created_at)}{_ago(run.created_at)}"
         yield "took", _span(run.duration_seconds)
         yield "model version", run.model_version or "none"

@@ -26,15 +26,8 @@ from server.cli.connection import (
     server_options,
 )
 from server.cli.options import int32, moment, objective, parameter
-from server.cli.output import (
-    enum_name,
-    print_differences,
-    print_estimates,
-    print_facts,
-    print_json,
-    to_dict,
-    when,
-)
+from server.cli.output import print_json, to_dict
+from server.cli.run_output import print_run
 from server.contract.enums import enum_number
 
 Metadata = tuple[tuple[str, str], ...]
@@ -43,7 +36,6 @@ _EXITS = {
     pb.TRAINING_RUN_STATUS_COMPLETED: Exit.OK,
     pb.TRAINING_RUN_STATUS_FAILED: Exit.FAILED,
     pb.TRAINING_RUN_STATUS_CANCELLED: Exit.CANCELLED,
-    pb.TRAINING_RUN_STATUS_GATED: Exit.GATED,
 }
 _HYPERPARAMETERS = [
     field.name
@@ -161,8 +153,9 @@ def train(
 
     \b
     Exit codes with --wait:
-      0  completed, or nothing new to learn     5  cancelled
-      1  failed; nothing was changed            6  trained, but held back by a gate
+      0  completed: the version is served,      5  cancelled
+         starts or waits, or is not needed      6  completed, but a gate refused the version
+      1  failed; nothing was changed
       2  bad input                              7  admin key missing or wrong
       3  another run is under way             130  Ctrl-C; the run goes on
       4  server unreachable
@@ -214,7 +207,12 @@ def follow(
             err=True,
         )
         raise SystemExit(130) from None
-    raise SystemExit(_EXITS[run.status])
+    raise SystemExit(_exit_code(run))
+
+
+def _exit_code(run: pb.TrainingRun) -> Exit:
+    refused = run.outcome == pb.TRAINING_OUTCOME_REFUSED
+    return Exit.GATED if refused else _EXITS[run.status]
 
 
 def _updates(stub: Any, run_id: int, metadata: Metadata, address: str) -> Iterator[pb.TrainingRun]:
@@ -259,45 +257,11 @@ def _with_lines(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
             click.echo(json.dumps(line))
         shown = step
     click.echo(json.dumps(to_dict(run)))
+    if run.outcome_reason:
+        click.echo(_sentence(run), err=True)
     return run
 
 
-def _window_start(run: pb.TrainingRun) -> str:
-    return when(run.window_start) if run.HasField("window_start") else "all that is due,"
-
-
-def print_run(run: pb.TrainingRun) -> None:
-    """Prints a run for people."""
-    facts: list[tuple[str, object]] = [
-        ("run", run.run_id),
-        ("status", enum_name(run, "status")),
-        ("mode", enum_name(run, "mode")),
-        ("window", f"{_window_start(run)} to {when(run.window_end)}"),
-        ("started", when(run.started_at)),
-        ("finished", when(run.finished_at)),
-        ("people", run.users_trained),
-        ("interactions", f"{run.interactions_trained} ({run.interactions_waiting} waiting)"),
-        ("average reward", run.average_reward),
-        ("states visited", f"{run.statistics.total_states} ({run.statistics.coverage:.2%})"),
-        ("model version", run.model_version or "none: nothing new to learn"),
-        ("served to", f"{run.served_percent:g} % of the people since"),
-    ]
-    facts += [
-        (f"gate {gate.name}", f"{'passed' if gate.passed else 'FAILED'}: {gate.explanation}")
-        for gate in run.gates
-    ]
-    if run.error:
-        facts.append(("error", run.error))
-    print_facts(facts)
-    if run.holdout.policies:
-        _print_holdout(run.holdout)
-
-
-def _print_holdout(holdout: evaluation_pb2.HoldoutEvaluation) -> None:
-    click.echo(
-        f"\nHeld out before they were trained: {holdout.interactions} interactions, of them "
-        f"{holdout.unknown_propensity} without a usable propensity and "
-        f"{holdout.trained_interactions} that the active version knew\n"
-    )
-    print_estimates(holdout.policies)
-    print_differences(holdout.differences)
+def _sentence(run: pb.TrainingRun) -> str:
+    version = f"version {run.model_version}: " if run.model_version else ""
+    return f"training run {run.run_id} completed, {version}{run.outcome_reason}"

@@ -1,4 +1,4 @@
-"""Entry of a job: train RUN | evaluate JSON | experiment ID | export VERSION | import."""
+"""Entry of a job: train RUN | evaluate JSON | experiment ID | gain | export VERSION | import."""
 
 import asyncio
 import os
@@ -55,6 +55,10 @@ def _work(settings: Settings, arguments: list[str]) -> int:
             from server.jobs.experiment import compare_arms
 
             return asyncio.run(compare_arms(settings, int(experiment_id), output))
+        case ["gain"]:
+            from server.jobs.learning_gain import measure_gain
+
+            return asyncio.run(measure_gain(settings, output))
         case ["export", version]:
             from server.jobs.tables import export_table
 

@@ -8,25 +8,14 @@ from numpy.typing import NDArray
 
 from recparams.v1 import rollout_pb2 as pb
 from rl.arms import RL, Activation
+from rl.evaluation.sample_ratio import sample_ratio_p_value
 from rl.evaluation.sequential import ArmTotals, difference
-from rl.objectives import weighted_reward
-from rl.reward import reaction_flags, rewards
 from server.contract.vocabulary import ARM_NUMBERS
+from server.jobs.served import read_served
 from server.settings import Settings
+from server.store import training
 from server.store.activations import experiment
-from server.store.columns import SERVED, Collector, Rows, copy_rows
-from server.store.database import Connection, database_url
-
-_QUERY = f"""
-SELECT {SERVED.select_list} FROM interactions AS i WHERE i.activation_id = ANY($1::bigint[])
-"""  # noqa: S608 - constant column names
-_COLUMNS = {
-    "user": np.int64,
-    "arm": np.int16,
-    "activation": np.int64,
-    "reward": np.float32,
-    "like": np.bool_,
-}
+from server.store.database import database_url
 
 
 async def compare_arms(settings: Settings, experiment_id: int, output: BinaryIO) -> int:
@@ -34,32 +23,15 @@ async def compare_arms(settings: Settings, experiment_id: int, output: BinaryIO)
     connection = await asyncpg.connect(database_url(settings))
     try:
         plans = await experiment(connection, experiment_id)
-        columns = await _read(connection, settings, [plan.id for plan in plans])
+        columns = await read_served(
+            connection, settings, [plan.id for plan in plans], training.EVER
+        )
     finally:
         await connection.close()
     response = _response(settings, plans, columns)
     response.experiment_id = experiment_id
     output.write(response.SerializeToString())
     return 0
-
-
-async def _read(
-    connection: Connection, settings: Settings, activations: list[int]
-) -> dict[str, Any]:
-    weights, objectives = settings.reward_weights(), settings.objectives()
-    collected = Collector(**_COLUMNS)
-
-    async def add(rows: Rows) -> None:
-        mask = rows["reactions"].astype(np.int64)
-        engagement = rewards(weights, mask, rows["completion_rate"], rows["mood_change"])
-        collected.add(
-            reward=weighted_reward(objectives, engagement, rows["action"].astype(np.uint8)),
-            like=reaction_flags(mask, "like"),
-            **{name: rows[name] for name in ("user", "arm", "activation")},
-        )
-
-    await copy_rows(connection, _QUERY, activations, on_rows=add, layout=SERVED)
-    return {name: collected.column(name) for name in _COLUMNS}
 
 
 def _weights(
@@ -81,9 +53,11 @@ def _response(
     last = plans[-1]
     # All plans of an experiment have the same arms.
     versions = {name: arm.version for name, arm in last.arms().items()}
-    totals = {}
+    totals, step_users = {}, {}
     for name in versions:
         rows = columns["arm"] == ARM_NUMBERS[name]
+        at_step = rows & (columns["activation"] == last.id)
+        step_users[name] = len(np.unique(columns["user"][at_step]))
         totals[name] = ArmTotals.of(
             columns["user"][rows],
             columns["reward"][rows],
@@ -113,6 +87,7 @@ def _response(
                 interactions=arm.interactions,
                 average_reward=arm.mean_reward,
                 like_rate=arm.like_rate,
+                step_users=step_users[name],
             )
             for name, arm in totals.items()
         ],
@@ -128,4 +103,7 @@ def _response(
         ],
         alpha=alpha,
         burn_in_users=settings.experiment_burn_in,
+        sample_ratio_p_value=sample_ratio_p_value(
+            list(step_users.values()), [last.arms()[name].share for name in step_users]
+        ),
     )

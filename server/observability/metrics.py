@@ -16,7 +16,6 @@ from server.contract.vocabulary import ARM_NAMES
 
 _ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
 _PERCENT = Gauge("recparams_rollout_percent", "Share of the people with that version, 0 to 100")
-_GATED = Gauge("recparams_training_gated", "1 where the last training run was held back by a gate")
 # A label, so that there is no sample before the count is known: 0 would look like a reset.
 _TAKEN_BACK = Gauge("recparams_rollouts_taken_back", "Rollouts that were taken back", ["by"])
 WATCHERS = Gauge("recparams_policy_watchers", "Callers that watch the policy on this worker")
@@ -25,6 +24,13 @@ _LIKES = Gauge("recparams_arm_like_rate", "Share of interactions with a like", [
 _USERS = Gauge("recparams_arm_users", "People with an interaction in the arm", ["arm"])
 _LOW = Gauge("recparams_arm_difference_low", "Lower end of RL minus the arm, in reward", ["arm"])
 _HIGH = Gauge("recparams_arm_difference_high", "Upper end of RL minus the arm, in reward", ["arm"])
+
+_SAMPLE_RATIO = Gauge(
+    "recparams_sample_ratio_p_value",
+    "p-value of the check that every arm has its share of the people",
+    ["experiment"],
+)
+_ARM_GAUGES = (_REWARD, _LIKES, _USERS, _LOW, _HIGH, _SAMPLE_RATIO)
 
 _RECORDED = Counter("recparams_interactions_recorded", "Interactions that were new", ["arm"])
 _REACTIONS = Counter("recparams_reactions", "Reactions of those", ["arm", "reaction"])
@@ -92,11 +98,6 @@ def set_rollout(activation: Activation) -> None:
     _PERCENT.set(activation.split.percent)
 
 
-def set_training_gated(gated: bool) -> None:
-    """Sets whether a gate held back the last training run."""
-    _GATED.set(gated)
-
-
 def set_rollouts_taken_back(count: int) -> None:
     """Sets the number of rollouts that the server took back by itself."""
     _TAKEN_BACK.labels("watch").set(count)
@@ -105,6 +106,7 @@ def set_rollouts_taken_back(count: int) -> None:
 def set_arm_metrics(experiment: GetExperimentResponse) -> None:
     """Sets the metrics of the arms of an experiment in place of those of an earlier one."""
     clear_arm_metrics()
+    _SAMPLE_RATIO.labels(experiment.experiment_id).set(experiment.sample_ratio_p_value)
     for arm in experiment.arms:
         name = ARM_NAMES[arm.arm]
         _REWARD.labels(name).set(arm.average_reward)
@@ -118,5 +120,5 @@ def set_arm_metrics(experiment: GetExperimentResponse) -> None:
 
 def clear_arm_metrics() -> None:
     """Removes the metrics of arms, for when everybody is served alike."""
-    for gauge in (_REWARD, _LIKES, _USERS, _LOW, _HIGH):
+    for gauge in _ARM_GAUGES:
         gauge.clear()

@@ -44,6 +44,11 @@ def run_status(name: str) -> training_pb2.TrainingRunStatus.ValueType:
     return enum_number(training_pb2.TrainingRunStatus, name)
 
 
+def run_outcome(name: str | None) -> training_pb2.TrainingOutcome.ValueType:
+    """Returns the outcome of a system_tasks row as the contract has it."""
+    return enum_number(training_pb2.TrainingOutcome, name or "unspecified")
+
+
 def run_message(row: Any) -> training_pb2.TrainingRun:
     """Returns the training run of a system_tasks row."""
     metadata = json.loads(row["metadata"])
@@ -82,6 +87,8 @@ def run_message(row: Any) -> training_pb2.TrainingRun:
         else None,
         served_percent=result.get("served_percent", 0.0),
         algorithm=request.get("algorithm", DEFAULT_ALGORITHM),
+        outcome=run_outcome(row["outcome"]),
+        outcome_reason=result.get("outcome_reason", ""),
     )
 
 

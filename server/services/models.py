@@ -11,7 +11,8 @@ from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
 from server.services.runtime import Runtime
 from server.services.versions import check_plan, check_reason, check_servable, refused
-from server.store import activations, model_rows
+from server.settings import Settings
+from server.store import activations, model_rows, tasks
 from server.store.database import Connection
 
 LARGEST_FILE = 1024 * 1024 * 1024
@@ -20,7 +21,8 @@ LARGEST_FILE = 1024 * 1024 * 1024
 class ModelService(grpc_pb.ModelServiceServicer):
     """Serves ModelService. Activations are rows: the database tells every replica of them."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+        self._settings = settings
         self._runtime = runtime
 
     async def ListModels(
@@ -56,9 +58,10 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with pool.acquire() as connection, connection.transaction():
             await check_servable(self._runtime, connection, request.version)
             following, previous = await activations.activate(
-                connection, request.version, request.reason
+                connection, request.version, self._settings.holdback_percent, request.reason
             )
             await check_plan(self._runtime, connection, following)
+            await tasks.supersede_waiting(connection)
         return pb.ActivateModelResponse(active_version=request.version, previous_version=previous)
 
     async def RollbackModel(
@@ -71,6 +74,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
             if rolled is None:
                 raise refused("NOTHING_TO_ROLL_BACK", "no version was served before this one")
             following, previous = rolled
+            await tasks.supersede_waiting(connection)
             await check_plan(self._runtime, connection, following)
         return pb.RollbackModelResponse(active_version=following.version, previous_version=previous)
 
@@ -104,8 +108,10 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with pool.acquire() as connection, connection.transaction():
             if upload.activate:
                 await check_servable(self._runtime, connection, version)
-                following, _ = await activations.activate(connection, version, "import")
+                holdback = self._settings.holdback_percent
+                following, _ = await activations.activate(connection, version, holdback, "import")
                 await check_plan(self._runtime, connection, following)
+                await tasks.supersede_waiting(connection)
             return pb.ImportModelResponse(model=await _model(connection, version))
 
 

@@ -11,6 +11,7 @@ from recparams.v1 import policy_pb2_grpc as grpc_pb
 from server.contract.errors import invalid, store_unavailable
 from server.observability import metrics
 from server.services.runtime import Runtime
+from server.services.served_plans import told_to_callers
 from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey, Exploration
 from server.serving.snapshots import EncodedSnapshot, Snapshots
 from server.settings import Settings
@@ -26,9 +27,8 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
     def __init__(self, settings: Settings, runtime: Runtime) -> None:
         self._runtime = runtime
         self._heartbeat = settings.watch_heartbeat_seconds
-        exploration = settings.served_exploration()
-        self._snapshots = Snapshots(runtime.holder, exploration)
-        self._told = Exploration.told(exploration, runtime.holder.rules)
+        self._exploration = settings.served_exploration()
+        self._snapshots = Snapshots(runtime.holder, self._exploration)
         self._message: tuple[EncodedSnapshot, bytes] | None = None
         self._stopping = asyncio.Event()
 
@@ -47,6 +47,7 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         if not self._runtime.holder.is_loaded:
             raise store_unavailable()
         key: DelegatedKey | None = None
+        told: Exploration | None = None
         with metrics.WATCHERS.track_inprogress():
             while not self._stopping.is_set():
                 # Taken before the snapshot, so that no change in between is missed.
@@ -56,8 +57,11 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
                     checksum=snapshot.checksum, heartbeat_seconds=self._heartbeat
                 )
                 now = int(time.time())
-                if key is None or now > key.expires_at - LIFETIME_SECONDS // 2:
-                    key = tokens.delegate(now, self._told)
+                current = told_to_callers(self._exploration, self._runtime.holder)
+                renewed = key is None or now > key.expires_at - LIFETIME_SECONDS // 2
+                if key is None or renewed or current != told:
+                    told = current
+                    key = tokens.delegate(now, told)
                     own.token_key.id, own.token_key.key = key.id, key.key
                     own.token_key.expires_at.seconds = key.expires_at
                 # Encoded messages that follow each other are one, with the fields of both.

@@ -23,7 +23,6 @@ from server.services.runtime import Runtime
 from server.services.served_plans import ServedPlans
 from server.serving.answers import batch_answer
 from server.serving.delegated_decisions import DelegatedDecision
-from server.serving.delegated_tokens import Exploration
 from server.serving.plain_requests import read_plain_batch
 from server.settings import Settings
 from server.store import interactions, profiles
@@ -48,8 +47,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self._settings = settings
         self._runtime = runtime
         self._cache = cache
-        told = Exploration.told(settings.served_exploration(), runtime.holder.rules)
-        self._served = ServedPlans(runtime.holder, told)
+        self._served = ServedPlans(runtime.holder, settings.served_exploration())
         self._weights = settings.reward_weights()
         self._no_profiles_until = 0.0
 

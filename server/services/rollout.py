@@ -21,7 +21,7 @@ from server.services.versions import (
     refused,
 )
 from server.settings import Settings
-from server.store import activations, shadows
+from server.store import activations, shadows, tasks
 from server.store.database import Connection
 
 MOST_HISTORY = 20
@@ -48,9 +48,14 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             percent, rules = self._shares(request, current, version)
             await check_servable(self._runtime, connection, version)
             following = await activations.set_rollout(
-                connection, version, percent, rules, request.reason
+                connection,
+                version,
+                activations.Shares(percent, rules, self._settings.holdback_percent),
+                request.reason,
             )
             await check_plan(self._runtime, connection, following)
+            if version != current.version:
+                await tasks.supersede_waiting(connection)
             (rollout,) = await self._newest(connection, 1)
         return pb.SetRolloutResponse(rollout=rollout)
 
@@ -96,6 +101,8 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
         rollouts = rollouts or [self._message(NEVER_ACTIVATED)]
         shadow = await shadows.current(connection)
         rollouts[0].shadow_version = shadow.version if shadow else 0
+        waiting = await tasks.waiting_version(connection)
+        rollouts[0].waiting_version = waiting["version"] if waiting else 0
         return rollouts
 
     def _message(self, activation: Activation) -> pb.Rollout:
@@ -105,6 +112,7 @@ class RolloutService(grpc_pb.RolloutServiceServicer):
             baseline_version=activation.baseline,
             percent=split.percent,
             rule_based_percent=split.rule_based_percent,
+            holdback_percent=split.holdback_percent,
             experiment_id=activation.experiment_id or 0,
             arms=[
                 pb.ArmShare(arm=ARM_NUMBERS[name], version=arm.version, percent=100.0 * arm.share)

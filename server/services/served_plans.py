@@ -23,17 +23,28 @@ MOST_PLANS = 4
 """Kept of those lately asked for. A table takes two bytes a state."""
 
 
+def told_to_callers(exploration: float | None, holder: PolicyHolder) -> Exploration:
+    """Returns the exploration that this server tells callers.
+
+    Args:
+        exploration: probability of a random action, 0 to 1; None follows what is served.
+        holder: holds the policies in memory.
+    """
+    of_all = holder.serving.exploration if exploration is None else exploration
+    return Exploration.told(of_all, holder.rules)
+
+
 class ServedPlans:
     """Activations with their policies: what is served, and what was lately asked for.
 
     Args:
         holder: holds the policies in memory.
-        told: the exploration that this server tells callers.
+        exploration: probability of a random action, 0 to 1; None follows what is served.
     """
 
-    def __init__(self, holder: PolicyHolder, told: Exploration) -> None:
+    def __init__(self, holder: PolicyHolder, exploration: float | None) -> None:
         self._holder = holder
-        self._told = told
+        self._exploration = exploration
         self._plans: OrderedDict[int, ServedPlan] = OrderedDict()
         self._loading = asyncio.Lock()
 
@@ -52,13 +63,14 @@ class ServedPlans:
             contexts: the contexts of this deployment.
             violations: takes note of them.
         """
+        told = told_to_callers(self._exploration, self._holder)
         # One activation after the other, so that no more of them are in memory than are kept.
         for number, group in groupby(sorted(decisions, key=_activation), key=_activation):
             served = await self._plan(pool, number)
             async for one in in_turns(group):
                 if served is None:
                     violations.add(one.path, f"names activation {number}, which there never was")
-                elif found := problem(served, self._holder.space, contexts, one, self._told):
+                elif found := problem(served, self._holder.space, contexts, one, told):
                     violations.add(one.path, found)
 
     async def _plan(self, pool: Pool, number: int) -> ServedPlan | None:

@@ -13,10 +13,10 @@ from recparams.v1 import system_pb2_grpc as grpc_pb
 from server.contract.errors import Violations
 from server.rpc.rate_limit import RateLimit
 from server.services.checks import LONGEST_USER_ID, check_name
-from server.services.conversion import run_status, stamp
+from server.services.conversion import run_outcome, run_status, stamp
 from server.services.runtime import Runtime
 from server.settings import Settings
-from server.store import system, tasks, users
+from server.store import learning_gain, system, tasks, users
 from server.store.database import Connection
 from server.store.errors import STORE_ERRORS
 from server.store.profiles import ProfileCache
@@ -96,6 +96,9 @@ class SystemService(grpc_pb.SystemServiceServicer):
             health.database.answers = True
             await _add_active(connection, health.served)
             await _add_training(connection, health)
+            gain = await learning_gain.newest(connection)
+            if gain is not None:
+                health.learning_gain.CopyFrom(gain)
 
     async def DeleteUserData(
         self, request: pb.DeleteUserDataRequest, context: Any
@@ -137,5 +140,7 @@ async def _add_training(connection: Connection, health: pb.GetSystemHealthRespon
                 finished_at=stamp(run["finished_at"]),
                 duration_seconds=run["seconds"],
                 model_version=run["model_version"] or 0,
+                outcome=run_outcome(run["outcome"]),
+                outcome_reason=run["outcome_reason"],
             )
         )

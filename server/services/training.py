@@ -30,7 +30,7 @@ from server.services.training_requests import (
 )
 from server.services.versions import check_evaluated, refused
 from server.settings import Settings
-from server.store import model_rows, tasks, training
+from server.store import learning_gain, model_rows, tasks, training
 from server.store.database import Connection, Pool
 
 LONGEST_PROBLEM = 300
@@ -189,6 +189,10 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             by_segment=not request.overall_only,
         )
         await check_evaluated(self._runtime, policies)
-        return await run_for(
+        response = await run_for(
             self._runtime.require_jobs(), pb.EvaluateResponse, "evaluate", wanted.to_json()
         )
+        gain = await learning_gain.newest(self._runtime.require_pool())
+        if gain is not None:
+            response.learning_gain.CopyFrom(gain)
+        return response

@@ -192,7 +192,8 @@ class Decider:
         if plan.only_arm is not None:
             which = np.zeros(n, dtype=np.intp)
         else:
-            which = np.array([arms.index(plan.arm_of(user)) for user in users])
+            places = {name: place for place, name in enumerate(plan.arms)}
+            which = np.array([places[plan.arm_name(user)] for user in users])
 
         generator = self._generator
         chosen = [arm.choose(states, scores, generator) for arm in arms]

@@ -1,7 +1,7 @@
 """The policies in memory: the arms that are served, and a version scored in passing."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from rl.arms import NEVER_ACTIVATED, RULE_BASED, RULES_VERSION, Activation
@@ -67,6 +67,7 @@ class Serving:
         shadow: a version scored in passing, or None.
         passed_over: the highest activation whose number no decision token has room for, or 0.
         refused_shadow: the newest entry of shadowing if it was refused, or 0.
+        exploration: exploration rate of all arms, 0 to 1; None leaves each policy its own.
     """
 
     arms: tuple[Arm, ...]
@@ -76,6 +77,17 @@ class Serving:
     shadow: Shadow | None = None
     passed_over: int = 0
     refused_shadow: int = 0
+    exploration: float | None = None
+
+    def exploring(self, rate: float | None) -> "Serving":
+        """Returns the same with another exploration rate of all arms."""
+        if rate is None or rate == self.exploration:
+            return self
+        arms = tuple(
+            replace(arm, policy=replace(arm.policy, epsilon=rate))  # type: ignore[type-var]
+            for arm in self.arms
+        )
+        return replace(self, arms=arms, exploration=rate)
 
     @property
     def version(self) -> int:
@@ -87,8 +99,11 @@ class Serving:
         if len(self.arms) == 1:
             return self.arms[0]
         name = self.plan.split.arm(user_id)
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
         # With the rules as baseline the previous arm and the rules' are one.
-        return next((arm for arm in self.arms if arm.name == name), self.arms[-1])
+        return self.arms[-1]
 
 
 class PolicyHolder:

@@ -127,7 +127,11 @@ class PreparedPlan:
 
     def arm_of(self, user: bytes) -> PreparedArm:
         """Returns the arm of a person, by the user id in UTF-8."""
-        return self.only_arm or self.arms[self.serving.arm_of(user.decode()).name]
+        return self.only_arm or self.arms[self.arm_name(user)]
+
+    def arm_name(self, user: bytes) -> str:
+        """Returns the name of the arm of a person, by the user id in UTF-8."""
+        return self.serving.arm_of(user.decode()).name
 
 
 def prepare_plan(

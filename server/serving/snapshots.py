@@ -10,7 +10,7 @@ import numpy as np
 from recparams.v1 import policy_pb2 as pb
 from recparams.v1.recommendation_pb2 import FallbackReason
 from recparams.v1.types_pb2 import ContentType, Mood, TimeOfDay
-from rl.arms import RULES_VERSION
+from rl.arms import HOLDBACK_SALT, RULES_VERSION
 from rl.policy import GreedyTable
 from rl.state import StateSpace
 from server.contract.enums import enum_number
@@ -84,6 +84,8 @@ def _message(space: StateSpace, serving: Serving, exploration: float | None) -> 
         percent=plan.split.percent,
         rule_based_percent=plan.split.rule_based_percent,
         arms=[_arm(arm, exploration, no_model) for arm in serving.arms],
+        holdback_percent=plan.split.holdback_percent,
+        holdback_salt=HOLDBACK_SALT,
     )
 
 

@@ -52,8 +52,8 @@ class ServingSettings(BaseModel):
     )
     exploration: Literal["off", "schedule"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "off",
-        description="Probability of a random action while serving: off (0), schedule (what the "
-        "served model version asks for), or a number from 0 to 1.",
+        description="Probability of a random action while serving: off (0), schedule (falls with "
+        "the interactions that were trained, whatever is served), or a number from 0 to 1.",
     )
     reload_poll_seconds: float = Field(
         5.0, gt=0, description="How often to look for a new model when notifications fail."

@@ -1,10 +1,12 @@
 """Activations: the record of what is served to whom, of which the newest row counts."""
 
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from rl.arms import NEVER_ACTIVATED, RL, RULES_VERSION, Activation, Split
+from rl.evaluation.rollout import Ramp
 from server.contract.sizes import LARGEST_NUMBER
 from server.store.database import Connection
 
@@ -12,8 +14,8 @@ MODEL_CHANNEL = "recparams_model"
 
 
 _SELECT = """
-SELECT id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
-    activated_at, reason, automatic
+SELECT id, version, rollback_to, percent, rule_based_percent, salt, holdback_percent, baseline,
+    experiment_id, activated_at, reason, automatic
 FROM model_activations
 """
 
@@ -60,9 +62,13 @@ async def experiment(connection: Connection, experiment_id: int) -> list[Activat
     return [_activation(row) for row in rows]
 
 
-async def automatic_count(connection: Connection) -> int:
-    """Returns the number of rollbacks that the server made by itself."""
-    return int(await connection.fetchval("SELECT count(*) FROM model_activations WHERE automatic"))
+async def in_force_since(connection: Connection, since: datetime) -> list[Activation]:
+    """Returns the activations that were in force at some time since an instant, in order."""
+    first = await connection.fetchval(
+        "SELECT max(id) FROM model_activations WHERE activated_at <= $1", since
+    )
+    rows = await connection.fetch(_SELECT + "WHERE id >= $1 ORDER BY id", first or 0)
+    return [_activation(row) for row in rows]
 
 
 async def newest_experiment(connection: Connection) -> int | None:
@@ -94,74 +100,109 @@ def _activation(row: Any) -> Activation:
         row["id"],
         row["version"] or RULES_VERSION,
         row["rollback_to"],
-        Split(row["percent"], row["rule_based_percent"], row["salt"]),
+        Split(row["percent"], row["rule_based_percent"], row["salt"], row["holdback_percent"]),
         row["baseline"] or RULES_VERSION,
         row["experiment_id"],
     )
 
 
-async def activate(connection: Connection, version: int, reason: str) -> tuple[Activation, int]:
-    """Serves a version to everybody, within the caller's transaction.
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the people, in percent: as those of `Split`."""
+
+    percent: float
+    rule_based_percent: float
+    holdback_percent: float
+
+
+async def activate(
+    connection: Connection, version: int, holdback: float, reason: str
+) -> tuple[Activation, int]:
+    """Serves a version to everybody who is not held back, within the caller's transaction.
 
     Replicas hear of it when the transaction commits.
+
+    Args:
+        connection: in a transaction.
+        version: the version to serve.
+        holdback: percent of the people that is held back.
+        reason: for the record.
 
     Returns:
         (the activation that serves it, the version before).
     """
     current = await lock(connection)
-    if (current.version, current.split.percent) == (version, 100):
+    split = current.split
+    if (current.version, split.percent, split.holdback_percent) == (version, 100, holdback):
         return current, current.version
-    following = await _successor(connection, current, version, 100.0, 0.0)
-    return await _add(connection, following, reason), current.version
+    following = await set_rollout(connection, version, Shares(100.0, 0.0, holdback), reason)
+    return following, current.version
 
 
 async def set_rollout(
     connection: Connection,
     version: int,
-    percent: float,
-    rule_based_percent: float,
+    shares: Shares,
     reason: str,
+    *,
+    automatic: bool = False,
 ) -> Activation:
     """Serves a version to a share of the people, within the caller's transaction.
 
     Args:
         connection: in a transaction.
         version: the version to roll out.
-        percent: 0 to 100.
-        rule_based_percent: share kept on the rules, 0 to 100.
+        shares: of the version, of the rules and of those held back.
         reason: for the record.
+        automatic: True if nobody asked for it.
 
     Raises:
         ValueError: the shares exceed 100 together.
     """
     current = await lock(connection)
-    following = await _successor(connection, current, version, percent, rule_based_percent)
-    return await _add(connection, following, reason)
+    following = await _successor(connection, current, version, shares)
+    return await _add(connection, following, reason, automatic=automatic)
 
 
-async def promote(connection: Connection, version: int, first_step: float, reason: str) -> float:
-    """Serves a version that passed its gates, up to the first step of the ramp.
+async def promote(
+    connection: Connection, version: int, percent: float, holdback: float, reason: str
+) -> Activation:
+    """Serves a version to a share of the people without being asked, within a transaction.
 
-    The share on the rules stays.
+    The share on the rules stays, and limits that of the version.
 
     Args:
         connection: in a transaction.
         version: the version to serve.
-        first_step: percent of the people, above 0 to 100.
+        percent: of the people, above 0 to 100.
+        holdback: percent of the people that is held back.
         reason: for the record.
-
-    Returns:
-        Percent of the people that get the version.
     """
-    current = await lock(connection)
-    rules = current.split.rule_based_percent
-    percent = min(first_step, 100.0 - rules)
-    await _add(connection, await _successor(connection, current, version, percent, rules), reason)
-    return percent
+    rules = (await lock(connection)).split.rule_based_percent
+    shares = Shares(min(percent, 100.0 - rules), rules, holdback)
+    return await set_rollout(connection, version, shares, reason, automatic=True)
+
+
+async def ramp_of(connection: Connection, current: Activation) -> Ramp | None:
+    """Returns the rollout under way, or None; `current` is the newest activation."""
+    if not current.is_ramp:
+        return None
+    seconds = await seconds_since(connection, current.id)
+    return Ramp(current.version, current.split.percent, seconds)
+
+
+async def seconds_since(connection: Connection, activation_id: int) -> float:
+    """Returns the seconds since an activation, by the clock of the database."""
+    return float(
+        await connection.fetchval(
+            "SELECT extract(epoch FROM now() - activated_at) FROM model_activations WHERE id = $1",
+            activation_id,
+        )
+    )
 
 
 async def _successor(
-    connection: Connection, current: Activation, version: int, percent: float, rules: float
+    connection: Connection, current: Activation, version: int, shares: Shares
 ) -> Activation:
     """Returns the activation that follows when a version gets these shares, in percent."""
     if current.is_ramp and version != current.version:
@@ -173,7 +214,7 @@ async def _successor(
         id=0,
         version=version,
         rollback_to=current.rollback_to if same else current.id or None,
-        split=Split(percent, rules, salt),
+        split=Split(shares.percent, shares.rule_based_percent, salt, shares.holdback_percent),
         baseline=current.baseline if same else current.version,
         experiment_id=current.experiment_id if same else None,
     )
@@ -210,8 +251,13 @@ async def rollback(connection: Connection, reason: str) -> tuple[Activation, int
 async def return_to(
     connection: Connection, target: Activation, reason: str, *, automatic: bool = False
 ) -> Activation:
-    """Serves what an earlier activation served, within the caller's transaction."""
-    following = replace(target, id=0, experiment_id=None)
+    """Serves what an earlier activation served, within the caller's transaction.
+
+    Who is held back stays so.
+    """
+    held_back = (await lock(connection)).split.holdback_percent
+    split = replace(target.split, holdback_percent=held_back)
+    following = replace(target, id=0, split=split, experiment_id=None)
     return await _add(connection, following, reason, automatic=automatic)
 
 
@@ -231,9 +277,9 @@ async def _add(
         """
         INSERT INTO model_activations (
             id, version, rollback_to, percent, rule_based_percent, salt, baseline, experiment_id,
-            reason, automatic
+            reason, automatic, holdback_percent
         ) OVERRIDING SYSTEM VALUE
-        SELECT id, $1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN coalesce($8, id) END, $9, $10
+        SELECT id, $1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN coalesce($8, id) END, $9, $10, $11
         FROM nextval(pg_get_serial_sequence('model_activations', 'id')) AS id
         RETURNING *
         """,
@@ -247,5 +293,6 @@ async def _add(
         following.experiment_id,
         reason,
         automatic,
+        split.holdback_percent,
     )
     return _activation(row)

@@ -37,15 +37,17 @@ async def active_model(connection: Connection) -> Any:
 
 
 async def last_run(connection: Connection) -> Any:
-    """Returns the newest run's id, status, executed_at, finished_at, seconds and model_version.
+    """Returns the newest run in short, or None.
 
-    None is for a database without runs.
+    Its columns are id, status, outcome, executed_at, finished_at, seconds, model_version and
+    outcome_reason. None is for a database without runs.
     """
     return await connection.fetchrow(
         """
-        SELECT id, status, executed_at, finished_at,
+        SELECT id, status, outcome, executed_at, finished_at,
             extract(epoch FROM coalesce(finished_at, now()) - executed_at)::float8 AS seconds,
-            (metadata->'training'->>'model_version')::bigint AS model_version
+            (metadata->'training'->>'model_version')::bigint AS model_version,
+            coalesce(metadata->'training'->>'outcome_reason', '') AS outcome_reason
         FROM system_tasks WHERE task_name = $1 ORDER BY id DESC LIMIT 1
         """,
         TASK,

@@ -8,13 +8,13 @@ from server.store.locks import TRAINER_LOCK
 
 TASK = "rl_training"
 ENDED_ON_MAIN_LINE = """(
-    task_name = 'rl_training' AND status IN ('completed', 'gated')
+    task_name = 'rl_training' AND status = 'completed'
         AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
 )"""
 """SQL condition: a run of the main line that ended with a result."""
 
 _SELECT = """
-SELECT id, request_id, status, executed_at, started_at, finished_at, stage, progress,
+SELECT id, request_id, status, outcome, executed_at, started_at, finished_at, stage, progress,
     users_processed, records_processed, cancel_requested, error, metadata::text
 FROM system_tasks WHERE task_name = 'rl_training'
 """
@@ -129,16 +129,56 @@ async def request_cancel(pool: Pool, run_id: int) -> bool:
     )
 
 
-async def last_was_gated(connection: Connection) -> bool:
-    """Returns True if a gate held back the version of the last run that made one."""
-    status = await connection.fetchval(
+async def refused_in_a_row(connection: Connection) -> int:
+    """Returns how many runs in a row, the newest among them, had their version refused."""
+    return int(
+        await connection.fetchval(
+            """
+            SELECT count(*) FROM system_tasks WHERE task_name = $1 AND outcome = 'refused'
+                AND id > coalesce((
+                    SELECT max(id) FROM system_tasks WHERE task_name = $1
+                        AND outcome IN ('activated', 'started', 'waiting', 'superseded')
+                ), 0)
+            """,
+            TASK,
+        )
+    )
+
+
+async def waiting_version(connection: Connection) -> Any:
+    """Returns run id and version of the run whose version waits for its turn, or None."""
+    return await connection.fetchrow(
         """
-        SELECT status FROM system_tasks
-        WHERE task_name = $1 AND status IN ('completed', 'gated') ORDER BY id DESC LIMIT 1
+        SELECT id, (metadata->'training'->>'model_version')::bigint AS version
+        FROM system_tasks WHERE task_name = $1 AND outcome = 'waiting'
         """,
         TASK,
     )
-    return bool(status == "gated")
+
+
+async def end_waiting(connection: Connection, run_id: int, outcome: str, reason: str) -> None:
+    """Notes what became of the version of a run after it had waited."""
+    await connection.execute(
+        """
+        UPDATE system_tasks SET outcome = $2, metadata =
+            jsonb_set(metadata, '{training,outcome_reason}', to_jsonb($3::text))
+        WHERE id = $1
+        """,
+        run_id,
+        outcome,
+        reason,
+    )
+
+
+async def supersede_waiting(connection: Connection) -> None:
+    """Notes that the version that waits for its turn, if any, does so no longer."""
+    await connection.execute(
+        """
+        UPDATE system_tasks SET outcome = 'superseded'
+        WHERE task_name = $1 AND outcome = 'waiting'
+        """,
+        TASK,
+    )
 
 
 async def note(connection: Connection, task: str, request_id: str, metadata: str) -> None:
@@ -152,4 +192,11 @@ async def note(connection: Connection, task: str, request_id: str, metadata: str
         task,
         request_id,
         metadata,
+    )
+
+
+async def count(connection: Connection, task: str) -> int:
+    """Returns the number of entries of a kind of task."""
+    return int(
+        await connection.fetchval("SELECT count(*) FROM system_tasks WHERE task_name = $1", task)
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from rl.transitions import Due
 from server.contract.sizes import LARGEST_NUMBER
+from server.store.activations import MODEL_CHANNEL
 from server.store.columns import INTERACTIONS
 from server.store.database import Connection, Pool
 from server.store.locks import while_none_inserts
@@ -163,6 +164,23 @@ async def base_version(connection: Connection | Pool) -> int | None:
     return version
 
 
+async def exploration_rate(connection: Connection) -> float | None:
+    """Returns the exploration rate after all that the main line was trained on, 0 to 1.
+
+    None before any training. It holds for whatever is served: what was learned since counts too.
+    """
+    rate: float | None = await connection.fetchval(
+        """
+        SELECT CASE jsonb_typeof(metrics->'exploration_rate')
+            WHEN 'number' THEN least(1, greatest(0, (metrics->>'exploration_rate')::float8))
+        END
+        FROM model_versions
+        WHERE origin = 'trained' AND main_line ORDER BY version DESC LIMIT 1
+        """
+    )
+    return rate
+
+
 async def expected_rows(
     connection: Connection, rebuild: bool, through: int, window_start: datetime
 ) -> int:
@@ -249,19 +267,21 @@ WHERE l.user_key = u.user_key AND l.id > u.trained_through
 """
 
 
-async def complete(connection: Connection, run_id: int, held_back: str, metadata: str) -> None:
+async def complete(connection: Connection, run_id: int, outcome: str, metadata: str) -> None:
     """Ends a run with its results.
 
     Args:
         connection: in the transaction of the run.
         run_id: its number.
-        held_back: why its version is not served: the run is gated then; empty if it is completed.
+        outcome: what became of its version.
         metadata: JSON object that is merged into the run's metadata.
     """
+    # Exploration follows what was trained, also where nothing else is served: replicas look at it.
+    await connection.execute("SELECT pg_notify($1, '')", MODEL_CHANNEL)
     await connection.execute(
         """
         UPDATE system_tasks AS t SET
-            status = CASE WHEN $4 = '' THEN 'completed' ELSE 'gated' END, error = $4,
+            status = 'completed', outcome = $4,
             stage = 'done', progress = 1, finished_at = clock_timestamp(),
             users_processed = (m->'training'->>'users_trained')::bigint,
             records_processed = (m->'training'->>'interactions_trained')::bigint,
@@ -272,5 +292,5 @@ async def complete(connection: Connection, run_id: int, held_back: str, metadata
         run_id,
         metadata,
         TASK,
-        held_back,
+        outcome,
     )

@@ -1,12 +1,13 @@
 """Arms: sticky, monotone, and of the size that was asked for."""
 
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.arms import ARMS, PREVIOUS, RL, RULE_BASED, Split, position_of
+from rl.arms import ARMS, HOLDBACK_SALT, PREVIOUS, RL, RULE_BASED, Split, position_of
 
 percents = st.floats(0, 100)
 users = st.text(min_size=1, max_size=40)
@@ -64,8 +65,14 @@ def test_the_ends_of_the_range(salt: str, user: str) -> None:
     assert Split(0, 100, salt).arm(user) == RULE_BASED
 
 
-@pytest.mark.parametrize("bad", [(-1, 0), (0, -1), (101, 0), (60, 50), (float("nan"), 0)])
-def test_impossible_shares(bad: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *((-1, 0), (0, -1), (101, 0), (60, 50), (float("nan"), 0)),
+        *((9, 0, "", 101), (9, 0, "", -1), (9, 0, "", float("nan"))),
+    ],
+)
+def test_impossible_shares(bad: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="shares"):
         Split(*bad)
 
@@ -78,3 +85,46 @@ def test_arms_have_the_size_that_was_asked_for_and_salts_are_independent() -> No
     assert arms.count(RULE_BASED) / len(people) == pytest.approx(0.2, abs=0.012)
     both = sum(one.arm(user) == other.arm(user) == RL for user in people)
     assert both / len(people) == pytest.approx(0.01, abs=0.004)
+
+
+holdbacks = st.floats(0, 100)
+
+
+@given(salts, salts, users, holdbacks, percents, percents)
+def test_who_is_held_back_is_so_in_every_rollout(
+    one: str, other: str, user: str, holdback: float, percent: float, next_percent: float
+) -> None:
+    held_back = 100 * position_of(HOLDBACK_SALT, user) < holdback
+    for split in (
+        Split(percent, 0, one, holdback),
+        Split(next_percent, 0, other, holdback),
+        Split(100, 0, other, holdback),
+    ):
+        assert (split.arm(user) == RULE_BASED) == held_back
+        # The others are where they would be without a holdback.
+        if not held_back:
+            assert split.arm(user) == Split(split.percent, 0, split.salt).arm(user)
+
+
+@given(users, holdbacks, holdbacks)
+def test_a_larger_holdback_lets_nobody_out(user: str, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    if Split(100, 0, "a", low).arm(user) == RULE_BASED:
+        assert Split(100, 0, "b", high).arm(user) == RULE_BASED
+
+
+@given(percents, holdbacks)
+def test_shares_with_a_holdback(percent: float, holdback: float) -> None:
+    shares = Split(percent, 0, "", holdback).shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert min(shares.values()) >= 0
+    assert shares[RULE_BASED] == pytest.approx(holdback / 100)
+    assert Split(100, 0, "", holdback).shares()[PREVIOUS] == 0
+
+
+def test_arms_have_their_shares_beside_a_holdback() -> None:
+    people = [f"user-{n}" for n in range(20_000)]
+    split = Split(30, 20, "a", 5)
+    arms = [split.arm(user) for user in people]
+    for name, share in split.shares().items():
+        assert arms.count(name) / len(people) == pytest.approx(share, abs=0.012)

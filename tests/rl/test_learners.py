@@ -1,5 +1,6 @@
 """What is promised of every algorithm, whichever it is."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -78,6 +79,10 @@ def test_what_is_learned_is_a_policy(algorithm: str) -> None:
     assert (policy.sources_of(t.state) < EXPLORATION).all()
     stored = type(policy).from_arrays(SPACE, policy.epsilon, unpack(pack(policy.arrays())))
     assert (stored.action_dist(t.state, traits) == dist).all()
+    # As servers do, which explore by all that was trained.
+    calmer = replace(policy, epsilon=0.01)  # type: ignore[type-var]
+    assert calmer.epsilon == 0.01
+    assert (calmer.action_dist(t.state, traits) == dist).all()
     # Better than chance, which gives a third of 1.
     energetic = dist[:, 18:].sum(axis=1).mean()
     assert energetic > 0.34 or algorithm == "ucb"

@@ -11,6 +11,7 @@ from recparams.v1 import evaluation_pb2 as pb
 from rl.arms import RULES_VERSION, Activation
 from rl.evaluation.comparison import Comparison, Log, Target, compare
 from rl.evaluation.gates import Figures, Gate, check, q_bound
+from rl.evaluation.sequential import Verdict
 from rl.objectives import Objectives
 from rl.policy import Policy, rule_based_policy
 from server.jobs.pscores import usable_pscore
@@ -81,8 +82,8 @@ class Holdout:
     active_name: str
     reason: str
 
-    def improvement(self) -> tuple[float | None, str]:
-        """Returns the lower end of the candidate's value minus the active policy's.
+    def improvement(self) -> tuple[tuple[float, float] | None, str]:
+        """Returns the interval of the candidate's value minus the active policy's.
 
         None and the reason if it cannot be estimated.
         """
@@ -95,7 +96,8 @@ class Holdout:
                     )
                 if pair.difference.reason:
                     return None, pair.difference.reason
-                return pair.difference.intervals[0].low, ""
+                interval = pair.difference.intervals[0]
+                return (interval.low, interval.high), ""
         return None, self.reason
 
     def to_message(self) -> pb.HoldoutEvaluation:
@@ -155,7 +157,7 @@ async def evaluate_holdout(
         log[known & ~trained],
         targets,
         objectives,
-        # The lower end of a two-sided interval of 90 % is a one-sided bound of 95 %.
+        # Each end of a two-sided interval of 90 % is a one-sided bound of 95 %.
         confidence=2.0 * settings.gate_confidence - 1.0,
         by_segment=False,
     )
@@ -169,7 +171,16 @@ async def evaluate_holdout(
     )
 
 
-async def check_gates(
+@dataclass(frozen=True)
+class Examination:
+    """Gates of a new version, and the verdict on it against the version that `against` names."""
+
+    gates: tuple[Gate, ...]
+    verdict: Verdict
+    against: int
+
+
+async def examine(
     work: Connection,
     settings: Settings,
     current: Activation,
@@ -177,8 +188,8 @@ async def check_gates(
     holdout: Holdout | None,
     result: dict[str, Any],
     model: models.NewModel,
-) -> tuple[Gate, ...]:
-    """Checks a new version and returns its gates.
+) -> Examination:
+    """Returns the gates of a new version, and the verdict on it.
 
     Args:
         work: connection to the database.
@@ -190,13 +201,15 @@ async def check_gates(
         model: the version.
     """
     active_states = 0
-    if current.version != RULES_VERSION:
-        active_states = await model_rows.states_visited(work, current.version)
-    low, reason = (None, "nothing was held out") if holdout is None else holdout.improvement()
+    if current.settled != RULES_VERSION:
+        active_states = await model_rows.states_visited(work, current.settled)
+    improvement, reason = (
+        (None, "nothing was held out") if holdout is None else holdout.improvement()
+    )
     figures = Figures(
         interactions=model.metrics["total_updates"],
         average_reward=result["average_reward"],
-        improvement_low=low,
+        improvement=improvement,
         improvement_reason=reason,
         largest_q=model.metrics["largest_q"],
         q_bound=q_bound(
@@ -204,6 +217,5 @@ async def check_gates(
         ),
         states=None if model.q is None else model.metrics["total_states"],
         active_states=active_states,
-        ramp_version=current.version if current.is_ramp else None,
     )
-    return check(figures, settings.thresholds())
+    return Examination(check(figures, settings.thresholds()), figures.verdict, current.settled)

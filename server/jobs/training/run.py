@@ -17,15 +17,15 @@ import asyncpg
 import structlog
 
 from rl.arms import Activation
-from rl.evaluation.gates import Gate
 from rl.learners.base import Learner
 from rl.transitions import TrainedThrough
 from server.jobs.reports import gate_message, message_json
 from server.jobs.requests import RAY, RunRequest
 from server.jobs.training import exports
 from server.jobs.training.engine import Engine, OneProcess, Work
-from server.jobs.training.holdout import Holdout, check_gates, evaluate_holdout
+from server.jobs.training.holdout import Examination, Holdout, evaluate_holdout, examine
 from server.jobs.training.learner import learner_for
+from server.jobs.training.placement import NOTHING_NEW, STORED, place
 from server.jobs.training.progress import Progress
 from server.jobs.training.reading import Reading, window_start_of
 from server.observability import logs, tracing
@@ -125,7 +125,7 @@ async def _run(
     metrics = {**asdict(learner.statistics()), "exploration_rate": learner.epsilon}
     result = _result(request, todo, metrics, window_start, through, parent, progress)
     model = None
-    gates: tuple[Gate, ...] = ()
+    examination = None
     if todo.transitions:
         with progress.during("smoothing"):
             arrays = learner.arrays()
@@ -147,15 +147,15 @@ async def _run(
                 learner=arrays,
             )
             model = await asyncio.to_thread(models.encode, new)
-        gates = await check_gates(work, settings, current, request, holdout, result, new)
+        examination = await examine(work, settings, current, request, holdout, result, new)
         result |= {
-            "gates": [message_json(gate_message(gate)) for gate in gates],
+            "gates": [message_json(gate_message(gate)) for gate in examination.gates],
             "holdout": None if holdout is None else message_json(holdout.to_message()),
         }
 
     with progress.during("writing"):
         await _commit(
-            work, settings, current, run_id, request, window_start, todo, model, gates, result
+            work, settings, run_id, request, window_start, todo, model, examination, result
         )
 
 
@@ -186,7 +186,7 @@ async def _learn(
     with progress.during("evaluating"):
         candidate = await asyncio.to_thread(learner.publish)
         holdout = await evaluate_holdout(
-            work, settings, current.version, request.objectives, candidate, todo.log, todo.ids
+            work, settings, current.settled, request.objectives, candidate, todo.log, todo.ids
         )
     with progress.during("folding_in"):
         await engine.learn(learner, tail=True, on_progress=progress.advance)
@@ -234,18 +234,15 @@ def _result(
 async def _commit(
     work: Connection,
     settings: Settings,
-    evaluated_against: Activation,
     run_id: int,
     request: RunRequest,
     window_start: datetime,
     todo: Work,
     model: models.EncodedModel | None,
-    gates: tuple[Gate, ...],
+    examination: Examination | None,
     result: dict[str, Any],
 ) -> None:
-    failed = [gate.explanation for gate in gates if not gate.passed]
-    wanted = model is not None and request.activate and not request.apart
-    held_back = ""
+    placement, version = NOTHING_NEW, None
     async with work.transaction():
         if not await training.still_wanted(work, run_id):
             raise NotWantedError
@@ -253,22 +250,22 @@ async def _commit(
         if not request.apart and (model is not None or not request.rebuild):
             waiting = await training.settle(work, todo, window_start, rebuild=request.rebuild)
             result |= {"interactions_waiting": waiting}
-        if model is not None:
+        if model is not None and examination is not None:
             version = await models.insert(work, model)
-            result |= {"model_version": version}
-            if wanted and settings.gates == "enforce":
-                if (await activations.lock(work)).id != evaluated_against.id:
-                    failed.append(
-                        "what is served changed while this was trained: look at it, and "
-                        f"activate version {version} or wait for the next run"
-                    )
-                held_back = "; ".join(failed)
-            if wanted and not held_back:
-                first = (
-                    100.0 if settings.rollout == "off" else next(iter(settings.steps().values()))
-                )
-                served = await activations.promote(work, version, first, f"training run {run_id}")
-                result |= {"served_percent": served}
-        await training.complete(work, run_id, held_back, json.dumps({"training": result}))
-    if held_back:
-        log.warning("version held back", run_id=run_id, version=version, reasons=failed)
+            placement = STORED
+            if request.activate and not request.apart:
+                placement = await place(work, settings, run_id, version, examination)
+        result |= {
+            "model_version": version,
+            "served_percent": placement.percent,
+            "outcome_reason": placement.reason,
+        }
+        await training.complete(work, run_id, placement.outcome, json.dumps({"training": result}))
+    said = log.warning if placement.outcome == "refused" else log.info
+    said(
+        "training completed",
+        run_id=run_id,
+        version=version,
+        outcome=placement.outcome,
+        reason=placement.reason,
+    )

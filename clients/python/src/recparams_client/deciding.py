@@ -223,6 +223,7 @@ class _Arm:
             )
             for action in range(N_ACTIONS)
         ]
+        self._made: dict[tuple[int, int, float], Recommendation] = {}
         # In order of source numbers, the first of which nobody uses.
         self.recommendations = [
             [
@@ -238,4 +239,10 @@ class _Arm:
 
     def recommendation(self, action: int, source: int, propensity: float) -> Recommendation:
         """Returns the recommendation of an action, 0 to 26."""
-        return replace(self._templates[action], source=SOURCES[source], propensity=propensity)
+        # There are few propensities: each arm takes an action or does not.
+        key = action, source, propensity
+        found = self._made.get(key)
+        if found is None:
+            found = replace(self._templates[action], source=SOURCES[source], propensity=propensity)
+            self._made[key] = found
+        return found

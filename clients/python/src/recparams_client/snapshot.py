@@ -44,6 +44,9 @@ class Snapshot:
         salt: of the hash that places people in [0, 100).
         percent: people below it get the version that is active or being rolled out.
         rule_based_percent: share of the people that get the rules, from 100 down.
+        holdback_percent: people below it, placed by a hash with `holdback_salt`, get the rules
+            whatever their place in the other; both shares above are of the rest.
+        holdback_salt: of that hash.
         arms: every arm with people in it.
         checksum: SHA-256 of the message.
     """
@@ -55,6 +58,8 @@ class Snapshot:
     salt: str
     percent: float
     rule_based_percent: float
+    holdback_percent: float
+    holdback_salt: str
     arms: tuple[policy_pb2.ServedArm, ...]
     checksum: bytes
 
@@ -62,16 +67,24 @@ class Snapshot:
         """Returns the position in `arms` of the arm of a person, a user id in UTF-8."""
         if len(self.arms) == 1:
             return 0
-        position = 100.0 * position_of(self.salt, user)
-        if position < self.percent:
-            wanted = pb.POLICY_ARM_RL
-        elif position >= 100.0 - self.rule_based_percent:
-            wanted = pb.POLICY_ARM_RULE_BASED
-        else:
-            wanted = pb.POLICY_ARM_PREVIOUS
+        wanted = self._wanted_arm(user)
         here = [arm.arm for arm in self.arms]
         # With the rules as baseline the previous arm and the rules' are one.
         return here.index(wanted) if wanted in here else len(here) - 1
+
+    def _wanted_arm(self, user: bytes) -> pb.PolicyArm.ValueType:
+        if self.holdback_percent > 0.0 and (
+            100.0 * position_of(self.holdback_salt, user) < self.holdback_percent
+        ):
+            return pb.POLICY_ARM_RULE_BASED
+        if self.percent == 100.0:
+            return pb.POLICY_ARM_RL
+        position = 100.0 * position_of(self.salt, user)
+        if position < self.percent:
+            return pb.POLICY_ARM_RL
+        if position >= 100.0 - self.rule_based_percent:
+            return pb.POLICY_ARM_RULE_BASED
+        return pb.POLICY_ARM_PREVIOUS
 
 
 def position_of(salt: str, user: bytes) -> float:
@@ -100,6 +113,8 @@ def decode(compressed: bytes, checksum: bytes) -> Snapshot:
         salt=message.salt,
         percent=message.percent,
         rule_based_percent=message.rule_based_percent,
+        holdback_percent=message.holdback_percent,
+        holdback_salt=message.holdback_salt,
         arms=tuple(message.arms),
         checksum=checksum,
     )

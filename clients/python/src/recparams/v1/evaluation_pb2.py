@@ -22,39 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drecparams/v1/evaluation.proto\x12\x0crecparams.v1\"U\n\x06Policy\x12\x11\n\x07version\x18\x01 \x01(\x03H\x00\x12.\n\x07\x62uiltin\x18\x02 \x01(\x0e\x32\x1b.recparams.v1.BuiltinPolicyH\x00\x42\x08\n\x06policy\"5\n\x08Interval\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\xe7\x01\n\x08\x45stimate\x12\x11\n\testimator\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12)\n\tintervals\x18\x03 \x03(\x0b\x32\x16.recparams.v1.Interval\x12\x14\n\x0cinteractions\x18\x04 \x01(\x03\x12\r\n\x05users\x18\x05 \x01(\x03\x12\x1d\n\x15\x65\x66\x66\x65\x63tive_sample_size\x18\x06 \x01(\x01\x12\x16\n\x0elargest_weight\x18\x07 \x01(\x01\x12\x13\n\x0bmean_weight\x18\x08 \x01(\x01\x12\x0e\n\x06reason\x18\t \x01(\tB\x08\n\x06_value\"`\n\x11SegmentEvaluation\x12\x11\n\tdimension\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12)\n\testimates\x18\x03 \x03(\x0b\x32\x16.recparams.v1.Estimate\"P\n\x11ObjectiveEstimate\x12\x11\n\tobjective\x18\x01 \x01(\t\x12(\n\x08\x65stimate\x18\x02 \x01(\x0b\x32\x16.recparams.v1.Estimate\"\xa9\x02\n\x10PolicyEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12)\n\testimates\x18\x03 \x03(\x0b\x32\x16.recparams.v1.Estimate\x12\x31\n\x08segments\x18\x04 \x03(\x0b\x32\x1f.recparams.v1.SegmentEvaluation\x12\x1c\n\x14trained_interactions\x18\x05 \x01(\x03\x12\x16\n\x0etraining_known\x18\x06 \x01(\x08\x12\x15\n\raction_shares\x18\x07 \x03(\x01\x12\x33\n\nobjectives\x18\x08 \x03(\x0b\x32\x1f.recparams.v1.ObjectiveEstimate\x12\x16\n\x0epareto_optimal\x18\t \x01(\x08\"]\n\x10PolicyDifference\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\x12*\n\ndifference\x18\x03 \x01(\x0b\x32\x16.recparams.v1.Estimate\"h\n\x0b\x44\x61ilyReward\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\x14\n\x0cinteractions\x18\x03 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x04 \x01(\x01\x12\x11\n\tlike_rate\x18\x05 \x01(\x01\"p\n\x0f\x43ontextCoverage\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x0c\n\x04mood\x18\x02 \x01(\t\x12\x13\n\x0btime_of_day\x18\x03 \x01(\t\x12\x14\n\x0cinteractions\x18\x04 \x01(\x03\x12\x0e\n\x06states\x18\x05 \x01(\x03\"j\n\x04Gate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x05 \x01(\tB\x08\n\x06_value\"\xca\x01\n\x11HoldoutEvaluation\x12\x14\n\x0cinteractions\x18\x01 \x01(\x03\x12\x1a\n\x12unknown_propensity\x18\x02 \x01(\x03\x12\x1c\n\x14trained_interactions\x18\x03 \x01(\x03\x12\x30\n\x08policies\x18\x04 \x03(\x0b\x32\x1e.recparams.v1.PolicyEvaluation\x12\x33\n\x0b\x64ifferences\x18\x05 \x03(\x0b\x32\x1e.recparams.v1.PolicyDifference\"|\n\nObjectives\x12\x17\n\nengagement\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tdiversity\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07novelty\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_engagementB\x0c\n\n_diversityB\n\n\x08_novelty*\x8c\x01\n\rBuiltinPolicy\x12\x1e\n\x1a\x42UILTIN_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42UILTIN_POLICY_ACTIVE\x10\x01\x12\x1d\n\x19\x42UILTIN_POLICY_RULE_BASED\x10\x02\x12!\n\x1d\x42UILTIN_POLICY_UNIFORM_RANDOM\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drecparams/v1/evaluation.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n\x06Policy\x12\x11\n\x07version\x18\x01 \x01(\x03H\x00\x12.\n\x07\x62uiltin\x18\x02 \x01(\x0e\x32\x1b.recparams.v1.BuiltinPolicyH\x00\x42\x08\n\x06policy\"5\n\x08Interval\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\xe7\x01\n\x08\x45stimate\x12\x11\n\testimator\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12)\n\tintervals\x18\x03 \x03(\x0b\x32\x16.recparams.v1.Interval\x12\x14\n\x0cinteractions\x18\x04 \x01(\x03\x12\r\n\x05users\x18\x05 \x01(\x03\x12\x1d\n\x15\x65\x66\x66\x65\x63tive_sample_size\x18\x06 \x01(\x01\x12\x16\n\x0elargest_weight\x18\x07 \x01(\x01\x12\x13\n\x0bmean_weight\x18\x08 \x01(\x01\x12\x0e\n\x06reason\x18\t \x01(\tB\x08\n\x06_value\"`\n\x11SegmentEvaluation\x12\x11\n\tdimension\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12)\n\testimates\x18\x03 \x03(\x0b\x32\x16.recparams.v1.Estimate\"P\n\x11ObjectiveEstimate\x12\x11\n\tobjective\x18\x01 \x01(\t\x12(\n\x08\x65stimate\x18\x02 \x01(\x0b\x32\x16.recparams.v1.Estimate\"\xa9\x02\n\x10PolicyEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12)\n\testimates\x18\x03 \x03(\x0b\x32\x16.recparams.v1.Estimate\x12\x31\n\x08segments\x18\x04 \x03(\x0b\x32\x1f.recparams.v1.SegmentEvaluation\x12\x1c\n\x14trained_interactions\x18\x05 \x01(\x03\x12\x16\n\x0etraining_known\x18\x06 \x01(\x08\x12\x15\n\raction_shares\x18\x07 \x03(\x01\x12\x33\n\nobjectives\x18\x08 \x03(\x0b\x32\x1f.recparams.v1.ObjectiveEstimate\x12\x16\n\x0epareto_optimal\x18\t \x01(\x08\"]\n\x10PolicyDifference\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\x12*\n\ndifference\x18\x03 \x01(\x0b\x32\x16.recparams.v1.Estimate\"h\n\x0b\x44\x61ilyReward\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\x14\n\x0cinteractions\x18\x03 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x04 \x01(\x01\x12\x11\n\tlike_rate\x18\x05 \x01(\x01\"p\n\x0f\x43ontextCoverage\x12\x14\n\x0c\x63ontent_type\x18\x01 \x01(\t\x12\x0c\n\x04mood\x18\x02 \x01(\t\x12\x13\n\x0btime_of_day\x18\x03 \x01(\t\x12\x14\n\x0cinteractions\x18\x04 \x01(\x03\x12\x0e\n\x06states\x18\x05 \x01(\x03\"j\n\x04Gate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x13\n\x0b\x65xplanation\x18\x05 \x01(\tB\x08\n\x06_value\"\xca\x01\n\x11HoldoutEvaluation\x12\x14\n\x0cinteractions\x18\x01 \x01(\x03\x12\x1a\n\x12unknown_propensity\x18\x02 \x01(\x03\x12\x1c\n\x14trained_interactions\x18\x03 \x01(\x03\x12\x30\n\x08policies\x18\x04 \x03(\x0b\x32\x1e.recparams.v1.PolicyEvaluation\x12\x33\n\x0b\x64ifferences\x18\x05 \x03(\x0b\x32\x1e.recparams.v1.PolicyDifference\"|\n\nObjectives\x12\x17\n\nengagement\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tdiversity\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07novelty\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_engagementB\x0c\n\n_diversityB\n\n\x08_novelty\"\xf9\x01\n\x0cLearningGain\x12\x12\n\ndifference\x18\x01 \x01(\x01\x12\x10\n\x03low\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x15\n\rlearned_users\x18\x05 \x01(\x03\x12\x18\n\x10rule_based_users\x18\x06 \x01(\x03\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bmeasured_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04_lowB\x07\n\x05_high*\x8c\x01\n\rBuiltinPolicy\x12\x1e\n\x1a\x42UILTIN_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42UILTIN_POLICY_ACTIVE\x10\x01\x12\x1d\n\x19\x42UILTIN_POLICY_RULE_BASED\x10\x02\x12!\n\x1d\x42UILTIN_POLICY_UNIFORM_RANDOM\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recparams.v1.evaluation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUILTINPOLICY']._serialized_start=1658
-  _globals['_BUILTINPOLICY']._serialized_end=1798
-  _globals['_POLICY']._serialized_start=47
-  _globals['_POLICY']._serialized_end=132
-  _globals['_INTERVAL']._serialized_start=134
-  _globals['_INTERVAL']._serialized_end=187
-  _globals['_ESTIMATE']._serialized_start=190
-  _globals['_ESTIMATE']._serialized_end=421
-  _globals['_SEGMENTEVALUATION']._serialized_start=423
-  _globals['_SEGMENTEVALUATION']._serialized_end=519
-  _globals['_OBJECTIVEESTIMATE']._serialized_start=521
-  _globals['_OBJECTIVEESTIMATE']._serialized_end=601
-  _globals['_POLICYEVALUATION']._serialized_start=604
-  _globals['_POLICYEVALUATION']._serialized_end=901
-  _globals['_POLICYDIFFERENCE']._serialized_start=903
-  _globals['_POLICYDIFFERENCE']._serialized_end=996
-  _globals['_DAILYREWARD']._serialized_start=998
-  _globals['_DAILYREWARD']._serialized_end=1102
-  _globals['_CONTEXTCOVERAGE']._serialized_start=1104
-  _globals['_CONTEXTCOVERAGE']._serialized_end=1216
-  _globals['_GATE']._serialized_start=1218
-  _globals['_GATE']._serialized_end=1324
-  _globals['_HOLDOUTEVALUATION']._serialized_start=1327
-  _globals['_HOLDOUTEVALUATION']._serialized_end=1529
-  _globals['_OBJECTIVES']._serialized_start=1531
-  _globals['_OBJECTIVES']._serialized_end=1655
+  _globals['_BUILTINPOLICY']._serialized_start=1943
+  _globals['_BUILTINPOLICY']._serialized_end=2083
+  _globals['_POLICY']._serialized_start=80
+  _globals['_POLICY']._serialized_end=165
+  _globals['_INTERVAL']._serialized_start=167
+  _globals['_INTERVAL']._serialized_end=220
+  _globals['_ESTIMATE']._serialized_start=223
+  _globals['_ESTIMATE']._serialized_end=454
+  _globals['_SEGMENTEVALUATION']._serialized_start=456
+  _globals['_SEGMENTEVALUATION']._serialized_end=552
+  _globals['_OBJECTIVEESTIMATE']._serialized_start=554
+  _globals['_OBJECTIVEESTIMATE']._serialized_end=634
+  _globals['_POLICYEVALUATION']._serialized_start=637
+  _globals['_POLICYEVALUATION']._serialized_end=934
+  _globals['_POLICYDIFFERENCE']._serialized_start=936
+  _globals['_POLICYDIFFERENCE']._serialized_end=1029
+  _globals['_DAILYREWARD']._serialized_start=1031
+  _globals['_DAILYREWARD']._serialized_end=1135
+  _globals['_CONTEXTCOVERAGE']._serialized_start=1137
+  _globals['_CONTEXTCOVERAGE']._serialized_end=1249
+  _globals['_GATE']._serialized_start=1251
+  _globals['_GATE']._serialized_end=1357
+  _globals['_HOLDOUTEVALUATION']._serialized_start=1360
+  _globals['_HOLDOUTEVALUATION']._serialized_end=1562
+  _globals['_OBJECTIVES']._serialized_start=1564
+  _globals['_OBJECTIVES']._serialized_end=1688
+  _globals['_LEARNINGGAIN']._serialized_start=1691
+  _globals['_LEARNINGGAIN']._serialized_end=1940
 # @@protoc_insertion_point(module_scope)

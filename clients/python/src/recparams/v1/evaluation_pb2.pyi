@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -527,3 +528,66 @@ class Objectives(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty) -> _WhichOneofReturnType__novelty | None: ...
 
 Global___Objectives: _TypeAlias = Objectives  # noqa: Y015
+
+@_typing.final
+class LearningGain(_message.Message):
+    """What learning is worth: people who are served what was learned against people who are served the
+    rules, those who are held back among them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LEARNED_USERS_FIELD_NUMBER: _builtins.int
+    RULE_BASED_USERS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    MEASURED_AT_FIELD_NUMBER: _builtins.int
+    difference: _builtins.float
+    """Mean reward of an interaction of the former minus that of the latter."""
+    low: _builtins.float
+    """Lower end of its interval, which holds at all times together. Absent before enough people came."""
+    high: _builtins.float
+    """Upper end of it."""
+    confidence: _builtins.float
+    """Probability that the interval holds the truth."""
+    learned_users: _builtins.int
+    """People who were served what was learned."""
+    rule_based_users: _builtins.int
+    """People who were served the rules."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Interactions that happened since then count."""
+
+    @_builtins.property
+    def measured_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    def __init__(
+        self,
+        *,
+        difference: _builtins.float = ...,
+        low: _builtins.float | None = ...,
+        high: _builtins.float | None = ...,
+        confidence: _builtins.float = ...,
+        learned_users: _builtins.int = ...,
+        rule_based_users: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        measured_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low", "measured_at", b"measured_at", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "confidence", b"confidence", "difference", b"difference", "high", b"high", "learned_users", b"learned_users", "low", b"low", "measured_at", b"measured_at", "rule_based_users", b"rule_based_users", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = _typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+
+Global___LearningGain: _TypeAlias = LearningGain  # noqa: Y015

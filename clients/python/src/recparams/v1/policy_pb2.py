@@ -27,7 +27,7 @@ from recparams.v1 import recommendation_pb2 as recparams_dot_v1_dot_recommendati
 from recparams.v1 import types_pb2 as recparams_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19recparams/v1/policy.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!recparams/v1/recommendation.proto\x1a\x18recparams/v1/types.proto\",\n\x12WatchPolicyRequest\x12\x16\n\x0eknown_checksum\x18\x01 \x01(\x0c\"\x7f\n\x13WatchPolicyResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x0c\x12)\n\ttoken_key\x18\x03 \x01(\x0b\x32\x16.recparams.v1.TokenKey\x12\x19\n\x11heartbeat_seconds\x18\x04 \x01(\x01\"S\n\x08TokenKey\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x02\n\x0ePolicySnapshot\x12\x12\n\nactivation\x18\x01 \x01(\x03\x12\x0c\n\x04\x62ins\x18\x02 \x01(\x05\x12\x30\n\rcontent_types\x18\x03 \x03(\x0e\x32\x19.recparams.v1.ContentType\x12!\n\x05moods\x18\x04 \x03(\x0e\x32\x12.recparams.v1.Mood\x12-\n\x0ctimes_of_day\x18\x05 \x03(\x0e\x32\x17.recparams.v1.TimeOfDay\x12\x0c\n\x04salt\x18\x06 \x01(\t\x12\x0f\n\x07percent\x18\x07 \x01(\x01\x12\x1a\n\x12rule_based_percent\x18\x08 \x01(\x01\x12%\n\x04\x61rms\x18\t \x03(\x0b\x32\x17.recparams.v1.ServedArm\x12\x0c\n\x04\x63uts\x18\n \x03(\x05\"\xbb\x01\n\tServedArm\x12$\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x01\x12\x0f\n\x07\x61\x63tions\x18\x05 \x01(\x0c\x12\x0f\n\x07sources\x18\x06 \x01(\x0c\x12\x35\n\x0f\x66\x61llback_reason\x18\x07 \x01(\x0e\x32\x1c.recparams.v1.FallbackReason2e\n\rPolicyService\x12T\n\x0bWatchPolicy\x12 .recparams.v1.WatchPolicyRequest\x1a!.recparams.v1.WatchPolicyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19recparams/v1/policy.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!recparams/v1/recommendation.proto\x1a\x18recparams/v1/types.proto\",\n\x12WatchPolicyRequest\x12\x16\n\x0eknown_checksum\x18\x01 \x01(\x0c\"\x7f\n\x13WatchPolicyResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x0c\x12)\n\ttoken_key\x18\x03 \x01(\x0b\x32\x16.recparams.v1.TokenKey\x12\x19\n\x11heartbeat_seconds\x18\x04 \x01(\x01\"S\n\x08TokenKey\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x02\n\x0ePolicySnapshot\x12\x12\n\nactivation\x18\x01 \x01(\x03\x12\x0c\n\x04\x62ins\x18\x02 \x01(\x05\x12\x30\n\rcontent_types\x18\x03 \x03(\x0e\x32\x19.recparams.v1.ContentType\x12!\n\x05moods\x18\x04 \x03(\x0e\x32\x12.recparams.v1.Mood\x12-\n\x0ctimes_of_day\x18\x05 \x03(\x0e\x32\x17.recparams.v1.TimeOfDay\x12\x0c\n\x04salt\x18\x06 \x01(\t\x12\x0f\n\x07percent\x18\x07 \x01(\x01\x12\x1a\n\x12rule_based_percent\x18\x08 \x01(\x01\x12%\n\x04\x61rms\x18\t \x03(\x0b\x32\x17.recparams.v1.ServedArm\x12\x0c\n\x04\x63uts\x18\n \x03(\x05\x12\x18\n\x10holdback_percent\x18\x0b \x01(\x01\x12\x15\n\rholdback_salt\x18\x0c \x01(\t\"\xbb\x01\n\tServedArm\x12$\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x01\x12\x0f\n\x07\x61\x63tions\x18\x05 \x01(\x0c\x12\x0f\n\x07sources\x18\x06 \x01(\x0c\x12\x35\n\x0f\x66\x61llback_reason\x18\x07 \x01(\x0e\x32\x1c.recparams.v1.FallbackReason2e\n\rPolicyService\x12T\n\x0bWatchPolicy\x12 .recparams.v1.WatchPolicyRequest\x1a!.recparams.v1.WatchPolicyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENKEY']._serialized_start=312
   _globals['_TOKENKEY']._serialized_end=395
   _globals['_POLICYSNAPSHOT']._serialized_start=398
-  _globals['_POLICYSNAPSHOT']._serialized_end=692
-  _globals['_SERVEDARM']._serialized_start=695
-  _globals['_SERVEDARM']._serialized_end=882
-  _globals['_POLICYSERVICE']._serialized_start=884
-  _globals['_POLICYSERVICE']._serialized_end=985
+  _globals['_POLICYSNAPSHOT']._serialized_end=741
+  _globals['_SERVEDARM']._serialized_start=744
+  _globals['_SERVEDARM']._serialized_end=931
+  _globals['_POLICYSERVICE']._serialized_start=933
+  _globals['_POLICYSERVICE']._serialized_end=1034
 # @@protoc_insertion_point(module_scope)

@@ -133,6 +133,8 @@ class PolicySnapshot(_message.Message):
     RULE_BASED_PERCENT_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     CUTS_FIELD_NUMBER: _builtins.int
+    HOLDBACK_PERCENT_FIELD_NUMBER: _builtins.int
+    HOLDBACK_SALT_FIELD_NUMBER: _builtins.int
     activation: _builtins.int
     """Number of the activation that is served; 0 before any."""
     bins: _builtins.int
@@ -143,6 +145,12 @@ class PolicySnapshot(_message.Message):
     """Share of people in the arm of the new version, 0 to 100, from the bottom of the hash's range."""
     rule_based_percent: _builtins.float
     """Share of people kept on the rules, 0 to 100, from its top."""
+    holdback_percent: _builtins.float
+    """Share of people held back, 0 to 100: the rules, from the bottom of the range of a hash with a
+    salt of its own. The other shares are of the rest.
+    """
+    holdback_salt: _builtins.str
+    """That salt."""
     @_builtins.property
     def content_types(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.ContentType.ValueType]:
         """The content types it knows, in table order."""
@@ -178,10 +186,12 @@ class PolicySnapshot(_message.Message):
         rule_based_percent: _builtins.float = ...,
         arms: _abc.Iterable[Global___ServedArm] | None = ...,
         cuts: _abc.Iterable[_builtins.int] | None = ...,
+        holdback_percent: _builtins.float = ...,
+        holdback_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "arms", b"arms", "bins", b"bins", "content_types", b"content_types", "cuts", b"cuts", "moods", b"moods", "percent", b"percent", "rule_based_percent", b"rule_based_percent", "salt", b"salt", "times_of_day", b"times_of_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "arms", b"arms", "bins", b"bins", "content_types", b"content_types", "cuts", b"cuts", "holdback_percent", b"holdback_percent", "holdback_salt", b"holdback_salt", "moods", b"moods", "percent", b"percent", "rule_based_percent", b"rule_based_percent", "salt", b"salt", "times_of_day", b"times_of_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

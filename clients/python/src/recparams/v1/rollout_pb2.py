@@ -27,45 +27,45 @@ from recparams.v1 import evaluation_pb2 as recparams_dot_v1_dot_evaluation__pb2
 from recparams.v1 import recommendation_pb2 as recparams_dot_v1_dot_recommendation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arecparams/v1/rollout.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drecparams/v1/evaluation.proto\x1a!recparams/v1/recommendation.proto\",\n\x0bRolloutStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"R\n\x08\x41rmShare\x12$\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07percent\x18\x03 \x01(\x01\"\xb3\x02\n\x07Rollout\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x18\n\x10\x62\x61seline_version\x18\x02 \x01(\x03\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x1a\n\x12rule_based_percent\x18\x04 \x01(\x01\x12\x15\n\rexperiment_id\x18\x05 \x01(\x03\x12$\n\x04\x61rms\x18\x06 \x03(\x0b\x32\x16.recparams.v1.ArmShare\x12(\n\x05steps\x18\x07 \x03(\x0b\x32\x19.recparams.v1.RolloutStep\x12.\n\nchanged_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x11\n\tautomatic\x18\n \x01(\x08\x12\x16\n\x0eshadow_version\x18\x0b \x01(\x03\"\xaa\x01\n\x11SetRolloutRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x07percent\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04step\x18\x03 \x01(\tH\x00\x12\x1f\n\x12rule_based_percent\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x08\n\x06targetB\n\n\x08_versionB\x15\n\x13_rule_based_percent\"<\n\x12SetRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.recparams.v1.Rollout\"\x13\n\x11GetRolloutRequest\"d\n\x12GetRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.recparams.v1.Rollout\x12&\n\x07history\x18\x02 \x03(\x0b\x32\x15.recparams.v1.Rollout\"-\n\x14GetExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\x03\"\x92\x01\n\tArmResult\x12$\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05users\x18\x03 \x01(\x03\x12\x14\n\x0cinteractions\x18\x04 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x05 \x01(\x01\x12\x11\n\tlike_rate\x18\x06 \x01(\x01\"\xa9\x01\n\rArmDifference\x12&\n\x05other\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x12\n\ndifference\x18\x02 \x01(\x01\x12\x10\n\x03low\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12&\n\x07verdict\x18\x05 \x01(\x0e\x32\x15.recparams.v1.VerdictB\x06\n\x04_lowB\x07\n\x05_high\"\xb6\x02\n\x15GetExperimentResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x18\n\x10\x62\x61seline_version\x18\x03 \x01(\x03\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x06 \x03(\x0b\x32\x17.recparams.v1.ArmResult\x12\x30\n\x0b\x64ifferences\x18\x07 \x03(\x0b\x32\x1b.recparams.v1.ArmDifference\x12\r\n\x05\x61lpha\x18\x08 \x01(\x01\x12\x15\n\rburn_in_users\x18\t \x01(\x03\"4\n\x10SetShadowRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_version\"+\n\x11SetShadowResponse\x12\x16\n\x0eshadow_version\x18\x01 \x01(\x03\"\x12\n\x10GetShadowRequest\"\xdd\x01\n\x11GetShadowResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdecisions\x18\x03 \x01(\x03\x12\x12\n\nagreements\x18\x04 \x01(\x03\x12\x30\n\x08policies\x18\x05 \x03(\x0b\x32\x1e.recparams.v1.PolicyEvaluation\x12\x33\n\x0b\x64ifferences\x18\x06 \x03(\x0b\x32\x1e.recparams.v1.PolicyDifference*`\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_UNDECIDED\x10\x01\x12\x12\n\x0eVERDICT_BETTER\x10\x02\x12\x11\n\rVERDICT_WORSE\x10\x03\x32\xa8\x03\n\x0eRolloutService\x12O\n\nSetRollout\x12\x1f.recparams.v1.SetRolloutRequest\x1a .recparams.v1.SetRolloutResponse\x12O\n\nGetRollout\x12\x1f.recparams.v1.GetRolloutRequest\x1a .recparams.v1.GetRolloutResponse\x12X\n\rGetExperiment\x12\".recparams.v1.GetExperimentRequest\x1a#.recparams.v1.GetExperimentResponse\x12L\n\tSetShadow\x12\x1e.recparams.v1.SetShadowRequest\x1a\x1f.recparams.v1.SetShadowResponse\x12L\n\tGetShadow\x12\x1e.recparams.v1.GetShadowRequest\x1a\x1f.recparams.v1.GetShadowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arecparams/v1/rollout.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drecparams/v1/evaluation.proto\x1a!recparams/v1/recommendation.proto\",\n\x0bRolloutStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"R\n\x08\x41rmShare\x12$\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07percent\x18\x03 \x01(\x01\"\xe6\x02\n\x07Rollout\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x18\n\x10\x62\x61seline_version\x18\x02 \x01(\x03\x12\x0f\n\x07percent\x18\x03 \x01(\x01\x12\x1a\n\x12rule_based_percent\x18\x04 \x01(\x01\x12\x15\n\rexperiment_id\x18\x05 \x01(\x03\x12$\n\x04\x61rms\x18\x06 \x03(\x0b\x32\x16.recparams.v1.ArmShare\x12(\n\x05steps\x18\x07 \x03(\x0b\x32\x19.recparams.v1.RolloutStep\x12.\n\nchanged_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x11\n\tautomatic\x18\n \x01(\x08\x12\x16\n\x0eshadow_version\x18\x0b \x01(\x03\x12\x18\n\x10holdback_percent\x18\x0c \x01(\x01\x12\x17\n\x0fwaiting_version\x18\r \x01(\x03\"\xaa\x01\n\x11SetRolloutRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x07percent\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04step\x18\x03 \x01(\tH\x00\x12\x1f\n\x12rule_based_percent\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x08\n\x06targetB\n\n\x08_versionB\x15\n\x13_rule_based_percent\"<\n\x12SetRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.recparams.v1.Rollout\"\x13\n\x11GetRolloutRequest\"d\n\x12GetRolloutResponse\x12&\n\x07rollout\x18\x01 \x01(\x0b\x32\x15.recparams.v1.Rollout\x12&\n\x07history\x18\x02 \x03(\x0b\x32\x15.recparams.v1.Rollout\"-\n\x14GetExperimentRequest\x12\x15\n\rexperiment_id\x18\x01 \x01(\x03\"\xa6\x01\n\tArmResult\x12$\n\x03\x61rm\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05users\x18\x03 \x01(\x03\x12\x14\n\x0cinteractions\x18\x04 \x01(\x03\x12\x16\n\x0e\x61verage_reward\x18\x05 \x01(\x01\x12\x11\n\tlike_rate\x18\x06 \x01(\x01\x12\x12\n\nstep_users\x18\x07 \x01(\x03\"\xa9\x01\n\rArmDifference\x12&\n\x05other\x18\x01 \x01(\x0e\x32\x17.recparams.v1.PolicyArm\x12\x12\n\ndifference\x18\x02 \x01(\x01\x12\x10\n\x03low\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12&\n\x07verdict\x18\x05 \x01(\x0e\x32\x15.recparams.v1.VerdictB\x06\n\x04_lowB\x07\n\x05_high\"\xd4\x02\n\x15GetExperimentResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x18\n\x10\x62\x61seline_version\x18\x03 \x01(\x03\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x06 \x03(\x0b\x32\x17.recparams.v1.ArmResult\x12\x30\n\x0b\x64ifferences\x18\x07 \x03(\x0b\x32\x1b.recparams.v1.ArmDifference\x12\r\n\x05\x61lpha\x18\x08 \x01(\x01\x12\x15\n\rburn_in_users\x18\t \x01(\x03\x12\x1c\n\x14sample_ratio_p_value\x18\n \x01(\x01\"4\n\x10SetShadowRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_version\"+\n\x11SetShadowResponse\x12\x16\n\x0eshadow_version\x18\x01 \x01(\x03\"\x12\n\x10GetShadowRequest\"\xdd\x01\n\x11GetShadowResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdecisions\x18\x03 \x01(\x03\x12\x12\n\nagreements\x18\x04 \x01(\x03\x12\x30\n\x08policies\x18\x05 \x03(\x0b\x32\x1e.recparams.v1.PolicyEvaluation\x12\x33\n\x0b\x64ifferences\x18\x06 \x03(\x0b\x32\x1e.recparams.v1.PolicyDifference*`\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_UNDECIDED\x10\x01\x12\x12\n\x0eVERDICT_BETTER\x10\x02\x12\x11\n\rVERDICT_WORSE\x10\x03\x32\xa8\x03\n\x0eRolloutService\x12O\n\nSetRollout\x12\x1f.recparams.v1.SetRolloutRequest\x1a .recparams.v1.SetRolloutResponse\x12O\n\nGetRollout\x12\x1f.recparams.v1.GetRolloutRequest\x1a .recparams.v1.GetRolloutResponse\x12X\n\rGetExperiment\x12\".recparams.v1.GetExperimentRequest\x1a#.recparams.v1.GetExperimentResponse\x12L\n\tSetShadow\x12\x1e.recparams.v1.SetShadowRequest\x1a\x1f.recparams.v1.SetShadowResponse\x12L\n\tGetShadow\x12\x1e.recparams.v1.GetShadowRequest\x1a\x1f.recparams.v1.GetShadowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recparams.v1.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=1965
-  _globals['_VERDICT']._serialized_end=2061
+  _globals['_VERDICT']._serialized_start=2066
+  _globals['_VERDICT']._serialized_end=2162
   _globals['_ROLLOUTSTEP']._serialized_start=143
   _globals['_ROLLOUTSTEP']._serialized_end=187
   _globals['_ARMSHARE']._serialized_start=189
   _globals['_ARMSHARE']._serialized_end=271
   _globals['_ROLLOUT']._serialized_start=274
-  _globals['_ROLLOUT']._serialized_end=581
-  _globals['_SETROLLOUTREQUEST']._serialized_start=584
-  _globals['_SETROLLOUTREQUEST']._serialized_end=754
-  _globals['_SETROLLOUTRESPONSE']._serialized_start=756
-  _globals['_SETROLLOUTRESPONSE']._serialized_end=816
-  _globals['_GETROLLOUTREQUEST']._serialized_start=818
-  _globals['_GETROLLOUTREQUEST']._serialized_end=837
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=839
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=939
-  _globals['_GETEXPERIMENTREQUEST']._serialized_start=941
-  _globals['_GETEXPERIMENTREQUEST']._serialized_end=986
-  _globals['_ARMRESULT']._serialized_start=989
-  _globals['_ARMRESULT']._serialized_end=1135
-  _globals['_ARMDIFFERENCE']._serialized_start=1138
-  _globals['_ARMDIFFERENCE']._serialized_end=1307
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1310
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1620
-  _globals['_SETSHADOWREQUEST']._serialized_start=1622
-  _globals['_SETSHADOWREQUEST']._serialized_end=1674
-  _globals['_SETSHADOWRESPONSE']._serialized_start=1676
-  _globals['_SETSHADOWRESPONSE']._serialized_end=1719
-  _globals['_GETSHADOWREQUEST']._serialized_start=1721
-  _globals['_GETSHADOWREQUEST']._serialized_end=1739
-  _globals['_GETSHADOWRESPONSE']._serialized_start=1742
-  _globals['_GETSHADOWRESPONSE']._serialized_end=1963
-  _globals['_ROLLOUTSERVICE']._serialized_start=2064
-  _globals['_ROLLOUTSERVICE']._serialized_end=2488
+  _globals['_ROLLOUT']._serialized_end=632
+  _globals['_SETROLLOUTREQUEST']._serialized_start=635
+  _globals['_SETROLLOUTREQUEST']._serialized_end=805
+  _globals['_SETROLLOUTRESPONSE']._serialized_start=807
+  _globals['_SETROLLOUTRESPONSE']._serialized_end=867
+  _globals['_GETROLLOUTREQUEST']._serialized_start=869
+  _globals['_GETROLLOUTREQUEST']._serialized_end=888
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=890
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=990
+  _globals['_GETEXPERIMENTREQUEST']._serialized_start=992
+  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1037
+  _globals['_ARMRESULT']._serialized_start=1040
+  _globals['_ARMRESULT']._serialized_end=1206
+  _globals['_ARMDIFFERENCE']._serialized_start=1209
+  _globals['_ARMDIFFERENCE']._serialized_end=1378
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1381
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1721
+  _globals['_SETSHADOWREQUEST']._serialized_start=1723
+  _globals['_SETSHADOWREQUEST']._serialized_end=1775
+  _globals['_SETSHADOWRESPONSE']._serialized_start=1777
+  _globals['_SETSHADOWRESPONSE']._serialized_end=1820
+  _globals['_GETSHADOWREQUEST']._serialized_start=1822
+  _globals['_GETSHADOWREQUEST']._serialized_end=1840
+  _globals['_GETSHADOWRESPONSE']._serialized_start=1843
+  _globals['_GETSHADOWRESPONSE']._serialized_end=2064
+  _globals['_ROLLOUTSERVICE']._serialized_start=2165
+  _globals['_ROLLOUTSERVICE']._serialized_end=2589
 # @@protoc_insertion_point(module_scope)

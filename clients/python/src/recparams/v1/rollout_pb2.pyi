@@ -123,12 +123,16 @@ class Rollout(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     AUTOMATIC_FIELD_NUMBER: _builtins.int
     SHADOW_VERSION_FIELD_NUMBER: _builtins.int
+    HOLDBACK_PERCENT_FIELD_NUMBER: _builtins.int
+    WAITING_VERSION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version being rolled out, or the active one."""
     baseline_version: _builtins.int
     """What people outside the ramp are served; 0 is the hand-written rules."""
     percent: _builtins.float
-    """Share of the people with the version, 0 to 100. The active version has 100."""
+    """Share of the people with the version, 0 to 100, of those who are not held back. The active
+    version has 100.
+    """
     rule_based_percent: _builtins.float
     """Share of the people kept on the hand-written rules for comparison, 0 to 100."""
     experiment_id: _builtins.int
@@ -139,6 +143,12 @@ class Rollout(_message.Message):
     """Whether the server changed it by itself."""
     shadow_version: _builtins.int
     """The version in shadow mode; 0 is none."""
+    holdback_percent: _builtins.float
+    """Share of all people, 0 to 100, who are held back: always served the hand-written rules, the same
+    people through all rollouts. The other shares are of the rest.
+    """
+    waiting_version: _builtins.int
+    """The version that waits for its turn; 0 is none."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmShare]:
         """Every arm with people in it."""
@@ -165,10 +175,12 @@ class Rollout(_message.Message):
         reason: _builtins.str = ...,
         automatic: _builtins.bool = ...,
         shadow_version: _builtins.int = ...,
+        holdback_percent: _builtins.float = ...,
+        waiting_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "automatic", b"automatic", "baseline_version", b"baseline_version", "changed_at", b"changed_at", "experiment_id", b"experiment_id", "percent", b"percent", "reason", b"reason", "rule_based_percent", b"rule_based_percent", "shadow_version", b"shadow_version", "steps", b"steps", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "automatic", b"automatic", "baseline_version", b"baseline_version", "changed_at", b"changed_at", "experiment_id", b"experiment_id", "holdback_percent", b"holdback_percent", "percent", b"percent", "reason", b"reason", "rule_based_percent", b"rule_based_percent", "shadow_version", b"shadow_version", "steps", b"steps", "version", b"version", "waiting_version", b"waiting_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,6 +342,7 @@ class ArmResult(_message.Message):
     INTERACTIONS_FIELD_NUMBER: _builtins.int
     AVERAGE_REWARD_FIELD_NUMBER: _builtins.int
     LIKE_RATE_FIELD_NUMBER: _builtins.int
+    STEP_USERS_FIELD_NUMBER: _builtins.int
     arm: _recommendation_pb2.PolicyArm.ValueType
     """The arm."""
     version: _builtins.int
@@ -344,6 +357,8 @@ class ArmResult(_message.Message):
     """
     like_rate: _builtins.float
     """Share of interactions with a like, 0 to 1."""
+    step_users: _builtins.int
+    """Those of the people whose interaction was decided since the shares last changed."""
     def __init__(
         self,
         *,
@@ -353,10 +368,11 @@ class ArmResult(_message.Message):
         interactions: _builtins.int = ...,
         average_reward: _builtins.float = ...,
         like_rate: _builtins.float = ...,
+        step_users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "average_reward", b"average_reward", "interactions", b"interactions", "like_rate", b"like_rate", "users", b"users", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "average_reward", b"average_reward", "interactions", b"interactions", "like_rate", b"like_rate", "step_users", b"step_users", "users", b"users", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +440,7 @@ class GetExperimentResponse(_message.Message):
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     ALPHA_FIELD_NUMBER: _builtins.int
     BURN_IN_USERS_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATIO_P_VALUE_FIELD_NUMBER: _builtins.int
     experiment_id: _builtins.int
     """Its number."""
     version: _builtins.int
@@ -434,6 +451,11 @@ class GetExperimentResponse(_message.Message):
     """Probability, at most, that any interval at any time misses the truth."""
     burn_in_users: _builtins.int
     """People needed in each of two arms before an interval is given."""
+    sample_ratio_p_value: _builtins.float
+    """p-value of a chi-square test that each arm has its share of the people since the shares last
+    changed (step_users). Below 0.0001 assignment or logging is broken, or people of one arm stay
+    away: the comparison is not to be trusted then.
+    """
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -462,10 +484,11 @@ class GetExperimentResponse(_message.Message):
         differences: _abc.Iterable[Global___ArmDifference] | None = ...,
         alpha: _builtins.float = ...,
         burn_in_users: _builtins.int = ...,
+        sample_ratio_p_value: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "arms", b"arms", "baseline_version", b"baseline_version", "burn_in_users", b"burn_in_users", "differences", b"differences", "ended_at", b"ended_at", "experiment_id", b"experiment_id", "started_at", b"started_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "arms", b"arms", "baseline_version", b"baseline_version", "burn_in_users", b"burn_in_users", "differences", b"differences", "ended_at", b"ended_at", "experiment_id", b"experiment_id", "sample_ratio_p_value", b"sample_ratio_p_value", "started_at", b"started_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

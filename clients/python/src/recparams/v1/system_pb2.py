@@ -23,36 +23,37 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from recparams.v1 import evaluation_pb2 as recparams_dot_v1_dot_evaluation__pb2
 from recparams.v1 import training_pb2 as recparams_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19recparams/v1/system.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1brecparams/v1/training.proto\"\x18\n\x16GetSystemHealthRequest\"\xbb\x02\n\x17GetSystemHealthResponse\x12*\n\x06server\x18\x01 \x01(\x0b\x32\x1a.recparams.v1.ServerHealth\x12.\n\x08\x64\x61tabase\x18\x02 \x01(\x0b\x32\x1c.recparams.v1.DatabaseHealth\x12*\n\x06served\x18\x03 \x01(\x0b\x32\x1a.recparams.v1.ServedHealth\x12\x32\n\x0escheduled_jobs\x18\x04 \x03(\x0b\x32\x1a.recparams.v1.ScheduledJob\x12\x38\n\x11last_training_run\x18\x05 \x01(\x0b\x32\x1d.recparams.v1.LastTrainingRun\x12*\n\x05queue\x18\x06 \x01(\x0b\x32\x1b.recparams.v1.TrainingQueue\"t\n\x0cServerHealth\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x04 \x01(\x01\"b\n\x0e\x44\x61tabaseHealth\x12\x0f\n\x07\x61nswers\x18\x01 \x01(\x08\x12\x1b\n\x0eselect_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07problem\x18\x03 \x01(\tB\x11\n\x0f_select_seconds\"\xd8\x01\n\x0cServedHealth\x12\x17\n\x0fserving_version\x18\x01 \x01(\x03\x12\x16\n\x0erefused_reason\x18\x02 \x01(\t\x12\x1b\n\x0e\x61\x63tive_version\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x0c\x61\x63tive_since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x61\x63tive_created_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\n\x0f_active_version\"l\n\x0cScheduledJob\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x31\n\rnext_run_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07trigger\x18\x04 \x01(\t\"\xe4\x01\n\x0fLastTrainingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.recparams.v1.TrainingRunStatus\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64uration_seconds\x18\x05 \x01(\x01\x12\x15\n\rmodel_version\x18\x06 \x01(\x03\"w\n\rTrainingQueue\x12\x14\n\x0cruns_pending\x18\x01 \x01(\x05\x12\x14\n\x0cruns_running\x18\x02 \x01(\x05\x12!\n\x14interactions_waiting\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x17\n\x15_interactions_waiting\"(\n\x15\x44\x65leteUserDataRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"i\n\x16\x44\x65leteUserDataResponse\x12\x14\n\x0cinteractions\x18\x01 \x01(\x03\x12\x18\n\x10interaction_keys\x18\x02 \x01(\x03\x12\x10\n\x08profiles\x18\x03 \x01(\x03\x12\r\n\x05users\x18\x04 \x01(\x03\x32\xcc\x01\n\rSystemService\x12^\n\x0fGetSystemHealth\x12$.recparams.v1.GetSystemHealthRequest\x1a%.recparams.v1.GetSystemHealthResponse\x12[\n\x0e\x44\x65leteUserData\x12#.recparams.v1.DeleteUserDataRequest\x1a$.recparams.v1.DeleteUserDataResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19recparams/v1/system.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drecparams/v1/evaluation.proto\x1a\x1brecparams/v1/training.proto\"\x18\n\x16GetSystemHealthRequest\"\xee\x02\n\x17GetSystemHealthResponse\x12*\n\x06server\x18\x01 \x01(\x0b\x32\x1a.recparams.v1.ServerHealth\x12.\n\x08\x64\x61tabase\x18\x02 \x01(\x0b\x32\x1c.recparams.v1.DatabaseHealth\x12*\n\x06served\x18\x03 \x01(\x0b\x32\x1a.recparams.v1.ServedHealth\x12\x32\n\x0escheduled_jobs\x18\x04 \x03(\x0b\x32\x1a.recparams.v1.ScheduledJob\x12\x38\n\x11last_training_run\x18\x05 \x01(\x0b\x32\x1d.recparams.v1.LastTrainingRun\x12*\n\x05queue\x18\x06 \x01(\x0b\x32\x1b.recparams.v1.TrainingQueue\x12\x31\n\rlearning_gain\x18\x07 \x01(\x0b\x32\x1a.recparams.v1.LearningGain\"t\n\x0cServerHealth\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x04 \x01(\x01\"b\n\x0e\x44\x61tabaseHealth\x12\x0f\n\x07\x61nswers\x18\x01 \x01(\x08\x12\x1b\n\x0eselect_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07problem\x18\x03 \x01(\tB\x11\n\x0f_select_seconds\"\xd8\x01\n\x0cServedHealth\x12\x17\n\x0fserving_version\x18\x01 \x01(\x03\x12\x16\n\x0erefused_reason\x18\x02 \x01(\t\x12\x1b\n\x0e\x61\x63tive_version\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x0c\x61\x63tive_since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x61\x63tive_created_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\n\x0f_active_version\"l\n\x0cScheduledJob\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x31\n\rnext_run_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07trigger\x18\x04 \x01(\t\"\xac\x02\n\x0fLastTrainingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\x03\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.recparams.v1.TrainingRunStatus\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64uration_seconds\x18\x05 \x01(\x01\x12\x15\n\rmodel_version\x18\x06 \x01(\x03\x12.\n\x07outcome\x18\x07 \x01(\x0e\x32\x1d.recparams.v1.TrainingOutcome\x12\x16\n\x0eoutcome_reason\x18\x08 \x01(\t\"w\n\rTrainingQueue\x12\x14\n\x0cruns_pending\x18\x01 \x01(\x05\x12\x14\n\x0cruns_running\x18\x02 \x01(\x05\x12!\n\x14interactions_waiting\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x17\n\x15_interactions_waiting\"(\n\x15\x44\x65leteUserDataRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"i\n\x16\x44\x65leteUserDataResponse\x12\x14\n\x0cinteractions\x18\x01 \x01(\x03\x12\x18\n\x10interaction_keys\x18\x02 \x01(\x03\x12\x10\n\x08profiles\x18\x03 \x01(\x03\x12\r\n\x05users\x18\x04 \x01(\x03\x32\xcc\x01\n\rSystemService\x12^\n\x0fGetSystemHealth\x12$.recparams.v1.GetSystemHealthRequest\x1a%.recparams.v1.GetSystemHealthResponse\x12[\n\x0e\x44\x65leteUserData\x12#.recparams.v1.DeleteUserDataRequest\x1a$.recparams.v1.DeleteUserDataResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recparams.v1.system_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSYSTEMHEALTHREQUEST']._serialized_start=105
-  _globals['_GETSYSTEMHEALTHREQUEST']._serialized_end=129
-  _globals['_GETSYSTEMHEALTHRESPONSE']._serialized_start=132
-  _globals['_GETSYSTEMHEALTHRESPONSE']._serialized_end=447
-  _globals['_SERVERHEALTH']._serialized_start=449
-  _globals['_SERVERHEALTH']._serialized_end=565
-  _globals['_DATABASEHEALTH']._serialized_start=567
-  _globals['_DATABASEHEALTH']._serialized_end=665
-  _globals['_SERVEDHEALTH']._serialized_start=668
-  _globals['_SERVEDHEALTH']._serialized_end=884
-  _globals['_SCHEDULEDJOB']._serialized_start=886
-  _globals['_SCHEDULEDJOB']._serialized_end=994
-  _globals['_LASTTRAININGRUN']._serialized_start=997
-  _globals['_LASTTRAININGRUN']._serialized_end=1225
-  _globals['_TRAININGQUEUE']._serialized_start=1227
-  _globals['_TRAININGQUEUE']._serialized_end=1346
-  _globals['_DELETEUSERDATAREQUEST']._serialized_start=1348
-  _globals['_DELETEUSERDATAREQUEST']._serialized_end=1388
-  _globals['_DELETEUSERDATARESPONSE']._serialized_start=1390
-  _globals['_DELETEUSERDATARESPONSE']._serialized_end=1495
-  _globals['_SYSTEMSERVICE']._serialized_start=1498
-  _globals['_SYSTEMSERVICE']._serialized_end=1702
+  _globals['_GETSYSTEMHEALTHREQUEST']._serialized_start=136
+  _globals['_GETSYSTEMHEALTHREQUEST']._serialized_end=160
+  _globals['_GETSYSTEMHEALTHRESPONSE']._serialized_start=163
+  _globals['_GETSYSTEMHEALTHRESPONSE']._serialized_end=529
+  _globals['_SERVERHEALTH']._serialized_start=531
+  _globals['_SERVERHEALTH']._serialized_end=647
+  _globals['_DATABASEHEALTH']._serialized_start=649
+  _globals['_DATABASEHEALTH']._serialized_end=747
+  _globals['_SERVEDHEALTH']._serialized_start=750
+  _globals['_SERVEDHEALTH']._serialized_end=966
+  _globals['_SCHEDULEDJOB']._serialized_start=968
+  _globals['_SCHEDULEDJOB']._serialized_end=1076
+  _globals['_LASTTRAININGRUN']._serialized_start=1079
+  _globals['_LASTTRAININGRUN']._serialized_end=1379
+  _globals['_TRAININGQUEUE']._serialized_start=1381
+  _globals['_TRAININGQUEUE']._serialized_end=1500
+  _globals['_DELETEUSERDATAREQUEST']._serialized_start=1502
+  _globals['_DELETEUSERDATAREQUEST']._serialized_end=1542
+  _globals['_DELETEUSERDATARESPONSE']._serialized_start=1544
+  _globals['_DELETEUSERDATARESPONSE']._serialized_end=1649
+  _globals['_SYSTEMSERVICE']._serialized_start=1652
+  _globals['_SYSTEMSERVICE']._serialized_end=1856
 # @@protoc_insertion_point(module_scope)

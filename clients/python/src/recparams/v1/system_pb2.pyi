@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from recparams.v1 import evaluation_pb2 as _evaluation_pb2
 from recparams.v1 import training_pb2 as _training_pb2
 import builtins as _builtins
 import sys
@@ -49,6 +50,7 @@ class GetSystemHealthResponse(_message.Message):
     SCHEDULED_JOBS_FIELD_NUMBER: _builtins.int
     LAST_TRAINING_RUN_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    LEARNING_GAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def server(self) -> Global___ServerHealth:
         """The process that answers."""
@@ -73,6 +75,10 @@ class GetSystemHealthResponse(_message.Message):
     def queue(self) -> Global___TrainingQueue:
         """What waits to be trained. Absent while the database is away."""
 
+    @_builtins.property
+    def learning_gain(self) -> _evaluation_pb2.LearningGain:
+        """What learning is worth. Absent before it was measured, and while the database is away."""
+
     def __init__(
         self,
         *,
@@ -82,10 +88,11 @@ class GetSystemHealthResponse(_message.Message):
         scheduled_jobs: _abc.Iterable[Global___ScheduledJob] | None = ...,
         last_training_run: Global___LastTrainingRun | None = ...,
         queue: Global___TrainingQueue | None = ...,
+        learning_gain: _evaluation_pb2.LearningGain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "queue", b"queue", "served", b"served", "server", b"server"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "learning_gain", b"learning_gain", "queue", b"queue", "served", b"served", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "queue", b"queue", "scheduled_jobs", b"scheduled_jobs", "served", b"served", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "last_training_run", b"last_training_run", "learning_gain", b"learning_gain", "queue", b"queue", "scheduled_jobs", b"scheduled_jobs", "served", b"served", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,6 +262,8 @@ class LastTrainingRun(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     DURATION_SECONDS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    OUTCOME_REASON_FIELD_NUMBER: _builtins.int
     run_id: _builtins.int
     """The run's number."""
     status: _training_pb2.TrainingRunStatus.ValueType
@@ -263,6 +272,10 @@ class LastTrainingRun(_message.Message):
     """Seconds from the one to the other, or until now while it goes on."""
     model_version: _builtins.int
     """The version it stored, 0 if none."""
+    outcome: _training_pb2.TrainingOutcome.ValueType
+    """What became of the version."""
+    outcome_reason: _builtins.str
+    """Why, in a sentence."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -280,10 +293,12 @@ class LastTrainingRun(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         duration_seconds: _builtins.float = ...,
         model_version: _builtins.int = ...,
+        outcome: _training_pb2.TrainingOutcome.ValueType = ...,
+        outcome_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duration_seconds", b"duration_seconds", "finished_at", b"finished_at", "model_version", b"model_version", "run_id", b"run_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "duration_seconds", b"duration_seconds", "finished_at", b"finished_at", "model_version", b"model_version", "outcome", b"outcome", "outcome_reason", b"outcome_reason", "run_id", b"run_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

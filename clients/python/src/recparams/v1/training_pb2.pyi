@@ -82,13 +82,11 @@ class _TrainingRunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tra
     TRAINING_RUN_STATUS_RUNNING: _TrainingRunStatus.ValueType  # 2
     """Working."""
     TRAINING_RUN_STATUS_COMPLETED: _TrainingRunStatus.ValueType  # 3
-    """A new model version is stored (or there was nothing new to learn: model_version is then 0)."""
+    """Its interactions are trained. The outcome says what became of the version."""
     TRAINING_RUN_STATUS_FAILED: _TrainingRunStatus.ValueType  # 4
     """Stopped by an error or a crash; nothing was changed."""
     TRAINING_RUN_STATUS_CANCELLED: _TrainingRunStatus.ValueType  # 5
     """Stopped by CancelTrainingRun; nothing was changed."""
-    TRAINING_RUN_STATUS_GATED: _TrainingRunStatus.ValueType  # 6
-    """A new model version is stored and trained on, but not served: it did not pass the gates."""
 
 class TrainingRunStatus(_TrainingRunStatus, metaclass=_TrainingRunStatusEnumTypeWrapper):
     """Where a run stands."""
@@ -100,14 +98,56 @@ TRAINING_RUN_STATUS_PENDING: TrainingRunStatus.ValueType  # 1
 TRAINING_RUN_STATUS_RUNNING: TrainingRunStatus.ValueType  # 2
 """Working."""
 TRAINING_RUN_STATUS_COMPLETED: TrainingRunStatus.ValueType  # 3
-"""A new model version is stored (or there was nothing new to learn: model_version is then 0)."""
+"""Its interactions are trained. The outcome says what became of the version."""
 TRAINING_RUN_STATUS_FAILED: TrainingRunStatus.ValueType  # 4
 """Stopped by an error or a crash; nothing was changed."""
 TRAINING_RUN_STATUS_CANCELLED: TrainingRunStatus.ValueType  # 5
 """Stopped by CancelTrainingRun; nothing was changed."""
-TRAINING_RUN_STATUS_GATED: TrainingRunStatus.ValueType  # 6
-"""A new model version is stored and trained on, but not served: it did not pass the gates."""
 Global___TrainingRunStatus: _TypeAlias = TrainingRunStatus  # noqa: Y015
+
+class _TrainingOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrainingOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrainingOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAINING_OUTCOME_UNSPECIFIED: _TrainingOutcome.ValueType  # 0
+    """The run has not completed."""
+    TRAINING_OUTCOME_ACTIVATED: _TrainingOutcome.ValueType  # 1
+    """Served to everybody who is not held back."""
+    TRAINING_OUTCOME_STARTED: _TrainingOutcome.ValueType  # 2
+    """Served to the people of a first step: a rollout has begun."""
+    TRAINING_OUTCOME_WAITING: _TrainingOutcome.ValueType  # 3
+    """Waits for the rollout of an earlier version to end; it starts then."""
+    TRAINING_OUTCOME_SUPERSEDED: _TrainingOutcome.ValueType  # 4
+    """Waited until a newer version took its place, or somebody said what to serve."""
+    TRAINING_OUTCOME_REFUSED: _TrainingOutcome.ValueType  # 5
+    """A gate refused it: it breaks a bound of safety, is shown to be worse, or is corrupt."""
+    TRAINING_OUTCOME_STORED: _TrainingOutcome.ValueType  # 6
+    """Stored without being served, as was asked."""
+    TRAINING_OUTCOME_NO_CHANGE: _TrainingOutcome.ValueType  # 7
+    """There was nothing new to learn, so there is no version."""
+
+class TrainingOutcome(_TrainingOutcome, metaclass=_TrainingOutcomeEnumTypeWrapper):
+    """What became of a completed run's version."""
+
+TRAINING_OUTCOME_UNSPECIFIED: TrainingOutcome.ValueType  # 0
+"""The run has not completed."""
+TRAINING_OUTCOME_ACTIVATED: TrainingOutcome.ValueType  # 1
+"""Served to everybody who is not held back."""
+TRAINING_OUTCOME_STARTED: TrainingOutcome.ValueType  # 2
+"""Served to the people of a first step: a rollout has begun."""
+TRAINING_OUTCOME_WAITING: TrainingOutcome.ValueType  # 3
+"""Waits for the rollout of an earlier version to end; it starts then."""
+TRAINING_OUTCOME_SUPERSEDED: TrainingOutcome.ValueType  # 4
+"""Waited until a newer version took its place, or somebody said what to serve."""
+TRAINING_OUTCOME_REFUSED: TrainingOutcome.ValueType  # 5
+"""A gate refused it: it breaks a bound of safety, is shown to be worse, or is corrupt."""
+TRAINING_OUTCOME_STORED: TrainingOutcome.ValueType  # 6
+"""Stored without being served, as was asked."""
+TRAINING_OUTCOME_NO_CHANGE: TrainingOutcome.ValueType  # 7
+"""There was nothing new to learn, so there is no version."""
+Global___TrainingOutcome: _TypeAlias = TrainingOutcome  # noqa: Y015
 
 @_typing.final
 class Hyperparameters(_message.Message):
@@ -258,8 +298,8 @@ class TriggerTrainingRequest(_message.Message):
     mode: Global___TrainingMode.ValueType
     """Default: incremental."""
     activate: _builtins.bool
-    """Serve the new version if it passes the gates: to everybody, or from the first step of the ramp
-    where rollouts are on. Default true.
+    """Serve the new version unless a gate refuses it: from a first step of the people on, or to
+    everybody where rollouts are off. Default true.
     """
     algorithm: _builtins.str
     """What learns: q_learning, double_q_learning, expected_sarsa, boltzmann, ucb, lin_ucb, lin_ts, or
@@ -403,6 +443,8 @@ class TrainingRun(_message.Message):
     OBJECTIVES_FIELD_NUMBER: _builtins.int
     SERVED_PERCENT_FIELD_NUMBER: _builtins.int
     ALGORITHM_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    OUTCOME_REASON_FIELD_NUMBER: _builtins.int
     run_id: _builtins.int
     """The run's number, 1 upwards."""
     request_id: _builtins.str
@@ -432,13 +474,17 @@ class TrainingRun(_message.Message):
     before the window.
     """
     error: _builtins.str
-    """Why it failed, or which gates held it back and with what figures."""
+    """Why it failed."""
     min_interactions_per_user: _builtins.int
     """Least number of interactions for a person to be trained."""
     served_percent: _builtins.float
-    """Share of the people the version is served to since this run, 0 to 100."""
+    """Share of the people the version was served to by this run, 0 to 100."""
     algorithm: _builtins.str
     """What learned."""
+    outcome: Global___TrainingOutcome.ValueType
+    """What became of the version."""
+    outcome_reason: _builtins.str
+    """Why, in a sentence, with figures where a gate refused it. Empty until the run has completed."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -513,10 +559,12 @@ class TrainingRun(_message.Message):
         objectives: _evaluation_pb2.Objectives | None = ...,
         served_percent: _builtins.float = ...,
         algorithm: _builtins.str = ...,
+        outcome: Global___TrainingOutcome.ValueType = ...,
+        outcome_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "started_at", b"started_at", "statistics", b"statistics", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "average_reward", b"average_reward", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "gates", b"gates", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "interactions_trained", b"interactions_trained", "interactions_waiting", b"interactions_waiting", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "model_version", b"model_version", "objectives", b"objectives", "parent_version", b"parent_version", "progress", b"progress", "request_id", b"request_id", "run_id", b"run_id", "served_percent", b"served_percent", "stage", b"stage", "stage_seconds", b"stage_seconds", "started_at", b"started_at", "statistics", b"statistics", "status", b"status", "users_trained", b"users_trained", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "average_reward", b"average_reward", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "gates", b"gates", "holdout", b"holdout", "hyperparameters", b"hyperparameters", "interactions_trained", b"interactions_trained", "interactions_waiting", b"interactions_waiting", "min_interactions_per_user", b"min_interactions_per_user", "mode", b"mode", "model_version", b"model_version", "objectives", b"objectives", "outcome", b"outcome", "outcome_reason", b"outcome_reason", "parent_version", b"parent_version", "progress", b"progress", "request_id", b"request_id", "run_id", b"run_id", "served_percent", b"served_percent", "stage", b"stage", "stage_seconds", b"stage_seconds", "started_at", b"started_at", "statistics", b"statistics", "status", b"status", "users_trained", b"users_trained", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -876,6 +924,7 @@ class EvaluateResponse(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     LOGGED_ACTION_SHARES_FIELD_NUMBER: _builtins.int
     LOGGED_OBJECTIVES_FIELD_NUMBER: _builtins.int
+    LEARNING_GAIN_FIELD_NUMBER: _builtins.int
     interactions: _builtins.int
     """Interactions in the period."""
     users: _builtins.int
@@ -930,6 +979,12 @@ class EvaluateResponse(_message.Message):
     def logged_objectives(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Mean of each objective in the interactions: engagement, diversity, novelty."""
 
+    @_builtins.property
+    def learning_gain(self) -> _evaluation_pb2.LearningGain:
+        """What learning is worth by the people held back, as it was last measured, whatever period was
+        asked for. Absent before that.
+        """
+
     def __init__(
         self,
         *,
@@ -950,10 +1005,11 @@ class EvaluateResponse(_message.Message):
         coverage: _abc.Iterable[_evaluation_pb2.ContextCoverage] | None = ...,
         logged_action_shares: _abc.Iterable[_builtins.float] | None = ...,
         logged_objectives: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        learning_gain: _evaluation_pb2.LearningGain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["learning_gain", b"learning_gain", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "learning_gain", b"learning_gain", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
