@@ -10,6 +10,7 @@ mean square of about 1, so that variances of coefficients compare.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +168,31 @@ class Basis:
             ).astype(np.float64)
             for block in self.blocks
         }
+
+    def design(
+        self,
+        context: NDArray[np.integer[Any]],
+        action: NDArray[np.integer[Any]],
+        rule: NDArray[np.integer[Any]],
+        traits: Floats,
+    ) -> Floats:
+        """Returns all columns of n rows, (n, n_columns).
+
+        Args:
+            context, action: of each row, (n,).
+            rule: the rules' action there, (n,).
+            traits: trait terms of each row, (n, 21).
+        """
+        columns = np.empty((len(context), self.n_columns))
+        for block in self.blocks:
+            columns[:, block.columns] = np.einsum(
+                "nk,na,nt->nkat",
+                self.contexts[block.contexts][context],
+                ACTION_COLUMNS[block.actions][action],
+                traits[:, TRAIT_TERMS[block.traits]],
+            ).reshape(len(context), -1)
+        columns[:, self.distance] = DISTANCE[rule, action]
+        return columns
 
     def by_trait_term(self, coefficients: Floats) -> Floats:
         """Returns the factor on each trait term, for each context and action.

@@ -24,10 +24,14 @@ from rl.compiled import Compiled
 Floats = NDArray[np.float64]
 
 _ROUNDS = 6
+_SETTLED = 0.05
+"""Relative change of all variances at which they need no further round."""
 _REWEIGHTED_ROUNDS = 3
 _LEAST_SLOPE = 0.05
 _LEAST_NOISE = 1e-4
 """Below it, equations would lose to rounding what the prior says."""
+_FEW_ROWS = 400
+"""Rows of which products of all columns are made sooner than sums by pair."""
 _PRIOR_NOISE_ROWS = 100.0
 _HYPERPRIOR = 2.0
 """Weight of the prior variance of a group, in coefficients."""
@@ -140,42 +144,81 @@ def fit(
         prior: of the coefficients.
         curve: the mean as a function of eta; None for the average of y plus eta.
     """
-    from scipy.linalg import cho_solve, cholesky
     from scipy.linalg.lapack import dpotri
 
     centre = float(np.average(y, weights=rows.weight))
     expected_noise = max(0.9 * float(np.mean(rows.weight * (y - centre) ** 2)), _LEAST_NOISE)
     start, expected = prior.means(basis), prior.variances(basis)
     group, sizes = basis.group, np.bincount(basis.group)
-    mean, variances, noise = start, expected, expected_noise
-    factor: Floats = np.diag(expected[group] ** -0.5)
-    for number in range(_ROUNDS):
-        if number == 0 or (curve is not None and number <= _REWEIGHTED_ROUNDS):
-            eta = predict(basis, rows, traits, mean)
-            value, slope = (centre + eta, np.ones_like(eta)) if curve is None else curve.at(eta)
-            slope = np.maximum(slope, _LEAST_SLOPE)
-            target = eta + (y - value) / slope
-            weight = rows.weight * slope * slope
-            total = float(weight @ (target * target))
-            matrix, right = _normal_equations(basis, rows, traits, weight, target)
-        if number > 0:
-            inverse, _ = dpotri(factor, lower=1)
-            effective = np.maximum(
-                sizes - np.bincount(group, np.diagonal(inverse)) / variances, 0.0
-            )
-            moved = np.bincount(group, (mean - start) ** 2)
-            variances = (moved + _HYPERPRIOR * expected) / (effective + _HYPERPRIOR)
-            misfit = max(total - 2.0 * float(mean @ right) + float(mean @ matrix @ mean), 0.0)
-            noise = (misfit + _PRIOR_NOISE_ROWS * expected_noise) / (
-                max(len(y) - effective.sum(), 1.0) + _PRIOR_NOISE_ROWS
-            )
-        of_column = (1.0 / variances)[group]
-        precision = matrix / noise + np.diag(of_column)
-        factor = cholesky(precision, lower=True, overwrite_a=True, check_finite=False)
-        mean = cho_solve((factor, True), right / noise + start * of_column, check_finite=False)
+    variances, noise = expected, expected_noise
+    problem = _linearised(basis, rows, y, traits, start, curve)
+    mean, factor = _solved(problem, noise, start, variances[group])
+    for number in range(1, _ROUNDS):
+        inverse, _ = dpotri(factor, lower=1)
+        uncertain = np.bincount(group, np.diagonal(inverse)) / variances
+        effective = np.maximum(sizes - uncertain, 0.0)
+        moved = np.bincount(group, (mean - start) ** 2)
+        before = variances
+        variances = (moved + _HYPERPRIOR * expected) / (effective + _HYPERPRIOR)
+        noise = (problem.misfit(mean) + _PRIOR_NOISE_ROWS * expected_noise) / (
+            max(len(y) - effective.sum(), 1.0) + _PRIOR_NOISE_ROWS
+        )
+        if number > 1 and (np.abs(variances / before - 1.0) < _SETTLED).all():
+            break
+        if curve is not None and number <= _REWEIGHTED_ROUNDS:
+            problem = _linearised(basis, rows, y, traits, mean, curve)
+        mean, factor = _solved(problem, noise, start, variances[group])
     eta = predict(basis, rows, traits, mean)
     left = y - (centre + eta if curve is None else curve.at(eta)[0])
     return Posterior(mean, factor, variances, noise), left
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Weighted least squares: the normal equations and the sum of squares of the targets."""
+
+    matrix: Floats
+    right: Floats
+    total: float
+
+    def misfit(self, mean: Floats) -> float:
+        """Returns the weighted sum of squared residuals."""
+        left = self.total - 2.0 * float(mean @ self.right) + float(mean @ self.matrix @ mean)
+        return max(left, 0.0)
+
+
+def _linearised(
+    basis: Basis, rows: Rows, y: Floats, traits: Floats, mean: Floats, curve: Curve | None
+) -> _Problem:
+    """Returns the problem that is the regression's near some coefficients."""
+    if curve is None:
+        target, weight = y - np.average(y, weights=rows.weight), rows.weight
+    else:
+        eta = predict(basis, rows, traits, mean)
+        value, slope = curve.at(eta)
+        slope = np.maximum(slope, _LEAST_SLOPE)
+        target, weight = eta + (y - value) / slope, rows.weight * slope * slope
+    matrix, right = _normal_equations(basis, rows, traits, weight, target)
+    return _Problem(matrix, right, float(weight @ (target * target)))
+
+
+def _solved(
+    problem: _Problem, noise: float, start: Floats, variance: Floats
+) -> tuple[Floats, Floats]:
+    """Returns the posterior mean and the lower Cholesky factor of the posterior precision.
+
+    Args:
+        problem: the equations.
+        noise: variance of y at a weight of 1.
+        start, variance: prior mean and variance of each coefficient, (n_columns,).
+    """
+    from scipy.linalg import cho_solve, cholesky
+
+    precision = problem.matrix / noise + np.diag(1.0 / variance)
+    factor: Floats = cholesky(precision, lower=True, overwrite_a=True, check_finite=False)
+    right = problem.right / noise + start / variance
+    mean: Floats = cho_solve((factor, True), right, check_finite=False)
+    return mean, factor
 
 
 def predict(basis: Basis, rows: Rows, traits: Floats, coefficients: Floats) -> Floats:
@@ -207,6 +250,11 @@ def _predict(
 def _normal_equations(
     basis: Basis, rows: Rows, traits: Floats, weight: Floats, target: Floats
 ) -> tuple[Floats, Floats]:
+    if len(rows.cell) <= _FEW_ROWS:
+        context, action = np.divmod(rows.pair, N_ACTIONS)
+        columns = basis.design(context, action, rows.rule, traits[rows.cell])
+        weighted = columns.T * weight
+        return weighted @ columns, weighted @ target
     n = N_TRAIT_TERMS + N_DISTANCES
     pairs = len(basis.contexts[ONE]), N_ACTIONS
     squares, sums = np.zeros((*pairs, n, n)), np.zeros((*pairs, n))

@@ -92,7 +92,6 @@ def running_server(
         "PORT": str(port),
         "ADMIN_KEY": admin_key,
         "EXPLORATION": "schedule",
-        "MIN_EXPLORATION_RATE": "0.3",
         # Weeks pass within seconds, so no step could last for days, and what is measured is what
         # was learned.
         "ROLLOUT": "off",

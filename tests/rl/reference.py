@@ -153,21 +153,22 @@ def reference_fit(
     start, expected = prior.means(basis), prior.variances(basis)
     size = np.bincount(basis.group)
     mean, variance, noise = start, expected, first_noise
-    covariance = np.diag(expected[basis.group])
+    covariance, w, target = np.diag(expected[basis.group]), weight, y
     for number in range(6):
+        if number:
+            unsure = np.bincount(basis.group, covariance.diagonal()) / variance
+            effective = np.maximum(size - unsure, 0)
+            moved = np.bincount(basis.group, (mean - start) ** 2)
+            before, variance = variance, (moved + 2 * expected) / (effective + 2)
+            misfit = (w * (target - x @ mean) ** 2).sum()
+            noise = (misfit + 100 * first_noise) / (max(len(y) - effective.sum(), 1) + 100)
+            if number > 1 and abs(variance / before - 1).max() < 0.05:
+                break
         if number <= 3:
             eta = x @ mean
             value, slope = (centre + eta, 1.0 + 0 * eta) if curve is None else curve.at(eta)
             slope = np.maximum(slope, 0.05)
             target, w = eta + (y - value) / slope, weight * slope**2
-        if number:
-            effective = np.maximum(
-                size - np.bincount(basis.group, covariance.diagonal()) / variance, 0
-            )
-            moved = np.bincount(basis.group, (mean - start) ** 2)
-            variance = (moved + 2 * expected) / (effective + 2)
-            misfit = (w * (target - x @ mean) ** 2).sum()
-            noise = (misfit + 100 * first_noise) / (max(len(y) - effective.sum(), 1) + 100)
         precision = np.diag(1 / variance[basis.group])
         covariance = np.linalg.inv(x.T @ (w[:, None] * x) / noise + precision)
         mean = covariance @ (x.T @ (w * target) / noise + precision @ start)

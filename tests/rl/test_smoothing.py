@@ -45,10 +45,11 @@ def traits_of(space: StateSpace) -> Any:
 PRIOR = Prior(0.05, 0.3, 0.3, np.linspace(-0.2, 0.2, N_DISTANCES), 0.1)
 
 
+@pytest.mark.parametrize("n", [300, 500])
 @pytest.mark.parametrize("curve", [None, Curve(-1.5, 3.0, 0.4)])
-def test_the_fit_equals_plain_algebra_on_the_whole_design(curve: Curve | None) -> None:
+def test_the_fit_equals_plain_algebra_on_the_whole_design(curve: Curve | None, n: int) -> None:
     rng = np.random.default_rng(3)
-    basis, rows, traits = Basis(SMALL), random_rows(rng, SMALL, 400), traits_of(SMALL)
+    basis, rows, traits = Basis(SMALL), random_rows(rng, SMALL, n), traits_of(SMALL)
     y = rng.normal(0.4 + 0.3 * ACTION_LEVELS[0][rows.pair % N_ACTIONS], 0.5)
     posterior, left = fit(basis, rows, y, traits, PRIOR, curve)
     x = design_matrix(basis, SMALL, rows, traits)
