@@ -169,7 +169,11 @@ def difference(
     """
     if not (0.0 < alpha < 1.0 and 0.0 < tightest_at < inf and burn_in >= 2):
         raise ValueError("alpha must be from 0 to 1, tightest_at above 0 and burn_in at least 2")
-    value = treatment.mean_reward - control.mean_reward
+    means = treatment.mean_reward, control.mean_reward
+    value = means[0] - means[1]
+    if abs(value) <= 1e-12 * max(map(abs, means)):
+        # Rounding of weighted means: where rewards do not vary it would be a verdict.
+        value = 0.0
     error = _standard_error(treatment, control)
     started = min(treatment.persons, control.persons) >= burn_in
     half_width = 0.0 if started else inf

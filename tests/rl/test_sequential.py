@@ -277,6 +277,20 @@ def test_rewards_that_do_not_vary_are_known_exactly() -> None:
     assert difference(totals(rows), totals(rows)).verdict == "undecided"
 
 
+@given(st.floats(-3, 3), st.lists(st.floats(0.01, 1), min_size=2, max_size=6))
+def test_rounding_of_weighted_means_is_no_difference(reward: float, shares: list[float]) -> None:
+    """Everybody reacts alike, at several steps of a rollout."""
+    totals = []
+    for mine in (shares, [1.01 - share for share in shares]):
+        weight = np.repeat(1.0 / np.array(mine), 40)
+        people = np.arange(len(weight), dtype=np.int64)
+        rewards = np.full(len(weight), reward)
+        totals.append(ArmTotals.of(people, rewards, np.zeros(len(weight), np.bool_), weight))
+    found = difference(*totals, burn_in=30)
+    assert found.value == 0.0
+    assert found.verdict == "undecided"
+
+
 @pytest.mark.parametrize(
     "settings",
     [
