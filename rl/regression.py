@@ -146,7 +146,7 @@ def fit(
     """
     from scipy.linalg.lapack import dpotri
 
-    centre = float(np.average(y, weights=rows.weight))
+    centre = float(np.average(y, weights=rows.weight)) if curve is None else curve.centre
     expected_noise = max(0.9 * float(np.mean(rows.weight * (y - centre) ** 2)), _LEAST_NOISE)
     start, expected = prior.means(basis), prior.variances(basis)
     group, sizes = basis.group, np.bincount(basis.group)

@@ -41,12 +41,13 @@ _CAUTIOUS_INTERACTIONS = 3000.0
 _EARLY_CAUTION = 4.0
 """Factor on caution up to a number of interactions; beyond, it falls with their square."""
 
-_RULES = np.array([-0.13] * 3 + [-0.2] * 3 + [0.13])
-_REWARDS = Prior(0.035, 0.25, 0.26, _RULES, 0.09)
-_FOLLOWING = Prior(0.035, 0.25, 0.26, np.zeros(7), 0.03)
+_RULES = np.array([-0.15] * 3 + [-0.225] * 3 + [0.15])
+_REWARDS = Prior(0.04, 0.25, 0.3, _RULES, 0.1)
+_FOLLOWING = Prior(0.04, 0.25, 0.3, np.zeros(7), 0.03)
 """In standard deviations of a reward: what is expected of a coefficient before any data."""
 
 _LEAST_TRAIT_DEVIATION = 5.0
+_UNKNOWN = 10.0
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,13 @@ def smooth(
     )
     reward = rewards[at] / learned
     following = smoothing.foresight * (q[at] / learned - reward)
-    scale = _deviation(reward, rows.weight) or _deviation(following, rows.weight) or 1.0
+    scale = _scale(reward, rows.weight, n) or _scale(following, rows.weight, n) or 1.0
     populations = populations_of(space, np.bincount(cell, n, space.n_cells).astype(np.float64))
     traits = _trait_terms(space, populations)
     residual = np.zeros(q.shape, dtype=np.float32)
     posteriors = list[Posterior]()
     parts: list[tuple[Floats, Prior, Curve | None]] = [
-        (reward / scale, _REWARDS, _curve(reward / scale, rows.weight, n))
+        (reward / scale, _REWARDS, _curve(reward / scale, rows.weight))
     ]
     if smoothing.foresight > 0:
         parts.append((following / scale, _FOLLOWING, None))
@@ -275,24 +276,33 @@ def _trait_terms(space: StateSpace, populations: tuple[NormalDist, ...]) -> Floa
     )
 
 
-def _deviation(values: Floats, weight: Floats) -> float:
-    """Returns the standard deviation of a single observation, from n of them with weights."""
-    centre = np.average(values, weights=weight)
-    return float(np.sqrt(np.mean(weight * (values - centre) ** 2)))
+def _centre(values: Floats, weight: Floats) -> float:
+    """Returns the mean of n values, drawn towards 0 as by `_UNKNOWN` visits worth 0.
+
+    Where one action alone was tried and liked, the others are then not taken to be liked as well.
+    """
+    return float(weight @ values / (weight.sum() + _UNKNOWN))
 
 
-def _curve(values: Floats, weight: Floats, n: Floats) -> Curve:
+def _scale(values: Floats, weight: Floats, n: Floats) -> float:
+    """Returns the standard deviation of values seen once or, if they are few, of all; or 0."""
+    once = values[n == 1]
+    if len(once) > 50:
+        return float(once.std())
+    return float(np.sqrt(np.average((values - _centre(values, weight)) ** 2, weights=weight)))
+
+
+def _curve(values: Floats, weight: Floats) -> Curve:
     """Returns a curve whose bounds lie a little outside of what mean values can be.
 
-    Means lie within the spread of single ones, and so do values that are well known.
+    Means lie within the spread of single ones, which is 1, and so do values that are well known.
     """
-    centre = float(np.average(values, weights=weight))
-    single, known = values[n == 1], values[weight > 5.0]
-    spread = float(single.std()) if len(single) > 50 else 1.0
-    low, high = centre - 1.25 * spread, centre + 1.65 * spread
+    centre = _centre(values, weight)
+    low, high = centre - 1.25, centre + 1.65
+    known = values[weight > 5.0]
     if len(known) > 20:
         least, most = np.quantile(known, [0.05, 0.95])
-        low, high = min(low, least - 0.17), max(high, most + 0.17)
+        low, high = min(low, least - 0.2), max(high, most + 0.2)
     return Curve(float(low), float(high), centre)
 
 

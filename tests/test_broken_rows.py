@@ -23,8 +23,7 @@ from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from rl.learners.tabular import table_statistics
 from rl.packing import pack
-from rl.policy import publish
-from rl.smoothing import Smoothing
+from rl.policy import LEARNED, GreedyTable
 from rl.state import StateSpace
 from rl.transitions import TrainedThrough
 from server.app import App
@@ -53,7 +52,9 @@ from tests.support import (
 )
 
 SPACE = StateSpace(bins=2)
-CANONICAL = models.canonical(SPACE.to_dict())
+CANONICAL = models.canonical(
+    SPACE.to_dict() | {"serving_bins": SPACE.bins, "serving_cuts": SPACE.cuts}
+)
 
 
 @pytest.fixture
@@ -162,17 +163,21 @@ async def store(db: asyncpg.Connection, action: int, parent: int | None = None) 
     q = np.zeros((SPACE.n_states, 27), dtype=np.float32)
     visits = np.zeros((SPACE.n_states, 27), dtype=np.int32)
     q[:, action], visits[:, action] = 1.0, 100
-    policy = publish(SPACE, q, visits, learning_rate=0.1, epsilon=0.25, smoothing=Smoothing())
+    policy = GreedyTable(
+        SPACE, bytes([action]) * SPACE.n_states, bytes([LEARNED]) * SPACE.n_states, 0.25
+    )
     statistics = table_statistics(q, visits)
     new = models.NewModel(
         origin="trained",
         run_id=None,
         parent_version=parent,
         algorithm="q_learning",
+        space=SPACE,
         hyperparameters={"learning_rate": 0.2},
         metrics={**statistics.__dict__, "exploration_rate": 0.25},
         q=q,
         visits=visits,
+        rewards=q,
         policy=policy,
         objectives={"engagement": 1.0, "diversity": 0.0, "novelty": 0.0},
         main_line=True,
@@ -399,7 +404,8 @@ async def test_the_watch_takes_back_along_a_circle(db: asyncpg.Connection) -> No
     first = await activate(db, one)
     await db.execute("UPDATE model_activations SET rollback_to = id")
     async with db.transaction():
-        rollout = await activations.set_rollout(db, two, 50.0, 0.0, "")
+        shares = activations.Shares(50.0, 0.0, 0.0)
+        rollout = await activations.set_rollout(db, two, shares, "")
     assert (rollout.rollback_to, rollout.experiment_id) == (first, rollout.id)
     found = rpb.GetExperimentResponse(version=two, alpha=0.05)
     worse = rpb.ArmDifference(other=pb.POLICY_ARM_PREVIOUS, difference=-1.0, high=-0.5)

@@ -90,7 +90,11 @@ async def test_the_same_people_have_the_rules_through_all_rollouts(client: Clien
     assert on_rules(await arms_of(client, {RL, RULES})) == HELD_BACK
     # Somebody on the rules for a comparison is not held back for good.
     await set_rollout(client, version=first.model_version, percent=70, rule_based_percent=30)
-    assert on_rules(await arms_of(client, {RL, RULES})) > HELD_BACK
+
+    async def more_on_rules() -> bool:
+        return on_rules(await arms_of(client, {RL, RULES})) > HELD_BACK
+
+    await eventually(more_on_rules)
 
 
 async def test_while_the_rules_are_active_nobody_is_apart(client: Client) -> None:

@@ -148,7 +148,7 @@ def reference_fit(
     basis: Basis, x: Any, weight: Any, y: Any, prior: Prior, curve: Curve | None
 ) -> tuple[Any, Any, float]:
     """Mean and covariance of the coefficients and the noise, by dense algebra with inverses."""
-    centre = np.average(y, weights=weight)
+    centre = np.average(y, weights=weight) if curve is None else curve.centre
     first_noise = 0.9 * np.mean(weight * (y - centre) ** 2)
     start, expected = prior.means(basis), prior.variances(basis)
     size = np.bincount(basis.group)
