@@ -313,8 +313,8 @@ async def test_models(cli: Any, client: Client, tmp_path: Path) -> None:
 async def test_evaluate(cli: Any, client: Client) -> None:
     await fill(client)
     shown = await cli("evaluate", "--days", "1")
-    assert "average reward      1.0000" in shown.out
-    assert "like rate           100.0%" in shown.out
+    assert re.search(r"^average reward +1\.0000$", shown.out, re.MULTILINE)
+    assert re.search(r"^like rate +100\.0%$", shown.out, re.MULTILINE)
     answer = (await cli("evaluate", "--json")).json
     assert answer["interactions"] == "20"
     assert answer["average_reward"] == 1.0
