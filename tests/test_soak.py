@@ -164,7 +164,7 @@ WRONG: tuple[tuple[dict[str, object], str], ...] = (
     ({"action": -1}, "parameters of another action"),
     ({"action": 1, "named": 1}, "another action than version"),
     ({"source": "exploration"}, "another action than version"),
-    ({"source": "rule_based"}, "another source than version"),
+    ({"source": "learned"}, "another source than version"),
     ({"propensity": 0.5}, "another propensity"),
     ({"reason": "no_profile"}, "a stored profile was not found"),
     ({"reason": "profile_unavailable"}, "another action than the rules'"),
@@ -176,7 +176,9 @@ async def test_wrong_answers_are_found(used: Used) -> None:
     greedy = next(
         one
         for one in reversed(used.ledger.answers)
-        if one.source in ("learned", "borrowed") and one.named not in (1, one.neutral)
+        if one.version
+        and one.source in ("borrowed", "rule_based")
+        and one.named not in (1, one.neutral)
     )
     for changes, says in WRONG:
         wrong = greedy._replace(**changes)
