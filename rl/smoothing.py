@@ -120,19 +120,21 @@ class Smoothed:
         residual = self.residual.reshape(self.space.n_cells, self.space.n_contexts, N_ACTIONS)
         by_context = rules.reshape(serving.n_cells, serving.n_contexts)
         found = np.empty_like(by_context)
+        chosen = np.empty(serving.n_cells, dtype=np.uint8)
         for context in range(serving.n_contexts):
             choose(
                 traits @ self.terms[context].T,
                 traits,
                 np.ascontiguousarray(by_context[:, context]),
-                residual[:, context],
+                np.ascontiguousarray(residual[:, context]),
                 cells,
                 self.away,
                 self.term_draws[context],
                 self.away_draws,
                 np.float32(caution),
-                found[:, context],
+                chosen,
             )
+            found[:, context] = chosen
         return found.ravel()
 
     def advantages(self, serving: StateSpace, rules: NDArray[np.uint8]) -> Float32s:

@@ -213,7 +213,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 async def serve(app: App, db: asyncpg.Connection, version: int) -> None:
     """Activates a version for everybody, and waits until it is served."""
     async with db.transaction():
-        await activate(db, version, "a test")
+        await activate(db, version, 0.0, "a test")
     await arrival(app, await db.fetchval("SELECT max(id) FROM model_activations"))
 
 

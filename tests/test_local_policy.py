@@ -55,6 +55,9 @@ from server.settings import Settings
 from tests.processes import run
 from tests.support import ROOT, Client, connect, in_process, wait_serving
 
+# A server in the same process draws by `random` while hypothesis draws examples.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+
 KNOWN_MOODS = tuple(mood for mood in MOODS if mood != "stressed")
 SPACE = StateSpace(bins=3, moods=KNOWN_MOODS)
 ADA = PersonalityProfile(75, 60, 40, 80, 30)

@@ -287,7 +287,7 @@ async def _someone_listens(connection: asyncpg.Connection) -> bool:
             """
             SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()
-                AND query ILIKE '%model_activations%' AND application_name = ''
+                AND query ~ 'model_(activations|versions)' AND application_name = ''
             """
         )
     )
