@@ -36,7 +36,7 @@ from server.serving.policies import Arm, PolicyHolder, Serving
 from server.serving.snapshots import encode
 from server.serving.tokens import Decision, TokenCodec
 from server.settings import Settings
-from server.store.activations import activate, set_rollout
+from server.store.activations import Shares, activate, set_rollout
 from tests.delegating import ADA, Caller, recording, store_version
 from tests.support import Client, Failure, failure_of, in_process
 
@@ -287,7 +287,7 @@ async def test_decisions_by_what_was_served_before_are_taken(
     await serve(app, db, first)
     callers.append(await Caller.following(client))
     async with db.transaction():
-        await set_rollout(db, second, 40.0, 10.0, "a test")
+        await set_rollout(db, second, Shares(40.0, 10.0, 0.0), "a test")
     await arrival(app, 2)
     callers.append(await Caller.following(client))
     await serve(app, db, second)
