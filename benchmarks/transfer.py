@@ -64,7 +64,7 @@ VARIANTS: dict[str, Callable[[QLearning], GreedyTable | Actions]] = {
     "the same, with all that follows (a foresight of 1)": partial(
         published, smoothing=Smoothing(caution=0.0, foresight=1.0, serving_bins=0)
     ),
-    "the same, not regressed apart from rewards": partial(
+    "the same, on Q as a whole": partial(
         published, smoothing=Smoothing(caution=0.0, serving_bins=0), apart=False
     ),
     "with caution": partial(published, smoothing=Smoothing(serving_bins=0)),
