@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
 from rl.learners.q_learning import QLearning
+from rl.numerics import learned_share
 from rl.policy import GreedyTable, publish
 from rl.reward import RewardWeights
 from rl.rules import rule_table
@@ -33,9 +34,8 @@ Actions = NDArray[np.integer[Any]]
 
 def nothing_borrowed(learner: QLearning) -> Actions:
     """Returns the best action tried in each state, by its own mean; the rules' where none was."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        learned = -np.expm1(learner.visits * np.log1p(-SETTINGS.learning_rate))
-        own = np.where(learner.visits > 0, learner.q / learned, -np.inf)
+    share = learned_share(learner.visits, SETTINGS.learning_rate)
+    own = np.divide(learner.q, share, out=np.full(share.shape, -np.inf), where=share > 0)
     seen = learner.visits.any(axis=1)
     return np.where(seen, own.argmax(axis=1), rule_table(FIVE))
 

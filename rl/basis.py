@@ -213,6 +213,18 @@ class Basis:
             found[:, terms] += (columns @ part).reshape(n, -1, sets.shape[1])
         return found.reshape(-1, N_ACTIONS, N_TRAIT_TERMS, *coefficients.shape[1:])
 
+    def by_distance(self, coefficients: Floats) -> Floats:
+        """Returns what the distance from the rules' action adds, by rule and action.
+
+        Args:
+            coefficients: (n_columns,) or, of m sets, (n_columns, m).
+
+        Returns:
+            float64 (27, 27) or (27, 27, m).
+        """
+        added: Floats = DISTANCE @ coefficients[self.distance]
+        return added
+
     def normal_equations(self, squares: Floats, sums: Floats) -> tuple[Floats, Floats]:
         """Returns the normal matrix and the right-hand side of a weighted least-squares problem.
 

@@ -22,6 +22,23 @@ def softmax(scores: NDArray[Scalar]) -> NDArray[Scalar]:
     return probabilities
 
 
+def learned_share(visits: NDArray[Any], learning_rate: float) -> NDArray[np.float64]:
+    """Returns how much of a value learned from zero with a constant step size is of its targets.
+
+    The rest, ``(1 - learning_rate) ** visits``, is of the zero that it began with.
+
+    Args:
+        visits: updates of each value, 0 or more, of any shape.
+        learning_rate: above 0, up to 1.
+
+    Returns:
+        float64 of the same shape, 0 to 1.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):  # a step of 1 leaves nothing of the start
+        share: NDArray[np.float64] = -np.expm1(visits * np.log1p(-learning_rate))
+    return np.where(visits > 0, share, 0.0)
+
+
 def splitmix64(x: Any) -> Any:
     """Returns the SplitMix64 hash (Steele et al. 2014) of a uint64 array, or scalar if compiled."""
     x = x + np.uint64(0x9E3779B97F4A7C15)

@@ -225,7 +225,7 @@ def predict(basis: Basis, rows: Rows, traits: Floats, coefficients: Floats) -> F
     """Returns eta of each row, (n,)."""
     eta = np.empty(len(rows.cell))
     terms = basis.by_trait_term(coefficients).reshape(-1, N_TRAIT_TERMS)
-    away = DISTANCE @ coefficients[basis.distance]
+    away = basis.by_distance(coefficients)
     _predict(rows.cell, rows.pair, rows.rule, traits, terms, away, eta)
     return eta
 

@@ -76,22 +76,24 @@ def rule_based_action(traits: Sequence[float], context: Context) -> Action:
 def rule_table(space: StateSpace) -> NDArray[np.uint8]:
     """Returns the rules' action in every state, at midpoints of its cell, uint8 (n_states,)."""
     middle = space.midpoints
-    lean = np.where(middle < LOW_TRAIT, -1, np.where(middle >= HIGH_TRAIT, 1, 0))
-    action = np.zeros((space.n_cells, space.n_contexts), dtype=np.int64)
+    # Bytes, for there may be millions of states: scores are small.
+    lean = np.where(middle < LOW_TRAIT, -1, np.where(middle >= HIGH_TRAIT, 1, 0)).astype(np.int8)
+    action = np.zeros((space.n_cells, space.n_contexts), dtype=np.uint8)
     for rule in RULES.values():
-        cells = np.zeros(1, dtype=np.int64)
+        cells = np.zeros(1, dtype=np.int8)
         for trait in TRAITS:
-            cells = np.add.outer(cells, rule.traits.get(trait, 0) * lean).ravel()
-        contexts = np.zeros(1, dtype=np.int64)
+            cells = np.add.outer(cells, np.int8(rule.traits.get(trait, 0)) * lean).ravel()
+        contexts = np.zeros(1, dtype=np.int8)
         for names, scores in (
             (space.content_types, rule.content_types),
             (space.moods, rule.moods),
             (space.times_of_day, rule.times_of_day),
         ):
-            contexts = np.add.outer(contexts, [scores.get(name, 0) for name in names]).ravel()
+            of_names = np.array([scores.get(name, 0) for name in names], dtype=np.int8)
+            contexts = np.add.outer(contexts, of_names).ravel()
         score = np.add.outer(cells, contexts)
-        action = action * 3 + (score >= rule.middle) + (score >= rule.top)
-    return action.astype(np.uint8).ravel()
+        action = action * np.uint8(3) + (score >= rule.middle) + (score >= rule.top)
+    return action.ravel()
 
 
 def _score(rule: Rule, traits: Sequence[float], context: Context) -> int:

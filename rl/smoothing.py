@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.basis import DISTANCE, Basis, trait_columns
+from rl.basis import Basis, trait_columns
 from rl.compiled import Compiled
+from rl.numerics import learned_share
 from rl.regression import Curve, Posterior, Prior, Rows, fit
 from rl.state import TRAITS, StateSpace, nearest_cells, of_cells, serving_space
 
@@ -184,8 +185,7 @@ def smooth(
     state = cell * space.n_contexts + pair // N_ACTIONS
     at = state, pair % N_ACTIONS
     n = visits[at].astype(np.float64)
-    with np.errstate(divide="ignore"):  # a step of 1 leaves nothing of the start: log 0
-        learned = -np.expm1(n * np.log1p(-learning_rate))
+    learned = learned_share(n, learning_rate)
     rows = Rows(
         cell.astype(np.int32),
         pair.astype(np.int32),
@@ -216,9 +216,9 @@ def smooth(
         scale,
         populations,
         basis.by_trait_term(mean).astype(np.float32),
-        (DISTANCE @ mean[basis.distance]).astype(np.float32),
+        basis.by_distance(mean).astype(np.float32),
         basis.by_trait_term(draws).astype(np.float32),
-        (DISTANCE @ draws[basis.distance]).astype(np.float32),
+        basis.by_distance(draws).astype(np.float32),
         residual,
     )
 

@@ -23,7 +23,7 @@ from rl.action import N_ACTIONS
 from rl.compiled import Compiled
 from rl.learners.base import checked
 from rl.learners.tabular import TabularLearner
-from rl.numerics import splitmix64
+from rl.numerics import learned_share, splitmix64
 from rl.transitions import Transitions
 
 _hash = Compiled(splitmix64)
@@ -87,18 +87,12 @@ def combine_tables(
     Returns:
         float32 (..., n_actions).
     """
-    learned = _initial_bias(counts, learning_rate)
+    learned = learned_share(counts, learning_rate)
     total = counts.sum(axis=0)
     seen = np.divide(q * counts, learned, out=np.zeros(q.shape), where=counts > 0).sum(axis=0)
     mean = np.divide(seen, total, out=np.zeros(total.shape), where=total > 0)
-    table: NDArray[np.float32] = (mean * _initial_bias(total, learning_rate)).astype(np.float32)
+    table: NDArray[np.float32] = (mean * learned_share(total, learning_rate)).astype(np.float32)
     return table
-
-
-def _initial_bias(counts: NDArray[np.integer[Any]], learning_rate: float) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):  # a step of 1 leaves nothing of the start
-        factor: NDArray[np.float64] = -np.expm1(counts * np.log1p(-learning_rate))
-    return np.where(counts > 0, factor, 0.0)
 
 
 @Compiled

@@ -44,7 +44,6 @@ def _work(settings: Settings, arguments: list[str]) -> int:
         case ["train", run_id]:
             from server.jobs.training.run import train
 
-            _import_numba()
             return asyncio.run(train(settings, int(run_id)))
         case ["evaluate", request]:
             from server.jobs.evaluation import evaluate
@@ -70,18 +69,6 @@ def _work(settings: Settings, arguments: list[str]) -> int:
         case _:
             print(__doc__, file=sys.stderr)
             return 2
-
-
-def _import_numba() -> None:
-    """Imports numba without SciPy, which takes as long where the extra `compare` installed it.
-
-    Numba looks for its linear algebra; functions that need that find it when they are compiled.
-    """
-    sys.modules["scipy"] = None  # type: ignore[assignment]
-    try:
-        import numba.np.arraymath  # noqa: F401
-    finally:
-        del sys.modules["scipy"]
 
 
 if __name__ == "__main__":
