@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.processes import run
+from tests.sources import parsed
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,7 +70,7 @@ def test_the_client_imports_grpcio_protobuf_and_the_standard_library() -> None:
     """A contract can only forbid; this is the whole list."""
     allowed = {"grpc", "google", "recparams", "recparams_client", *sys.stdlib_module_names}
     for path in sorted((ROOT / "clients/python/src").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -82,7 +83,7 @@ def test_the_client_imports_grpcio_protobuf_and_the_standard_library() -> None:
 def test_the_core_opens_nothing_and_prints_nothing() -> None:
     """What no import shows."""
     for path in sorted((ROOT / "rl").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"open", "print", "input"}, f"{path}:{node.lineno}"
             assert not isinstance(node, ast.Global), f"{path}:{node.lineno}"

@@ -1,7 +1,10 @@
 """The primary changes behind one address, and connections that reach a standby are not kept."""
 
 import asyncio
+import gc
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -187,6 +190,34 @@ async def test_connections_that_turn_read_only_are_not_kept(database_url: str) -
     for connection in held:
         await connection.execute("DELETE FROM shadows")
         await pool.release(connection)
+    await pool.close()
+
+
+async def test_a_connection_is_given_back_without_a_word_to_nobody(database_url: str) -> None:
+    unretrieved: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
+    pool = await create_pool(database_url, 1)
+    backends: list[int] = []
+
+    async def hang() -> None:
+        async with pool.acquire(timeout=0.5) as connection:
+            backends.append(connection.get_server_pid())
+            os.kill(backends[0], signal.SIGSTOP)
+            await connection.execute("SELECT 1")
+
+    hanging = asyncio.create_task(hang())
+    try:
+        for wait in (0.2, 0.2):
+            await asyncio.sleep(wait)
+            hanging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
+        await asyncio.sleep(1.0)
+    finally:
+        os.kill(backends[0], signal.SIGCONT)
+    gc.collect()
+    assert await pool.fetchval("SELECT 1") == 1
+    assert unretrieved == []
     await pool.close()
 
 

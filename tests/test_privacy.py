@@ -19,6 +19,7 @@ from server.settings.callers import key_hash
 from tests import fuzzing
 from tests.fuzzing import METHODS, Known, kind_of
 from tests.processes import run
+from tests.sources import parsed
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -243,7 +244,7 @@ def test_a_value_that_the_database_refuses_is_not_logged(database_url: str, form
 def test_exceptions_are_logged_as_they_are() -> None:
     """So that one function decides what is written of them: not as text made of them before."""
     for file in (ROOT / "server").rglob("*.py"):
-        for call in ast.walk(ast.parse(file.read_text())):
+        for call in ast.walk(parsed(file)):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
                 continue
             if isinstance(call.func.value, ast.Name) and call.func.value.id == "log":
@@ -322,7 +323,7 @@ def sql_of(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.AST]]:
 
 def put_together(source: str) -> set[str]:
     """SQL that is not fixed, but for what is so in some function around it."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     found = list(sql_of(tree))
     fixed = {id(sql) for sql, function in found if is_constant(sql, function)}
     return {ast.unparse(sql) for sql, _ in found if id(sql) not in fixed}
@@ -331,7 +332,7 @@ def put_together(source: str) -> set[str]:
 def test_values_reach_the_database_as_parameters_alone() -> None:
     """SQL is fixed text, but for the exceptions above."""
     sources = [file.read_text() for file in (ROOT / "server").rglob("*.py")]
-    assert sum(len(list(sql_of(ast.parse(source)))) for source in sources) > 100
+    assert sum(len(list(sql_of(parsed(source)))) for source in sources) > 100
     found = set().union(*map(put_together, sources))
     assert found == set(PUT_TOGETHER)
 

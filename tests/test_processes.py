@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.processes import communicate, end_group, living, running
+from tests.sources import parsed
 from tests.support import ROOT
 
 STUBBORN = "trap '' TERM; echo; while true; do sleep 0.1; done"
@@ -142,7 +143,7 @@ def test_a_teardown_without_end_ends(
 def test_whatever_is_waited_for_has_a_limit() -> None:
     for folder in ("tests", "benchmarks", "deploy", "simulation", "clients/python/tests"):
         for path in (ROOT / folder).rglob("*.py"):
-            for call in ast.walk(ast.parse(path.read_text())):
+            for call in ast.walk(parsed(path)):
                 if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(UNBOUNDED):
                     limited = any(one.arg == "timeout" for one in call.keywords)
                     assert limited or path == HELPER, f"{path}:{call.lineno}"

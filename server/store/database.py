@@ -1,9 +1,10 @@
 """Connections to Postgres: the embedded server and the pool."""
 
+import asyncio
 import contextlib
 import os
 import warnings
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
 else:  # asyncpg's classes take no type arguments at run time
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
+
+
+class _QuietPool(Pool):
+    """A pool whose connections are given back without a word when nobody waits for that any more.
+
+    asyncpg goes on giving back a connection whose caller is cancelled twice, as by a time limit
+    and by the end of the server, and nobody then retrieves the error if that takes too long.
+    """
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        """Returns the connection to the pool within `timeout` seconds, or closes it."""
+        release = asyncio.create_task(super().release(connection, timeout=timeout))
+        release.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(release)
 
 
 def database_url(settings: Settings) -> str:
@@ -62,15 +77,19 @@ async def create_pool(url: str, size: int) -> Pool:
         if isinstance(query.exception, asyncpg.ReadOnlySQLTransactionError):
             await pool.expire_connections()
 
-    pool = asyncpg.create_pool(
+    pool = _QuietPool(
         url,
         min_size=1,
         max_size=size,
+        max_queries=50_000,
+        max_inactive_connection_lifetime=60,
+        init=admit,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         timeout=5,
         command_timeout=30,
-        max_inactive_connection_lifetime=60,
         server_settings={"application_name": f"recparams-{os.getpid()}"},
-        init=admit,
     )
     return await pool
 
