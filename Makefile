@@ -23,6 +23,8 @@ demo: setup ## Simulate weeks of use against a real server, then leave it up (ON
 	$(BIN)/recparams demo $(if $(ONCE),--once)
 
 test: setup ## Run the tests, three files at a time: they often wait
+	@# They start hundreds of processes, where the environment may forbid to keep bytecode.
+	$(BIN)/python -m compileall -q rl server simulation clients/python/src benchmarks
 	$(BIN)/python -m server.jobs.warm
 	@# Threads of BLAS would spin on the cores that other tests use.
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \

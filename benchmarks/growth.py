@@ -45,7 +45,7 @@ Series = dict[int, float]
 
 def run(effort: Effort, folder: Path) -> Section:
     """All costs by size; draws `CHART` in the folder."""
-    sizes = [10**4, 10**5] if effort.quick else [10**4, 10**5, 10**6, 10**7]
+    sizes = [10**3, 10**4] if effort.quick else [10**4, 10**5, 10**6, 10**7]
     by_interactions: dict[str, Series] = {name: {} for name in (TRAIN, READ, PREPARE, UPDATE)}
     smallest: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as data, postgres() as server:

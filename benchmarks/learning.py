@@ -52,6 +52,7 @@ class Scope:
         seeds: worlds of each kind, with people of their own.
         held_out, visits: as in `Plan`.
         weeks, people: of use.
+        kinds: of worlds, the usual one among them.
     """
 
     sizes: tuple[int, ...]
@@ -61,14 +62,15 @@ class Scope:
     visits: int
     weeks: int
     people: int
+    kinds: tuple[str, ...]
 
     def plan(self, kind: str, *sizes: int) -> Plan:
         """Returns the plan of one kind of world."""
         return Plan(sizes or self.sizes, 1, self.held_out, self.visits, kind)
 
 
-FULL = Scope((1_000, 10_000, 100_000), 1_000_000, 5, 20_000, 2_000, 26, 1_500)
-QUICK = Scope((200, 400, 800), 1_600, 1, 400, 40, SETTLED + 1, 100)
+FULL = Scope((1_000, 10_000, 100_000), 1_000_000, 5, 20_000, 2_000, 26, 1_500, tuple(KINDS))
+QUICK = Scope((100, 200, 300), 400, 1, 200, 20, SETTLED + 1, 50, (OWN, "jumps"))
 
 
 def run(effort: Effort, folder: Path) -> Section:
@@ -95,7 +97,7 @@ def run(effort: Effort, folder: Path) -> Section:
         f"{met} of {len(targets)} are met, by the means.",
         targets_table(targets),
     ]
-    for kind in KINDS:
+    for kind in scope.kinds:
         parts += [
             f"### World: {kind}",
             found.table(kind, scope.sizes, (*found.systems, *LIMITS)),
@@ -139,7 +141,7 @@ def measure(scope: Scope) -> tuple[Found, dict[str, float]]:
         )
         for seed in seeds
     }
-    for kind in KINDS:
+    for kind in scope.kinds:
         plan = scope.plan(kind)
         for seed in seeds:
             learning[kind, f"seed {seed}"] = partial(learn_logs, plan, seed, here)

@@ -55,6 +55,7 @@ class Found:
         self._by: dict[tuple[str, int, str], dict[int, Worth]] = {}
         for one in worths:
             self._by.setdefault((one.kind, one.size, one.system), {})[one.seed] = one
+        self.kinds = [kind for kind in KINDS if (kind, sizes[0], OURS) in self._by]
         self.systems = [name for name in SYSTEMS if (OWN, sizes[0], name) in self._by]
 
     def of(self, kind: str, size: int, system: str) -> dict[int, Worth]:
@@ -111,13 +112,13 @@ class Found:
         """Returns all targets and whether they are met, by means over seeds."""
         smallest, *more = self.sizes
         found = []
-        for kind in KINDS:
+        for kind in self.kinds:
             lost = self.minus(kind, smallest, OURS, RULES)
             what = f"{kind}: regret after {smallest:,}, minus the rules'"
             found.append(_at_most(what, lost, RULES_MARGIN, sign=True))
         peers = [name for name in self.systems if name not in (RULES, OURS)]
         for size in more:
-            for kind in KINDS:
+            for kind in self.kinds:
                 best = min(peers, key=lambda name: self.regrets(kind, size, name).mean())
                 what = f"{kind}: regret after {size:,}, minus that of the best peer, {best}"
                 found.append(_at_most(what, self.minus(kind, size, OURS, best), 0.0, sign=True))
@@ -139,7 +140,7 @@ class Found:
         """Writes the chart: a panel for each kind of world, and one for the weeks."""
         flat = (RULES, *LIMITS)
         panels = []
-        for kind in KINDS:
+        for kind in self.kinds:
             lines = []
             for name in (*self.systems, *LIMITS):
                 by_size = [self.regrets(kind, size, name) for size in self.sizes]

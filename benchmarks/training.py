@@ -21,7 +21,7 @@ READING, ALL = 0.85, 0.75
 
 def run(effort: Effort, folder: Path) -> Section:
     """Trains small and large databases, each in turn with psql's COPY of the same rows."""
-    sizes = effort.of(2_000_000, 20_000), effort.of(20_000_000, 30_000)
+    sizes = effort.of(2_000_000, 4_000), effort.of(20_000_000, 6_000)
     rounds = effort.of(5, 1), effort.of(3, 1)
     rows, stage_rows, goals = [], [], []
     peaks: list[int] = []

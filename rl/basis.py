@@ -55,6 +55,13 @@ TRAIT_TERMS = {
     PRODUCTS: slice(1 + 2 * _N_TRAITS, 1 + 2 * _N_TRAITS + len(_FIRST)),
 }
 N_TRAIT_TERMS = TRAIT_TERMS[PRODUCTS].stop
+LAST_SCORE, LAST_SQUARE = TRAIT_TERMS[SCORES].stop - 1, TRAIT_TERMS[SQUARES].stop - 1
+"""Terms of the last trait alone."""
+BEFORE_LAST = [0, *range(1, _N_TRAITS)]
+TIMES_LAST = [LAST_SCORE, *(TRAIT_TERMS[PRODUCTS].start + np.flatnonzero(_SECOND == _N_TRAITS - 1))]
+"""Terms without the last trait, and what they are when multiplied by its score."""
+BESIDE_LAST = sorted({*range(N_TRAIT_TERMS)} - {LAST_SQUARE, *TIMES_LAST})
+"""All terms without the last trait."""
 
 
 def _contrasts(n_levels: int) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.choice import cautious_actions
 from rl.rules import rule_table
 from rl.smoothing import Smoothing, smooth
 from rl.state import StateSpace, nearest_states, serving_space
@@ -174,7 +175,7 @@ def publish(
         smoothing=smoothing,
     )
     caution = smoothing.caution_after(int(visits.sum(dtype=np.int64)))
-    actions = smoothed.actions(serving, rules, caution)
+    actions = cautious_actions(smoothed, serving, rules, caution)
     sources = choice_sources(space, visits, serving, actions != rules)
     return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon)
 

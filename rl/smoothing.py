@@ -12,10 +12,7 @@ reward) are regressed each by themselves (rl/regression.py) on personality, cont
 reaction says at once. What a state's own values differ by from that is added too, as far as it is
 known.
 
-The choice is cautious: an action's advantage over the rules' action counts less a multiple of its
-posterior deviation, after Petrik, Ghavamzadeh & Chow, "Safe Policy Improvement by Minimizing Robust
-Baseline Regret", NeurIPS 2016, and Laroche, Trichelair & Tachet des Combes, "Safe Policy
-Improvement with Baseline Bootstrapping", ICML 2019. benchmarks/learning.py measures it.
+The choice is made of it by rl/choice.py. benchmarks/learning.py measures both.
 """
 
 from dataclasses import dataclass
@@ -28,7 +25,6 @@ from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
 from rl.basis import Basis, trait_columns
-from rl.compiled import Compiled
 from rl.numerics import learned_share
 from rl.regression import Curve, Posterior, Prior, Rows, fit
 from rl.state import TRAITS, StateSpace, nearest_cells, of_cells, serving_space
@@ -107,43 +103,12 @@ class Smoothed:
     away_draws: Float32s
     residual: Float32s
 
-    def actions(
-        self, serving: StateSpace, rules: NDArray[np.uint8], caution: float
-    ) -> NDArray[np.uint8]:
-        """Returns the action that is best with caution in each state, uint8 (n_states,).
-
-        Args:
-            serving: the state space of the answer, with the contexts of `space`.
-            rules: the rules' action in each of its states, uint8 (n_states,).
-            caution: posterior deviations that an action must be better than the rules' by.
-        """
-        traits, cells = self._traits(serving), nearest_cells(self.space, serving)
-        residual = self.residual.reshape(self.space.n_cells, self.space.n_contexts, N_ACTIONS)
-        by_context = rules.reshape(serving.n_cells, serving.n_contexts)
-        found = np.empty_like(by_context)
-        chosen = np.empty(serving.n_cells, dtype=np.uint8)
-        for context in range(serving.n_contexts):
-            choose(
-                traits @ self.terms[context].T,
-                traits,
-                np.ascontiguousarray(by_context[:, context]),
-                np.ascontiguousarray(residual[:, context]),
-                cells,
-                self.away,
-                self.term_draws[context],
-                self.away_draws,
-                np.float32(caution),
-                chosen,
-            )
-            found[:, context] = chosen
-        return found.ravel()
-
     def advantages(self, serving: StateSpace, rules: NDArray[np.uint8]) -> Float32s:
         """Returns each action's advantage over the rules' action, float32 (n_states, 27).
 
         In units of reward; the arguments are as in `actions`.
         """
-        values = np.einsum("xp,cap->xca", self._traits(serving), self.terms, optimize=True)
+        values = np.einsum("xp,cap->xca", self.traits(serving), self.terms, optimize=True)
         values += self.residual.reshape(self.space.n_cells, -1, N_ACTIONS)[
             nearest_cells(self.space, serving)
         ]
@@ -153,7 +118,8 @@ class Smoothed:
         found *= np.float32(self.scale)
         return found
 
-    def _traits(self, serving: StateSpace) -> Float32s:
+    def traits(self, serving: StateSpace) -> Float32s:
+        """Returns the trait terms of each cell of a space, float32 (n_cells, 21)."""
         return _trait_terms(serving, self.populations).astype(np.float32)
 
 
@@ -306,59 +272,3 @@ def _curve(values: Floats, weight: Floats) -> Curve:
         least, most = np.quantile(known, [0.05, 0.95])
         low, high = min(low, least - 0.2), max(high, most + 0.2)
     return Curve(float(low), float(high), centre)
-
-
-@Compiled
-def choose(
-    values: Float32s,
-    traits: Float32s,
-    rules: NDArray[np.uint8],
-    residual: Float32s,
-    cells: NDArray[np.int64],
-    away: Float32s,
-    term_draws: Float32s,
-    away_draws: Float32s,
-    caution: np.float32,
-    chosen: NDArray[np.uint8],
-) -> None:
-    """Chooses an action in each of n cells of one context.
-
-    Args:
-        values: posterior means without `away`, (n, 27).
-        traits: trait terms, (n, 21).
-        rules: the rules' actions, (n,).
-        residual: of the cells of learning, (n_cells, 27).
-        cells: the cell of learning of each, (n,).
-        away, away_draws: as in `Smoothed`.
-        term_draws: of the context, (27, 21, m).
-        caution: posterior deviations.
-        chosen: the actions, (n,), filled.
-    """
-    n_actions, n_terms, n_draws = term_draws.shape
-    advantage = np.empty(n_actions, np.float32)
-    deviation = np.empty(n_draws, np.float32)
-    for i in range(len(values)):
-        rule, own = rules[i], residual[cells[i]]
-        base = values[i, rule] + away[rule, rule] + own[rule]
-        for a in range(n_actions):
-            advantage[a] = values[i, a] + away[rule, a] + own[a] - base
-        advantage[rule] = 0.0
-        best, best_action = np.float32(0.0), rule
-        # From the highest advantage on: caution only lowers it, so few have to be looked at.
-        while True:
-            a = int(advantage.argmax())
-            if not advantage[a] > best:
-                break
-            deviation[:] = away_draws[rule, a] - away_draws[rule, rule]
-            for k in range(n_terms):
-                factor = traits[i, k]
-                for m in range(n_draws):
-                    deviation[m] += factor * (term_draws[a, k, m] - term_draws[rule, k, m])
-            variance = np.float32(0.0)
-            for m in range(n_draws):
-                variance += deviation[m] * deviation[m]
-            lowered = advantage[a] - caution * np.sqrt(variance / np.float32(n_draws))
-            if lowered > best:
-                best, best_action = lowered, np.uint8(a)
-            advantage[a] = 0.0
-        chosen[i] = best_action

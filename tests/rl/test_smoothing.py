@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rl.action import ACTION_LEVELS, N_ACTIONS
 from rl.basis import DISTANCE, N_DISTANCES, N_TRAIT_TERMS, TRAIT_TERMS, Basis, trait_columns
+from rl.choice import cautious_actions
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.q_learning import QLearning
 from rl.policy import publish
@@ -189,16 +190,16 @@ def test_choices_equal_plain_algebra(bins: int) -> None:
     advantage = found.advantages(serving, rules) / found.scale
     n = np.arange(serving.n_states)
     assert (advantage[n, rules] == 0).all()
-    traits = found._traits(serving)
+    traits = found.traits(serving)
     deviation = np.einsum("xp,capm->xcam", traits, found.term_draws, optimize=True)
     deviation = deviation.reshape(serving.n_states, N_ACTIONS, -1) + found.away_draws[rules]
     deviation -= deviation[n, rules][:, None]
     width = np.sqrt((deviation**2).mean(axis=2))
     for caution in (0.0, 0.25, 1.0):
         lowered = advantage - caution * width
-        actions = found.actions(serving, rules, caution)
+        actions = cautious_actions(found, serving, rules, caution)
         np.testing.assert_allclose(lowered[n, actions], lowered.max(axis=1), atol=1e-4)
-    assert (found.actions(serving, rules, 1e6) == rules).all()
+    assert (cautious_actions(found, serving, rules, 1e6) == rules).all()
 
 
 def test_what_people_alike_like_is_learned_in_cells_without_data() -> None:
@@ -307,7 +308,7 @@ def test_counts_as_large_as_a_file_may_hold() -> None:
         SPACE, q, visits, q, rules, learning_rate=RATE, smoothing=Smoothing(foresight=1.0)
     )
     assert np.isfinite(found.terms).all() and np.isfinite(found.residual).all()
-    assert len(found.actions(SPACE, rules, 0.25)) == SPACE.n_states
+    assert len(cautious_actions(found, SPACE, rules, 0.25)) == SPACE.n_states
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 10))
