@@ -92,10 +92,9 @@ def running_server(
         "PORT": str(port),
         "ADMIN_KEY": admin_key,
         "EXPLORATION": "schedule",
-        # Weeks pass within seconds, so no step could last for days, and what is measured is what
-        # was learned.
-        "ROLLOUT": "off",
-        "HOLDBACK_PERCENT": "0",
+        # Weeks pass within seconds, so that no step can last for days.
+        "ROLLOUT_STEP_SECONDS": "1",
+        "WATCH_SECONDS": "2",
         "LOG_FORMAT": "json",
     }
     log = folder / LOG
