@@ -78,7 +78,7 @@ class Week:
         gain: mean over held-out people of the learned policy's reward above the rules'.
         gain_error: half the width of its 95 % interval.
         states: states with at least one update.
-        not_served: why the week's version is not served; empty if it is.
+        rollout: what becomes of the week's version; empty if it is served to everybody at once.
     """
 
     number: int
@@ -90,7 +90,7 @@ class Week:
     gain: float
     gain_error: float
     states: int
-    not_served: str
+    rollout: str
 
 
 Report = Callable[[str, float], None]
@@ -172,7 +172,7 @@ async def simulate_weeks(
         )
         report("storing profiles", 0.0)
         await put_profiles(stub, crowd)
-        recorded, states, not_served = VisitTotals(0, 0.0, 0, frozenset()), 0, ""
+        recorded, states, rollout = VisitTotals(0, 0.0, 0, frozenset()), 0, ""
         for number in range(plan.weeks + 1):
             if number > 0:
                 start = end - (plan.weeks - number + 1) * WEEK
@@ -183,7 +183,7 @@ async def simulate_weeks(
                 )
                 run = await operator.train(f"demo-week-{number}", start + WEEK, number, report)
                 states = run.statistics.total_states
-                not_served = "" if run.served_percent else run.outcome_reason
+                rollout = "" if run.served_percent == 100 else run.outcome_reason
             report(f"week {number}: asking for people it has not seen", 0.0)
             actions = await greedy_actions(stub, held_out.crowd, held_out.at)
             gain, gain_error = held_out.gain(actions)
@@ -197,7 +197,7 @@ async def simulate_weeks(
                 gain=gain,
                 gain_error=gain_error,
                 states=states,
-                not_served=not_served,
+                rollout=rollout,
             )
             people = np.setdiff1d(people, list(recorded.leavers))
 

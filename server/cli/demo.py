@@ -137,8 +137,8 @@ async def _show(console: Console, address: str, key: str, plan: Plan) -> list[We
         async for week in simulate_weeks(address, key, plan, report):
             lived.append(week)
             console.print(_row(_cells(week), [width for _, width in COLUMNS]))
-            if week.not_served:
-                why = Padding(f"not served: {week.not_served}", (0, 0, 0, 5))
+            if week.rollout:
+                why = Padding(f"its version {week.rollout}", (0, 0, 0, 5))
                 console.print(why, style="dim", highlight=False)
     return lived
 
