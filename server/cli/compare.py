@@ -24,7 +24,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Under a minute: two populations, smaller logs.")
+@click.option("--quick", is_flag=True, help="Under a minute: two populations, logs of 10,000.")
 @click.option("--seeds", type=click.IntRange(1, 1000), help="Populations.  [default: 5]")
 @click.option(
     "--sizes",
@@ -89,7 +89,7 @@ def compare(
     from simulation.compare.report import Results
     from simulation.compare.systems import Contestant, LearnerSystem, RandomSystem, RulesSystem
 
-    usual = Plan((1_000, 10_000), 2, 8_000, 500) if quick else Plan()
+    usual = Plan((10_000,), 2, 8_000, 500) if quick else Plan()
     try:
         plan = Plan(sizes or usual.sizes, seeds or usual.seeds, usual.held_out, usual.visits, world)
     except ValueError as failure:
