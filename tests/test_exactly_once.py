@@ -30,6 +30,7 @@ from tests.faults import (
     eventually,
     get_run,
     holding,
+    job_processes,
     learned,
     stored_table,
     train_here,
@@ -453,8 +454,7 @@ async def test_other_jobs_of_a_killed_server_end_with_it(
 
 
 async def _jobs_of(server_pid: int) -> list[psutil.Process]:
-    found = psutil.Process(server_pid).children(recursive=True)
-    return [process for process in found if "server.jobs" in process.cmdline()]
+    return job_processes(server_pid)
 
 
 async def test_the_trainer_of_a_killed_server_is_fenced_off(

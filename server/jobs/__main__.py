@@ -6,7 +6,6 @@ import sys
 
 import structlog
 
-from server.jobs.lifeline import end_with_server
 from server.jobs.processes import STORE_AWAY, UNUSABLE_MODEL
 from server.observability import logs, tracing
 from server.settings import Settings
@@ -18,7 +17,6 @@ log = structlog.get_logger()
 
 def main(arguments: list[str]) -> int:
     """Runs one job; the exit code is the job's."""
-    end_with_server()
     settings = Settings()
     logs.configure(settings.log_level, settings.log_format)
     os.nice(5)
