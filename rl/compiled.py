@@ -58,7 +58,7 @@ def only_compiled() -> Iterator[None]:
     """
     from numba.core import event
 
-    class Refusal(event.Listener):  # type: ignore[misc]
+    class Refusal(event.Listener):
         def on_start(self, _: Any) -> None:
             raise NotCompiledError
 

@@ -27,12 +27,15 @@ log = structlog.get_logger()
 IDLE_SECONDS = 60.0
 START_SECONDS = 120.0
 """Time for a job to start, on a machine many times slower than ours."""
-KILL_SECONDS = 10.0
+KILL_SECONDS = 30.0
 """Time for a template to kill a job; one that does not is killed itself, and its jobs with it."""
 END_SECONDS = 5.0
 STDERR = 2
 THREADS = {"OPENBLAS_NUM_THREADS": "1"}
 """Environment of a template, of which a thread would not survive a fork."""
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _TemplateProcess:
@@ -64,8 +67,9 @@ class _TemplateProcess:
         return self._process.poll() is None
 
     def send(self, files: Sequence[int]) -> None:
-        """Sends the files of a job. Raises OSError."""
+        """Sends the files of a job, which it has from now on. Raises OSError."""
         socket.send_fds(self._control, [b"j"], files)
+        self.jobs += 1
 
     def kill(self) -> None:
         """Kills it, and its jobs with it."""
@@ -124,22 +128,22 @@ class Template:
         with contextlib.ExitStack() as theirs:
             null = os.open(os.devnull, os.O_RDWR)
             theirs.callback(os.close, null)
-            ends: list[socket.socket | None] = []
+            streams: list[Streams | None] = []
             files = []
-            for kind in (PIPE, stdin, stdout):
-                mine, its = socket.socketpair() if kind == PIPE else (None, None)
-                ends.append(mine)
-                files.append(null if its is None else theirs.enter_context(its).fileno())
             try:
+                for kind in (PIPE, stdin, stdout):
+                    if kind == PIPE:
+                        mine, its = socket.socketpair()
+                        files.append(theirs.enter_context(its).fileno())
+                        streams.append(await asyncio.open_unix_connection(sock=mine))
+                    else:
+                        files.append(null)
+                        streams.append(None)
                 template = self._send((*files, STDERR, lifeline))
-                streams = [
-                    None if end is None else await asyncio.open_unix_connection(sock=end)
-                    for end in ends
-                ]
             except BaseException:
-                for end in ends:
-                    if end is not None:
-                        end.close()
+                for opened in streams:
+                    if opened is not None:
+                        opened[1].close()
                 raise
         connection, stdin_streams, stdout_streams = streams
         assert connection is not None  # noqa: S101 - it is always a pair of sockets
@@ -182,9 +186,6 @@ class Template:
             threading.Thread(target=template.end, name="end of the job template").start()
 
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
 class ForkedProcess:
     """The process of a job.
 
@@ -211,7 +212,6 @@ class ForkedProcess:
         self.stdout = None if stdout is None else stdout[0]
         self.pid = 0
         self.returncode: int | None = None
-        template.jobs += 1
         self._following = asyncio.create_task(self._follow())
 
     async def wait(self) -> int:
