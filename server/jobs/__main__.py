@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 def _work(settings: Settings, arguments: list[str]) -> int:
     output = sys.stdout.buffer
-    # Each job imports what it needs alone: that is most of its time before it does its work.
+    # By hand each imports what it needs alone; what it is forked from has imported all of it.
     match arguments:
         case ["train", run_id]:
             from server.jobs.training.run import train
