@@ -118,8 +118,9 @@ def process_of(template: Template) -> psutil.Process:
 
 
 async def finished(process: ForkedProcess) -> tuple[int, bytes]:
+    assert process.stdout is not None
     async with asyncio.timeout(60):
-        output, _ = await process.communicate()
+        output = await process.stdout.read()
         code = await process.wait()
     process.close()
     return code, output
