@@ -1,7 +1,8 @@
 """Functions that numba compiles, without importing numba before the first of them is called."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import update_wrapper
 from threading import RLock
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -43,3 +44,26 @@ class Compiled(Generic[P, R]):
                 if isinstance(value, Compiled):
                     names[name] = value._linked()
         return self._dispatcher
+
+
+class NotCompiledError(Exception):
+    """A function is not in numba's cache, and may not be compiled now."""
+
+
+@contextmanager
+def only_compiled() -> Iterator[None]:
+    """Takes functions from numba's cache alone in the body of a with statement.
+
+    One that would have to be compiled there raises NotCompiledError.
+    """
+    from numba.core import event
+
+    class Refusal(event.Listener):
+        def on_start(self, _: Any) -> None:
+            raise NotCompiledError
+
+        def on_end(self, _: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Refusal()):
+        yield

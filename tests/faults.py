@@ -34,6 +34,7 @@ from server.contract.vocabulary import (
     action_index,
 )
 from server.jobs.requests import RunRequest
+from server.jobs.template import NAME
 from server.jobs.training.progress import Progress
 from server.jobs.training.run import _run as run_without_supervision
 from server.services.checks import to_datetime
@@ -109,11 +110,26 @@ async def trainers_are_gone(db: asyncpg.Connection) -> bool:
 
 def trainer_process(server_pid: int, run_id: int) -> psutil.Process:
     """The process that carries out a run of a server."""
-    for process in psutil.Process(server_pid).children():
+    for process in job_processes(server_pid):
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[-2:] == ["train", str(run_id)]:
+            if process.name() == f"train {run_id}":
                 return process
     raise AssertionError(f"run {run_id} has no process")
+
+
+def job_processes(server_pid: int) -> list[psutil.Process]:
+    """The jobs of a server."""
+    return [job for template in template_processes(server_pid) for job in template.children()]
+
+
+def template_processes(server_pid: int) -> list[psutil.Process]:
+    """What the jobs of a server are forked from."""
+    found = []
+    for process in psutil.Process(server_pid).children():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == NAME and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 async def trigger(client: Client, **fields: Any) -> int:

@@ -1,6 +1,7 @@
 """Every interaction is trained exactly once, whatever dies and whoever writes at the same time."""
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ from tests.faults import (
     eventually,
     get_run,
     holding,
+    job_processes,
     learned,
     stored_table,
     train_here,
@@ -42,6 +44,7 @@ from tests.faults import (
 )
 from tests.support import (
     ADMIN,
+    ENDED,
     SEED_PERSONALITY,
     Client,
     connect,
@@ -171,18 +174,33 @@ async def test_trainers_killed_at_any_moment(client: Client, db: asyncpg.Connect
         recorded += (new := batch(number))
         await record(client, *new)
         run_id = await trigger(client)
-        process = trainer_process(os.getpid(), run_id)
         # Not a wait for something: the moment of the kill is what varies.
-        await asyncio.sleep(draw.uniform(0.3, 1.2))
+        await asyncio.sleep(draw.uniform(0.0, 0.3))
         try:
+            process = await eventually(lambda run_id=run_id: _trainer_unless_ended(client, run_id))
             process.kill()
-        except psutil.NoSuchProcess:
+        except (EndedError, psutil.NoSuchProcess):
             assert (await wait_ended(client, run_id)).status == COMPLETED
         run = await wait_ended(client, run_id)
         assert run.status in (COMPLETED, FAILED)
     last = await train(client)
     assert last.status == COMPLETED
     await assert_trained_once(db, await training.base_version(db) or 0, recorded)
+
+
+class EndedError(Exception):
+    """A run has no process any more."""
+
+
+async def _trainer_unless_ended(client: Client, run_id: int) -> psutil.Process | None:
+    ended = (await get_run(client, run_id)).status in ENDED
+    for process in job_processes(os.getpid()):
+        with contextlib.suppress(psutil.Error):
+            if process.name() == f"train {run_id}":
+                return process
+    if ended:
+        raise EndedError
+    return None
 
 
 async def test_a_rebuild_equals_the_runs_it_stands_for(
@@ -453,8 +471,7 @@ async def test_other_jobs_of_a_killed_server_end_with_it(
 
 
 async def _jobs_of(server_pid: int) -> list[psutil.Process]:
-    found = psutil.Process(server_pid).children(recursive=True)
-    return [process for process in found if "server.jobs" in process.cmdline()]
+    return job_processes(server_pid)
 
 
 async def test_the_trainer_of_a_killed_server_is_fenced_off(

@@ -14,6 +14,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
 from server.app import App
+from server.jobs.forked import Template
 from server.settings import Settings
 from tests.faults import SMALL, batch, eventually, holding
 from tests.support import (
@@ -43,9 +44,9 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def other(settings: Settings, client: Client) -> AsyncIterator[Client]:
+async def other(settings: Settings, client: Client, template: Template) -> AsyncIterator[Client]:
     """A client of a second server on the database of `client`."""
-    app = App(settings)
+    app = App(settings, template=template)
     await app.start()
     async with connect(f"127.0.0.1:{app.port}") as connected:
         await wait_serving(connected)

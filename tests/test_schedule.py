@@ -12,6 +12,7 @@ import pytest
 
 from server.app import App
 from server.background import training_schedule
+from server.jobs.forked import Template
 from server.settings import Settings
 from server.settings.schedule import Schedule
 from tests.faults import SMALL, eventually, trigger
@@ -53,13 +54,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def scheduled(settings: Settings) -> Any:
+def scheduled(settings: Settings, template: Template) -> Any:
     """Runs servers with a schedule, one on one database."""
 
     @contextlib.asynccontextmanager
     async def start(count: int, schedule: str, **changes: Any) -> AsyncIterator[list[App]]:
         apps = [
-            App(settings.model_copy(update={**SMALL, "schedule": schedule, **changes}))
+            App(
+                settings.model_copy(update={**SMALL, "schedule": schedule, **changes}),
+                template=template,
+            )
             for _ in range(count)
         ]
         try:

@@ -15,6 +15,7 @@ from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from rl.state import Context
 from server.app import App
+from server.jobs.forked import Template
 from server.settings import Settings
 from server.store.models import load_table
 from tests.faults import SPACE
@@ -453,12 +454,12 @@ class TestOtherSpaces:
         assert (model.model.bins, list(model.model.moods)) == (3, ["calm", "neutral"])
 
     async def test_a_changed_space_asks_for_a_rebuild(
-        self, client: Client, settings: Settings, app: App
+        self, client: Client, settings: Settings, app: App, template: Template
     ) -> None:
         await record(client, *(logged(f"i{n}", "ada", LIKE) for n in range(5)))
         run = await train(client)
         await app.stop()
-        other = App(settings.model_copy(update={"bins": 5}))
+        other = App(settings.model_copy(update={"bins": 5}), template=template)
         await other.start()
         try:
             from tests.support import connect, wait_serving

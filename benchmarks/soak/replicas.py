@@ -106,9 +106,9 @@ class Replica:
         """Its training processes."""
         if self._process is None or self._process.poll() is not None:
             return
-        for process in psutil.Process(self._process.pid).children():
+        for process in psutil.Process(self._process.pid).children(recursive=True):
             try:
-                if "train" in process.cmdline()[-2:-1]:
+                if process.name().startswith("train "):
                     yield process
             except psutil.Error:
                 continue

@@ -1,5 +1,5 @@
-"""Jobs: work that must not stall serving, in processes of its own (`python -m server.jobs`).
+"""Jobs: work that must not stall serving, in processes of its own, forked from a template.
 
-The parent passes its settings by environment, the job's arguments on the command line; results and
-files go through standard input and output, logs to standard error.
+They are given settings by environment, and arguments; results and files go through standard input
+and output, logs to standard error. `python -m server.jobs` is a job by hand.
 """

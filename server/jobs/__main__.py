@@ -6,7 +6,6 @@ import sys
 
 import structlog
 
-from server.jobs.lifeline import end_with_server
 from server.jobs.processes import STORE_AWAY, UNUSABLE_MODEL
 from server.observability import logs, tracing
 from server.settings import Settings
@@ -18,7 +17,6 @@ log = structlog.get_logger()
 
 def main(arguments: list[str]) -> int:
     """Runs one job; the exit code is the job's."""
-    end_with_server()
     settings = Settings()
     logs.configure(settings.log_level, settings.log_format)
     os.nice(5)
@@ -39,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 def _work(settings: Settings, arguments: list[str]) -> int:
     output = sys.stdout.buffer
-    # Each job imports what it needs alone: that is most of its time before it does its work.
+    # By hand each imports what it needs alone; what it is forked from has imported all of it.
     match arguments:
         case ["train", run_id]:
             from server.jobs.training.run import train

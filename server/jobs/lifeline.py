@@ -1,49 +1,42 @@
-"""The pipe by which jobs notice that their server is gone, even where it was killed."""
+"""The pipes by which jobs notice that their server is gone, even where it was killed."""
 
 import os
+import selectors
 import signal
 import threading
 
-VARIABLE = "RECPARAMS_LIFELINE"
-"""Environment variable with the number of the pipe's end that a job reads."""
+CLOSED = -1
 
 
 class Lifeline:
     """A pipe of which this process alone holds the writing end, and never writes.
 
     Attributes:
-        reader: the end that jobs are given.
+        reader: the end that jobs are given; no descriptor of anything once it is closed.
     """
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()
-        self._closed = False
-
-    def environment(self) -> dict[str, str]:
-        """Returns the environment variables of a job that is given `reader`."""
-        return {VARIABLE: str(self.reader)}
 
     def close(self) -> None:
         """Ends the jobs that are left; again, it does nothing."""
-        if not self._closed:
-            self._closed = True
+        if self.reader != CLOSED:
             os.close(self._writer)
             os.close(self.reader)
+            self.reader = CLOSED
 
 
-def end_with_server() -> None:
-    """Has this process killed once its server is gone; without a lifeline it does nothing.
+def end_with(*readers: int) -> None:
+    """Has this process killed once nobody holds the other end of one of these pipes.
 
     A killed trainer loses its connections, so that Postgres rolls back what it has not committed.
     """
-    number = os.environ.pop(VARIABLE, None)
-    if number is None:
-        return
-    reader = int(number)
-    os.set_inheritable(reader, False)
+    selector = selectors.DefaultSelector()
+    for reader in readers:
+        selector.register(reader, selectors.EVENT_READ)
 
     def wait() -> None:
-        os.read(reader, 1)
+        selector.select()
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import os
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
@@ -14,6 +13,7 @@ import structlog
 from google.protobuf.message import Message
 
 from server.contract.errors import error, exhausted, store_unavailable
+from server.jobs.forked import ForkedProcess, Template
 from server.jobs.lifeline import Lifeline
 from server.observability import tracing
 from server.settings import Settings
@@ -40,40 +40,33 @@ class Jobs:
     Args:
         settings: passed on to them by environment.
         url: the database they use.
+        template: what they are forked from, left open for others; None for one of their own.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
-        # Idle BLAS threads spin on cores that serving needs; the matrices here are small.
-        blas = {"OPENBLAS_NUM_THREADS": "1"}
+    def __init__(self, settings: Settings, url: str, template: Template | None = None) -> None:
         self._lifeline = Lifeline()
-        self._environment = {
-            **blas,
-            **os.environ,
-            **settings.to_environment(url),
-            **self._lifeline.environment(),
-        }
+        self._environment = {**os.environ, **settings.to_environment(url)}
+        self._template = template or Template()
+        self._close_template = self._template.close if template is None else None
         self._most = settings.max_jobs
         self._most_of_a_kind = settings.max_jobs_of_a_kind
         self._taken: Counter[str] = Counter()
-        self._trainers: dict[asyncio.Task[None], Process] = {}
-        self._jobs: tuple[tuple[str, Process], ...] = ()
+        self._trainers: dict[asyncio.Task[None], ForkedProcess] = {}
+        self._jobs: tuple[tuple[str, ForkedProcess], ...] = ()
 
     def running(self) -> Counter[str]:
         """Returns the number of processes by the name of their job."""
         return Counter(job for job, process in self._jobs if process.returncode is None)
 
-    async def _spawn(self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            # Not from the folder that the server happens to be started in.
-            "-P",
-            "-m",
-            "server.jobs",
+    async def _spawn(
+        self, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE
+    ) -> ForkedProcess:
+        process = await self._template.start(
             *arguments,
+            environment={**self._environment, **tracing.carrier()},
+            lifeline=self._lifeline.reader,
             stdin=stdin,
             stdout=stdout,
-            env={**self._environment, **tracing.carrier()},
-            pass_fds=(self._lifeline.reader,),
         )
         # A scrape reads it in another thread: it is replaced, not changed.
         running = [one for one in self._jobs if one[1].returncode is None]
@@ -87,7 +80,7 @@ class Jobs:
         self._trainers[watcher] = process
         watcher.add_done_callback(lambda done: self._trainers.pop(done, None))
 
-    async def _watch(self, process: Process, pool: Pool, run_id: int) -> None:
+    async def _watch(self, process: ForkedProcess, pool: Pool, run_id: int) -> None:
         code = await process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         message = f"the trainer {how}; nothing was changed"
@@ -118,15 +111,18 @@ class Jobs:
             self._taken[job] -= 1
 
     @contextlib.asynccontextmanager
-    async def _process(self, *arguments: str, stdin: int = DEVNULL) -> AsyncIterator[Process]:
+    async def _process(self, *arguments: str, stdin: int = DEVNULL) -> AsyncIterator[ForkedProcess]:
         """Starts a job, and sees to it that its process has ended in the end."""
         process = await self._spawn(*arguments, stdin=stdin)
         try:
             yield process
         finally:
-            _kill(process)
-            # Its place is free when its memory is.
-            await process.wait()
+            process.kill()
+            try:
+                # Its place is free when its memory is.
+                await process.wait()
+            finally:
+                process.close()
 
     async def run(self, *arguments: str, reserved: bool = False) -> tuple[int, bytes]:
         """Returns exit code and output of a job without input.
@@ -180,13 +176,15 @@ class Jobs:
         """Kills all jobs and marks the trainers' runs as failed; none can be started any more."""
         watchers = list(self._trainers)
         for process in list(self._trainers.values()):
-            _kill(process)
+            process.kill()
         if watchers:
             # While the database is away they would go on trying.
             _, trying = await asyncio.wait(watchers, timeout=MARK_SECONDS)
             for watcher in trying:
                 watcher.cancel()
         self._lifeline.close()
+        if self._close_template is not None:
+            await asyncio.to_thread(self._close_template)
 
 
 _M = TypeVar("_M", bound=Message)
@@ -203,7 +201,7 @@ async def run_for(jobs: Jobs, answer: type[_M], *arguments: str, reserved: bool 
     return answer.FromString(output)
 
 
-async def _ended(process: Process, output: bytes) -> int:
+async def _ended(process: ForkedProcess, output: bytes) -> int:
     """Returns the exit code of a job.
 
     Raises UNAVAILABLE if it could not reach the database, and FAILED_PRECONDITION if a version that
@@ -216,8 +214,3 @@ async def _ended(process: Process, output: bytes) -> int:
         reason, _, message = output.decode().partition(" ")
         raise error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)
     return code
-
-
-def _kill(process: Process) -> None:
-    if process.returncode is None:
-        process.kill()

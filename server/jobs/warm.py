@@ -13,7 +13,18 @@ from rl.transitions import Interactions, prepare
 
 
 def warm() -> None:
-    """Has every learner learn one interaction, of the types that a training run reads."""
+    """Has every learner learn one interaction."""
+    for algorithm in LEARNERS:
+        # Those of an extra that is not installed compile nothing.
+        with contextlib.suppress(ImportError):
+            learn_one(algorithm)
+
+
+def learn_one(algorithm: str) -> None:
+    """Has a learner learn one interaction, of the types that a training run reads.
+
+    Raises ImportError if it belongs to an extra that is not installed.
+    """
     one = Interactions(
         id=np.ones(1, dtype=np.int64),
         user=np.ones(1, dtype=np.int64),
@@ -27,12 +38,10 @@ def warm() -> None:
     batch = prepare(
         one, n_contexts=space.n_contexts, session_gap=1, settled_before=1, min_interactions=1
     )
-    for learner in LEARNERS.values():
-        # Those of an extra that is not installed compile nothing.
-        with contextlib.suppress(ImportError):
-            one_learner = learner(space, learner.Settings())
-            one_learner.learn(batch.transitions)
-            one_learner.publish()
+    kind = LEARNERS[algorithm]
+    learner = kind(space, kind.Settings())
+    learner.learn(batch.transitions)
+    learner.publish()
 
 
 if __name__ == "__main__":
