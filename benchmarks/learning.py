@@ -14,6 +14,10 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.learning_delivery import Use, deliver
+from benchmarks.learning_delivery_report import Delivered
+from benchmarks.learning_harm import KINDS as HARMS
+from benchmarks.learning_harm import WEEKS_OF_STEP, deliver_with_harm
 from benchmarks.learning_limits import ALIKE, BY_CELL, BY_PROFILE, LIMITS
 from benchmarks.learning_report import SETTLED, Found, targets_table
 from benchmarks.learning_trials import (
@@ -26,7 +30,8 @@ from benchmarks.learning_trials import (
     use_for_weeks,
 )
 from benchmarks.measure import Effort
-from benchmarks.report import FOLDER, Section
+from benchmarks.report import FOLDER, Section, Table
+from rl.evaluation.rollout import DeliveryRules
 from simulation.compare.logs import BEHAVIOUR_EPSILON
 from simulation.compare.measure import Plan
 from simulation.people.worlds import KINDS
@@ -53,6 +58,8 @@ class Scope:
         held_out, visits: as in `Plan`.
         weeks, people: of use.
         kinds: of worlds, the usual one among them.
+        use: under the rules of delivery.
+        ages, harms: weeks of it after which worse versions are tried, and their kinds.
     """
 
     sizes: tuple[int, ...]
@@ -63,28 +70,55 @@ class Scope:
     weeks: int
     people: int
     kinds: tuple[str, ...]
+    use: Use
+    ages: tuple[int, ...]
+    harms: tuple[str, ...]
 
     def plan(self, kind: str, *sizes: int) -> Plan:
         """Returns the plan of one kind of world."""
         return Plan(sizes or self.sizes, 1, self.held_out, self.visits, kind)
 
 
-FULL = Scope((1_000, 10_000, 100_000), 1_000_000, 5, 20_000, 2_000, 26, 1_500, tuple(KINDS))
-QUICK = Scope((100, 200, 300), 400, 1, 200, 20, SETTLED + 1, 50, (OWN, "jumps"))
+FULL = Scope(
+    sizes=(1_000, 10_000, 100_000),
+    largest=1_000_000,
+    seeds=5,
+    held_out=20_000,
+    visits=2_000,
+    weeks=26,
+    people=1_500,
+    kinds=tuple(KINDS),
+    use=Use(people=1_500, weeks=26, looks=28, bins=0),
+    ages=(4, 16),
+    harms=HARMS,
+)
+QUICK = Scope(
+    sizes=(100, 200, 300),
+    largest=400,
+    seeds=1,
+    held_out=200,
+    visits=20,
+    weeks=SETTLED + 1,
+    people=50,
+    kinds=(OWN, "jumps"),
+    use=Use(people=50, weeks=2, looks=2, bins=0),
+    ages=(2,),
+    harms=HARMS[-1:],
+)
 
 
 def run(effort: Effort, folder: Path) -> Section:
     """All of it; draws `CHART` in docs, or in the folder where that is another than usual."""
     scope = QUICK if effort.quick else FULL
     began = time.monotonic()
-    found, seconds = measure(scope)
+    found, delivered, seconds = measure(scope)
     minutes = (time.monotonic() - began) / 60
     chart = (DOCS if folder.resolve() == FOLDER.resolve() else folder) / CHART
     found.draw(chart)
     absent = ", ".join(name for name in SYSTEMS if name not in found.systems)
     missing = f" Not installed: {absent}." if absent else ""
     spent = ", ".join(f"{part} {whole:,.0f} s" for part, whole in seconds.items())
-    targets = found.targets()
+    targets = found.targets() + delivered.targets()
     met = sum(one.met for one in targets)
     parts = [
         "What one decision loses, in units of reward, to the best of the 27 actions for that very "
@@ -114,6 +148,7 @@ def run(effort: Effort, folder: Path) -> Section:
         "decided by the version of the week before, with the learner's exploration; it is learned "
         "on top, and the new version serves the next, whatever it is worth.",
         found.weekly_table(),
+        *_delivery(scope.use, delivered),
         f"{minutes:.0f} minutes on {len(os.sched_getaffinity(0))} cores; seconds of processes: "
         f"{spent}.",
     ]
@@ -124,7 +159,25 @@ def run(effort: Effort, folder: Path) -> Section:
     )
 
 
-def measure(scope: Scope) -> tuple[Found, dict[str, float]]:
+def _delivery(use: Use, delivered: Delivered) -> list[str | Table]:
+    return [
+        f"### World: {OWN}, weeks of use under the rules of delivery",
+        f"{use.people:,} people, {use.looks} looks a week, all rules at their defaults, 5 % held "
+        "back, against the same with every version promoted at once. Exact expected reward of an "
+        "interaction as it is served, exploration included; policies are published on the bins of "
+        "learning.",
+        delivered.reward_table(),
+        delivered.fates(),
+        delivered.weekly_table(),
+        f"### World: {OWN}, versions that are worse",
+        "Each a candidate for the place of an active version: judged by the gates, and then at its "
+        f"first step for {WEEKS_OF_STEP} weeks with no other to take its place. What the gates "
+        "refuse is served too, to see what the step would make of it.",
+        delivered.harm_table(),
+    ]
+
+
+def measure(scope: Scope) -> tuple[Found, Delivered, dict[str, float]]:
     """Returns all that is found, and the seconds of each part. Tells stderr of each job done."""
     here = [name for name, make in SYSTEMS.items() if make().installed]
     seeds = range(FIRST_SEED, FIRST_SEED + scope.seeds)
@@ -133,6 +186,16 @@ def measure(scope: Scope) -> tuple[Found, dict[str, float]]:
         ("weeks", f"seed {seed}"): partial(
             use_for_weeks, scope.plan(OWN), seed, scope.weeks, scope.people
         )
+        for seed in seeds
+    }
+    promoting: Jobs = {
+        ("promoting", f"seed {seed}"): partial(
+            deliver_with_harm, seed, seed - FIRST_SEED, scope.use, scope.ages, scope.harms
+        )
+        for seed in seeds
+    }
+    staging: Jobs = {
+        ("delivery", f"seed {seed}"): partial(deliver, seed, scope.use, DeliveryRules())
         for seed in seeds
     }
     learning: Jobs = {
@@ -146,10 +209,15 @@ def measure(scope: Scope) -> tuple[Found, dict[str, float]]:
         for seed in seeds:
             learning[kind, f"seed {seed}"] = partial(learn_logs, plan, seed, here)
             learning["limits", f"{kind}, seed {seed}"] = partial(find_limits, plan, seed)
-    done, seconds = _run_all({**using, **learning})
+    done, seconds = _run_all({**promoting, **staging, **using, **learning})
     worths = [worth for job in learning for worth in done[job]]
     weekly = np.array([done[job] for job in using])
-    return Found(scope.sizes, scope.largest, worths, weekly), seconds
+    delivered = Delivered(
+        promoted=[done[job][0] for job in promoting],
+        staged=[done[job] for job in staging],
+        harms=[harm for job in promoting for harm in done[job][1]],
+    )
+    return Found(scope.sizes, scope.largest, worths, weekly), delivered, seconds
 
 
 def _run_all(jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[str, float]]:

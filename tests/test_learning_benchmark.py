@@ -8,9 +8,11 @@ import pytest
 from benchmarks.learning_limits import BY_CELL, BY_PROFILE, best_by_cell, best_by_profile
 from benchmarks.learning_report import SETTLED, Found, targets_table, text
 from benchmarks.learning_trials import OURS, RULES, Worth, learn_logs, use_for_weeks
-from rl.policy import rule_based_policy
+from rl.action import N_ACTIONS
+from rl.policy import GreedyTable, rule_based_policy
 from rl.reward import RewardWeights
-from simulation.compare.logs import SPACE, START, play
+from rl.state import StateSpace
+from simulation.compare.logs import SPACE, START, joined, play, states
 from simulation.compare.measure import HeldOut, Plan, draw_held_out, draw_logs
 from simulation.compare.systems import RulesSystem, one_hot
 from simulation.people.population import draw_population, draw_visits
@@ -92,6 +94,34 @@ def test_leavers_are_played_out_and_newcomers_take_their_places() -> None:
     assert after.world is people.world
     assert not np.array_equal(after.traits, people.traits)
     assert len(people.replaced(leavers[:0], draw_population(rng, 0))) == 400
+
+
+def test_a_policy_is_played_on_its_own_bins() -> None:
+    rng = np.random.default_rng(4)
+    people = draw_population(rng, 50)
+    visits = draw_visits(rng, people, np.arange(50), START)
+    fine = StateSpace(bins=7)
+    actions = rng.integers(N_ACTIONS, size=fine.n_states).astype(np.uint8)
+    policy = GreedyTable(fine, actions.tobytes(), bytes(fine.n_states), 0.0)
+    log, _ = play(rng, people, visits, policy, 0.0)
+    assert np.array_equal(log.action, actions[states(log.traits, log.context, fine)])
+    assert np.all(log.propensity == 1.0)
+
+
+def test_logs_are_joined_by_time() -> None:
+    rng = np.random.default_rng(4)
+    people = draw_population(rng, 50)
+    visits = draw_visits(rng, people, np.arange(50), START)
+    half = len(visits) // 2
+    policy = rule_based_policy(SPACE, 0.0)
+    first, second = (
+        play(rng, people, visits[r], policy, 1.0)[0] for r in (slice(half), slice(half, None))
+    )
+    nothing = play(rng, people, visits[:0], policy, 1.0)[0]
+    whole = joined([second, nothing, first])
+    assert len(whole) == len(first) + len(second)
+    assert np.all(np.diff(whole.at.time) >= 0)
+    assert whole.reward.sum() == pytest.approx(first.reward.sum() + second.reward.sum(), rel=1e-4)
 
 
 def found_with(ours: dict[int, float], weekly: list[float], visit: float = 3.8) -> Found:

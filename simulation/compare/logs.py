@@ -1,5 +1,6 @@
 """Logs of simulated people, from which the systems of a comparison learn."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,8 @@ from rl.action import N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters
 from rl.policy import Policy, propensity, rule_based_policy
 from rl.reward import RewardWeights, rewards
-from rl.state import Context, StateSpace
-from rl.transitions import Interactions, Transitions, prepare
+from rl.state import TRAITS, Context, StateSpace
+from rl.transitions import Batch, Interactions, Transitions, prepare
 from simulation.people.population import DAY, Population, Situations, draw_visits
 from simulation.people.simulator import next_situations, react
 
@@ -66,6 +67,25 @@ class Log:
         return list(zip(self.traits.tolist(), contexts, strict=True))
 
 
+_INTS = np.empty(0, dtype=np.int64)
+_NOTHING = Log(
+    Situations(_INTS, _INTS, _INTS, _INTS),
+    np.empty((0, len(TRAITS))),
+    _INTS,
+    _INTS,
+    np.empty(0, dtype=np.float32),
+    np.empty(0),
+)
+
+
+def joined(logs: Sequence[Log]) -> Log:
+    """Returns some logs as one, by time."""
+    at = [[getattr(log.at, name) for log in logs] for name in vars(logs[0].at)]
+    others = [[getattr(log, name) for log in logs] for name in vars(logs[0]) if name != "at"]
+    whole = Log(Situations(*map(np.concatenate, at)), *map(np.concatenate, others))
+    return whole[np.argsort(whole.at.time, kind="stable")]
+
+
 def states(
     traits: NDArray[np.float64], context: NDArray[np.int64], space: StateSpace = SPACE
 ) -> NDArray[np.int32]:
@@ -86,28 +106,52 @@ def play(
     policy: Policy,
     epsilon: float,
 ) -> tuple[Log, NDArray[np.int64]]:
-    """Plays visits to their end under a policy that explores epsilon-greedily.
+    """Plays visits to their end under a policy; arguments and result are as in `play_by`."""
+
+    def usual(at: Situations) -> NDArray[np.uint8]:
+        return likeliest(policy, population.traits[at.person], contexts(at))
+
+    return play_by(rng, population, visits, usual, epsilon)
+
+
+def likeliest(
+    policy: Policy, traits: NDArray[np.float64], context: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Returns the likeliest actions for n people, uint8 (n,), on the bins of the policy."""
+    return policy.likeliest(states(traits, context, policy.space), traits)
+
+
+def play_by(
+    rng: np.random.Generator,
+    population: Population,
+    visits: Situations,
+    usual: Callable[[Situations], NDArray[np.uint8]],
+    epsilon: float,
+) -> tuple[Log, NDArray[np.int64]]:
+    """Plays visits to their end.
 
     Args:
         rng: the generator.
         population: the people.
         visits: first situation of each visit.
-        policy: its likeliest actions are taken,
+        usual: returns the actions that are taken in m situations, uint8 (m,),
         epsilon: but with this probability any action at random.
 
     Returns:
         The log, and the people who never come back, indices without repetition.
     """
+    if not len(visits):
+        return _NOTHING, np.empty(0, dtype=np.int64)
     at = visits
     parts: list[tuple[NDArray[Any], ...]] = []
     leavers = []
     greedy, other = (propensity(epsilon, greedy=one) for one in (True, False))
     while len(at):
         traits, context = population.traits[at.person], contexts(at)
-        usual = policy.likeliest(states(traits, context), traits)
+        likely = usual(at)
         explores = rng.random(len(at)) < epsilon
-        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), usual)
-        chance = np.where(action == usual, greedy, other)
+        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), likely)
+        chance = np.where(action == likely, greedy, other)
         out = react(rng, population, at, action)
         reward = rewards(RewardWeights(), out.mask, out.completion_rate, out.mood_change)
         moment = at.person, at.time, at.content_type, at.mood
@@ -129,6 +173,11 @@ def simulate(rng: np.random.Generator, population: Population, n: int) -> Log:
 
 def transitions(log: Log, space: StateSpace = SPACE) -> Transitions:
     """Returns the log as transitions: encoded, chained and sorted as in training."""
+    return batch(log, space).transitions
+
+
+def batch(log: Log, space: StateSpace = SPACE) -> Batch:
+    """Returns the log as `transitions` does, and the row of the log of each of them."""
     interactions = Interactions(
         id=np.arange(len(log)) + 1,
         user=log.at.person,
@@ -144,4 +193,4 @@ def transitions(log: Log, space: StateSpace = SPACE) -> Transitions:
         session_gap=int(Hyperparameters().session_gap_seconds * MICROSECONDS),
         settled_before=np.iinfo(np.int64).max,
         min_interactions=1,
-    ).transitions
+    )
