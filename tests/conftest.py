@@ -107,6 +107,19 @@ def own_postgres() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture
+def private_folder() -> Iterator[Path]:
+    """A folder outside of pytest's, which other sessions of pytest clear away."""
+    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def patient_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has servers within this process wait for profiles as long as a busy machine takes."""
+    monkeypatch.setattr("server.services.recommendation.PROFILE_TIMEOUT", 60.0)
+
+
+@pytest.fixture
 async def database_url(postgres: Any) -> AsyncIterator[str]:
     """A fresh, migrated database."""
     name = f"test_{uuid.uuid4().hex[:12]}"

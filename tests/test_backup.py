@@ -78,6 +78,7 @@ async def test_a_restored_database_goes_on_as_the_one_that_was_lost(
     db: asyncpg.Connection,
     start_server: Any,
     tmp_path: Path,
+    private_folder: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     trained, waiting = batch(0), batch(1)
@@ -94,7 +95,7 @@ async def test_a_restored_database_goes_on_as_the_one_that_was_lost(
     for table in ("interactions", "model_versions", "users", "secrets"):
         await db.execute(f"DROP TABLE {table} CASCADE")
 
-    own = OwnPostgres(tmp_path / "new")
+    own = OwnPostgres(private_folder / "new")
     request.addfinalizer(own.stop)
     url = own.uri("recparams")
     await shell(

@@ -119,11 +119,8 @@ def test_held_out_people_are_measured_alike_and_exactly() -> None:
 
 
 @pytest.mark.usefixtures("client")
-async def test_simulate_records_what_it_says(
-    app: App, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # On a busy machine, some would be decided without the profile, and without a propensity.
-    monkeypatch.setattr("server.services.recommendation.PROFILE_TIMEOUT", RUN_SECONDS)
+@pytest.mark.usefixtures("patient_profiles")
+async def test_simulate_records_what_it_says(app: App, db: asyncpg.Connection) -> None:
     arguments = ("simulate", "--decisions", "300", "--people", "40", "--json")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "server.cli", *arguments),

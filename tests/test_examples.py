@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from recparams_client import RecommendationParams
 from rl.action import ACTIONS, Action
 from rl.learners.registry import LEARNERS
 from server.app import App
+from server.jobs.forked import Template
 from server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.processes import communicate
@@ -96,6 +98,14 @@ def sample_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "LEARNERS[SampleMean.algorithm] = SampleMean\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+
+
+@pytest.fixture
+def template(sample_mean: None) -> Iterator[Template]:
+    """One that has imported the registry with that line."""
+    own = Template()
+    yield own
+    own.close()
 
 
 async def test_one_line_of_registry_is_all_the_service_needs(

@@ -176,8 +176,10 @@ async def test_the_documents_have_every_metric(start_server: Any) -> None:
     assert found['recparams_policy_reloads_total{outcome="served"}'] == 1
 
 
-async def test_losing_the_database_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    postgres = OwnPostgres(tmp_path / "postgres")
+async def test_losing_the_database_shows(
+    tmp_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres = OwnPostgres(private_folder / "postgres")
     url = postgres.uri("postgres")
     await migrate(url)
     port = free_port("127.0.0.1", 0)
