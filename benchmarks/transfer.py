@@ -129,7 +129,8 @@ are surer than the intervals of each.
 - *Caution*: the rules' action, unless another one is surely better.
 - *7 bins*: the regression is looked up for finer cells than those that were learned.
 
-[Learning in five worlds](../benchmarks/RESULTS.md#learning) measures the default against other systems.
+[Learning in five worlds](../benchmarks/RESULTS.md#learning) measures the default against other
+systems.
 
 `python -m benchmarks.transfer --into docs/transfer.md` writes this page.
 """
