@@ -47,7 +47,7 @@ def main() -> None:
     """Learn, serve and look after recommendation parameters.
 
     \b
-    recparams demo                 see the whole service learn, in under three minutes
+    recparams demo                 see the whole service learn, in three minutes
     recparams serve                run a server on 127.0.0.1:50051
     recparams train --wait         learn from what was recorded (what the CronJob runs)
     recparams status               how the service does, and when it trains next
