@@ -51,7 +51,7 @@ def run(effort: Effort, folder: Path) -> Section:
     with tempfile.TemporaryDirectory() as data, postgres() as server:
         for n in sizes[: effort.of(3, 1)]:
             url = make_database(server, f"growth_{n}", n)
-            trained = [train(url, Path(data)) for _ in range(effort.of(3, 1))]
+            trained = [train(url, Path(data), **effort.settings()) for _ in range(effort.of(3, 1))]
             smallest = smallest or trained[-1].stages
             by_interactions[TRAIN][n] = float(np.median([one.seconds for one in trained]))
             by_interactions[READ][n] = float(np.median([one.stages["reading"] for one in trained]))

@@ -25,6 +25,7 @@ def run(effort: Effort, folder: Path) -> Section:
     rounds = effort.of(5, 1), effort.of(3, 1)
     rows, stage_rows, goals = [], [], []
     peaks: list[int] = []
+    settings = effort.settings()
     with postgres() as server, TemporaryDirectory() as scratch:
         for size, turns in zip(sizes, rounds, strict=True):
             url = make_database(server, f"training_{size}", size)
@@ -32,8 +33,8 @@ def run(effort: Effort, folder: Path) -> Section:
             for _ in range(turns):
                 reset(url)
                 copies.append(psql_copy(url))
-                runs.append(train(url, Path(scratch), threads=1))
-                two.append(train(url, Path(scratch), threads=2))
+                runs.append(train(url, Path(scratch), threads=1, **settings))
+                two.append(train(url, Path(scratch), threads=2, **settings))
             copy = statistics.median(copies)
             peaks.append(max(one.peak for one in runs))
             for threads, found in ((1, runs), (2, two)):
