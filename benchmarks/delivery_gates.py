@@ -14,12 +14,13 @@ from rl.objectives import Objectives
 from rl.policy import Policy
 from rl.reward import RewardWeights
 from rl.smoothing import Smoothing
+from server.jobs.training import holdout
+from server.settings import Settings
 from simulation.compare.logs import SPACE, Log, states
 
 ALGORITHM = "q_learning"
-HOLDOUT_SHARE = 0.5
-GATE_CONFIDENCE = 0.95
-"""Both as in the service by default."""
+HOLDOUT_SHARE: float = Settings.model_fields["holdout_share"].default
+GATE_CONFIDENCE: float = Settings.model_fields["gate_confidence"].default
 
 
 def new_learner(bins: int) -> Learner:
@@ -60,8 +61,7 @@ def examine(
 
 def held_out(time: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Returns True for the latest interactions, on which a version is evaluated first, (n,)."""
-    n, wanted = len(time), int(len(time) * HOLDOUT_SHARE)
-    return time >= np.partition(time, n - wanted)[n - wanted]
+    return holdout.held_out(time, holdout.split_time(time, HOLDOUT_SHARE))
 
 
 def improvement_on(

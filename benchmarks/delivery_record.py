@@ -26,9 +26,9 @@ from rl.arms import (
 from rl.evaluation.rollout import Ramp, StepState
 from rl.evaluation.sample_ratio import MISMATCH, sample_ratio_p_value
 from rl.evaluation.sequential import ALPHA, BURN_IN, ArmTotals, difference
+from server.settings import Settings
 
-HOLDBACK_PERCENT = 5.0
-"""As `holdback_percent` of the service is by default."""
+HOLDBACK_PERCENT: float = Settings.model_fields["holdback_percent"].default
 
 
 @dataclass(frozen=True)

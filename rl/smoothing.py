@@ -106,7 +106,11 @@ class Smoothed:
     def advantages(self, serving: StateSpace, rules: NDArray[np.uint8]) -> Float32s:
         """Returns each action's advantage over the rules' action, float32 (n_states, 27).
 
-        In units of reward; the arguments are as in `actions`.
+        In units of reward.
+
+        Args:
+            serving: the state space of the answer, with the contexts of `space`.
+            rules: the rules' action in each of its states, uint8 (n_states,).
         """
         values = np.einsum("xp,cap->xca", self.traits(serving), self.terms, optimize=True)
         values += self.residual.reshape(self.space.n_cells, -1, N_ACTIONS)[

@@ -110,11 +110,18 @@ async def trainers_are_gone(db: asyncpg.Connection) -> bool:
 
 def trainer_process(server_pid: int, run_id: int) -> psutil.Process:
     """The process that carries out a run of a server."""
+    found = find_trainer(server_pid, run_id)
+    assert found is not None, f"run {run_id} has no process"
+    return found
+
+
+def find_trainer(server_pid: int, run_id: int) -> psutil.Process | None:
+    """The process that carries out a run of a server, or None if there is none, or not yet."""
     for process in job_processes(server_pid):
         with contextlib.suppress(psutil.Error):
             if process.name() == f"train {run_id}":
                 return process
-    raise AssertionError(f"run {run_id} has no process")
+    return None
 
 
 def job_processes(server_pid: int) -> list[psutil.Process]:

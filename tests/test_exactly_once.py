@@ -1,7 +1,6 @@
 """Every interaction is trained exactly once, whatever dies and whoever writes at the same time."""
 
 import asyncio
-import contextlib
 import os
 import random
 from collections.abc import AsyncIterator
@@ -29,6 +28,7 @@ from tests.faults import (
     assert_same,
     batch,
     eventually,
+    find_trainer,
     get_run,
     holding,
     job_processes,
@@ -194,13 +194,10 @@ class EndedError(Exception):
 
 async def _trainer_unless_ended(client: Client, run_id: int) -> psutil.Process | None:
     ended = (await get_run(client, run_id)).status in ENDED
-    for process in job_processes(os.getpid()):
-        with contextlib.suppress(psutil.Error):
-            if process.name() == f"train {run_id}":
-                return process
-    if ended:
+    process = find_trainer(os.getpid(), run_id)
+    if process is None and ended:
         raise EndedError
-    return None
+    return process
 
 
 async def test_a_rebuild_equals_the_runs_it_stands_for(
