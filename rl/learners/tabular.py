@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.choice import sampled_actions
 from rl.compiled import Compiled
 from rl.learners.base import Learner, OnProgress, Statistics, checked
 from rl.policy import GreedyTable, Policy, publish
+from rl.smoothing import Smoothed
 from rl.transitions import Transitions
 
 
@@ -68,7 +70,12 @@ class TabularLearner(Learner):
             learning_rate=self.hyperparameters.learning_rate,
             epsilon=self.epsilon,
             smoothing=self.smoothing,
+            draw=self._draw,
         )
+
+    def _draw(self, smoothed: Smoothed, rules: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns draws to explore by, uint8 (n_states, n). Arguments as `sampled_actions`."""
+        return sampled_actions(smoothed, rules)
 
     def _check_finite(self) -> None:
         if not np.isfinite(self.q[self.visits > 0]).all():

@@ -143,7 +143,7 @@ class TokenCodec:
         ]
 
     def delegate(
-        self, now: int, told: delegated_tokens.Exploration
+        self, now: int, told: delegated_tokens.Told
     ) -> delegated_tokens.DelegatedKey:
         """Returns a key for a caller that decides by itself.
 
