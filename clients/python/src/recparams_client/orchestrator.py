@@ -16,10 +16,10 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import models_pb2_grpc, training_pb2_grpc
 from recparams.v1 import training_pb2 as tpb
 from recparams_client.channel import (
+    ADMIN_KEY_HEADER,
     DECISION_TIMEOUT,
     LONG_LIVED,
     connect,
-    key_metadata,
     tls_credentials,
 )
 from recparams_client.closing import Closing
@@ -86,7 +86,8 @@ class RLTrainingOrchestrator(Closing):
 
     Args:
         address, credentials, decision_timeout: as for `RecParamsClient`.
-        api_key: the admin key, or that of a caller with the roles recommend, train and administer.
+        admin_key: the server's, or the key of a caller who may administer. It goes with every call,
+            so send it over TLS only.
 
     Attributes:
         agent: the service's learner, to look at.
@@ -98,15 +99,15 @@ class RLTrainingOrchestrator(Closing):
         address: str | Sequence[str] = "127.0.0.1:50051",
         *,
         credentials: grpc.ChannelCredentials | None = None,
-        api_key: str | None = None,
+        admin_key: str | None = None,
         decision_timeout: float = DECISION_TIMEOUT,
     ) -> None:
         self.client = RecParamsClient(
-            address, decision_timeout=decision_timeout, credentials=credentials, api_key=api_key
+            address, decision_timeout=decision_timeout, credentials=credentials, api_key=admin_key
         )
         self._address = address
         self._credentials = credentials
-        self._metadata = key_metadata(api_key)
+        self._metadata = None if admin_key is None else ((ADMIN_KEY_HEADER, admin_key),)
         self._connection = Connection(
             lambda: connect(grpc, address, credentials), models_pb2_grpc.ModelServiceStub
         )
@@ -254,7 +255,7 @@ def get_rl_orchestrator() -> RLTrainingOrchestrator:
     return RLTrainingOrchestrator(
         os.environ.get("RECPARAMS_ADDRESS", "127.0.0.1:50051"),
         credentials=tls_credentials(files[0], *files[1:]) if files[0] else None,
-        api_key=os.environ.get("RECPARAMS_ADMIN_KEY"),
+        admin_key=os.environ.get("RECPARAMS_ADMIN_KEY"),
     )
 
 
