@@ -25,6 +25,7 @@ from rl.state import TRAITS, Context, StateSpace
 from rl.transitions import TERMINAL, Transitions
 
 RecommendationAction = Action
+"""The action, by the name that goes with `RecommendationState`."""
 
 SELECTIONS: dict[str, type[QLearning]] = {"epsilon_greedy": QLearning, "ucb": Ucb}
 """The learner behind each way of selecting an action."""
