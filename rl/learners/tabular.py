@@ -50,12 +50,13 @@ class TabularLearner(Learner):
         learn_by_cell(
             transitions,
             self.space.n_contexts,
-            self._learn,
+            self.learn_in_order,
             threads=threads,
             on_progress=on_progress,
         )
 
-    def _learn(self, part: Transitions) -> None:
+    def learn_in_order(self, part: Transitions) -> None:
+        """Learns transitions of any cells one after the other, on this thread."""
         self._update(part)
         learning_rate = np.float32(self.hyperparameters.learning_rate)
         update_rewards(self.rewards, part.state, part.action, part.reward, learning_rate)
