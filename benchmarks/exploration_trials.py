@@ -25,6 +25,7 @@ from simulation.people.worlds import draw_world
 OFF, SCHEDULE, FIXED, POSTERIOR = "off", "schedule", "0.05", "posterior"
 KINDS = OFF, SCHEDULE, FIXED, POSTERIOR
 ALGORITHM = "q_learning"
+HOLDBACK = 0.05
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,26 @@ def _play(
 ) -> tuple[Log, NDArray[np.int64], float]:
     """Plays a week; returns its log, who leaves, and the mean regret of a decision in it."""
 
+    held = np.random.default_rng([week//1000,5]).random(len(population)) < HOLDBACK
+    RU = rule_based_policy(policy.space, 0.0)
+
+    def both(traits, context):
+        ru = RU.action_dist(states(traits, context, policy.space), traits)
+        eps = FLOOR if kind.startswith("post") and policy.draws is not None else {OFF: 0.0, FIXED: float(FIXED)}.get(kind, scheduled) if not kind.startswith("post") else float(kind[4:].strip("h"))
+        return exploring_dist(policy, kind, scheduled, traits, context), with_epsilon(ru, eps)
+
     def choose(at: Situations) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        dist = exploring_dist(policy, kind, scheduled, population.traits[at.person], contexts(at))
+        own, ru = both(population.traits[at.person], contexts(at))
+        dist = np.where(held[at.person][:, None], ru, own)
+        mix = HOLDBACK * ru + (1 - HOLDBACK) * own
         action = draw(rng, dist)
-        return action, dist[np.arange(len(at)), action]
+        return action, mix[np.arange(len(at)), action]
 
     visits = draw_visits(rng, population, np.arange(len(population)), START + week * WEEK)
     log, leavers = play_by(rng, population, visits, choose)
     mean = expected_rewards(population, log.at, RewardWeights())
-    dist = exploring_dist(policy, kind, scheduled, log.traits, log.context)
+    own, ru = both(log.traits, log.context)
+    dist = np.where(held[log.at.person][:, None], ru, own)
     return log, leavers, float((mean.max(axis=1) - (dist * mean).sum(axis=1)).mean())
 
 
@@ -145,8 +157,12 @@ def exploring_dist(
     state = states(traits, context, policy.space)
     greedy = one_hot(policy.greedy[state])
     if kind.startswith("post") and policy.draws is not None:
-        return with_epsilon(policy.draws.dist(state, policy.greedy[state]), FLOOR)
-    if kind.startswith("post"): return with_epsilon(greedy, float(kind[4:]))
+        d = policy.draws.dist(state, policy.greedy[state])
+        if "h" in kind:
+            d = .5*d+.5*greedy
+        return with_epsilon(d, FLOOR)
+    if kind.startswith("post"):
+        return with_epsilon(greedy, float(kind[4:].strip("h")))
     return with_epsilon(greedy, {OFF: 0.0, FIXED: float(FIXED)}.get(kind, scheduled))
 
 

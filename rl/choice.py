@@ -151,7 +151,15 @@ def _choose(
         group, score, square = i // bins, scores[i % bins], squares[i % bins]
         variance[:] = 0.0
         for m in range(n_draws):
-            _deviate(away_draws[rule, m], level[group, m], slope[group, m], bend[m], score, square, deviation)
+            _deviate(
+                away_draws[rule, m],
+                level[group, m],
+                slope[group, m],
+                bend[m],
+                score,
+                square,
+                deviation,
+            )
             of_rule = deviation[rule]
             for a in range(n_actions):
                 difference = deviation[a] - of_rule
@@ -210,7 +218,15 @@ def _sample(
         for a in range(n_actions):
             mean[a] = values[i, a] + away[rule, a] + own[a]
         for m in range(n_draws):
-            _deviate(away_draws[rule, m], level[group, m], slope[group, m], bend[m], score, square, deviation)
+            _deviate(
+                away_draws[rule, m],
+                level[group, m],
+                slope[group, m],
+                bend[m],
+                score,
+                square,
+                deviation,
+            )
             best, action = np.float32(-np.inf), 0
             for a in range(n_actions):
                 if mean[a] + deviation[a] > best:

@@ -204,7 +204,9 @@ def publish(
     actions = cautious_actions(smoothed, serving, rules, caution)
     sources = choice_sources(space, visits, serving, actions != rules)
     # The draws of other actions are those of the cells of learning, the greedy one is not.
-    usual = actions if serving == space else cautious_actions(smoothed, space, learned_rules, caution)
+    usual = (
+        actions if serving == space else cautious_actions(smoothed, space, learned_rules, caution)
+    )
     draws = Draws.of(space, serving, draw(smoothed, learned_rules), usual)
     return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon, draws)
 

@@ -155,9 +155,7 @@ class PreparedArm:
         dist = self.policy.action_dist(states, scores)
         drawn = draw(generator, dist)
         likeliest = dist.argmax(axis=1).astype(np.uint8)
-        return Choices(
-            likeliest, source, np.where(explores, anything, drawn), self._explored(dist)
-        )
+        return Choices(likeliest, source, np.where(explores, anything, drawn), self._explored(dist))
 
     def _explored(self, dist: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the share times probabilities with random actions among them, (n, 27)."""

@@ -51,11 +51,13 @@ class ServingSettings(BaseModel):
     max_jobs_of_a_kind: int = Field(
         2, ge=1, le=1000, description="The same of each of these four kinds."
     )
-    exploration: Literal["off", "schedule", "posterior"] | Annotated[float, Field(ge=0, le=1)] = Field(
-        "off",
-        description="How often another action than the best is tried while serving: posterior (as "
-        "likely as it may be the best, by what is known), schedule (at random, the less the more "
-        "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
+    exploration: Literal["off", "schedule", "posterior"] | Annotated[float, Field(ge=0, le=1)] = (
+        Field(
+            "off",
+            description="How often another action than the best is tried while serving: posterior (as "
+            "likely as it may be the best, by what is known), schedule (at random, the less the more "
+            "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
+        )
     )
     reload_poll_seconds: float = Field(
         5.0, gt=0, description="How often to look for a new model when notifications fail."
