@@ -142,8 +142,10 @@ def _csv_blocks(file: Path) -> Iterator[Block]:
                 turned = list(zip(*rows, strict=True)) or [()] * len(heading)
                 texts = {name: turned[place] for name, place in places.items()}
                 yield _block(file, "line", np.array(lines, dtype=np.int64), partial(_parsed, texts))
-        except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as failure:
-            raise LogFileError(f"{file}, line {reader.line_num + 1}: {failure}") from None
+        except csv.Error as failure:
+            raise LogFileError(f"{file}, line {reader.line_num}: {failure}") from None
+        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as failure:
+            raise LogFileError(f"{file}, after line {reader.line_num}: {failure}") from None
 
 
 def _parsed(texts: Mapping[str, Sequence[str]], column: Column) -> NDArray[Any]:
