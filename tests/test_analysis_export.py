@@ -189,7 +189,7 @@ async def test_every_format_has_the_same(
     names = [set(log.user_names.tolist()) for log in logs]
     assert len(names[0]) == len(PEOPLE) + 2
     assert not names[0] & names[1]
-    assert all(len(name) == 32 and set(name) <= set("0123456789abcdef") for name in names[0])
+    assert all(len(name) == 20 and set(name) <= set("0123456789abcdef") for name in names[0])
     assert "person" not in (tmp_path / "a.csv").read_text()
 
 

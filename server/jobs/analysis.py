@@ -37,7 +37,7 @@ from server.store.database import database_url
 from server.store.training import EVER
 
 _SOURCE_NAMES = dict(zip(SOURCE_NUMBERS, SOURCES, strict=True))
-_PSEUDONYM_BYTES = 16
+_PSEUDONYM_BYTES = 10
 
 Columns = dict[str, list[Any]]
 Write = Callable[[Columns], None]
@@ -96,7 +96,7 @@ async def export(
 
 
 def _pseudonyms() -> Callable[[str], str]:
-    """Returns a function from user ids to hashes, 32 hexadecimal digits, keyed at random."""
+    """Returns a function from user ids to hashes, 20 hexadecimal digits, keyed at random."""
     key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
 
     def pseudonym(user_id: str) -> str:
