@@ -117,7 +117,10 @@ def parse(column: Column, texts: Sequence[str]) -> NDArray[Any]:
         values = parser(texts)
     except (ValueError, KeyError, OverflowError):
         raise _first_unlike(column, texts) from None
-    check(column, values, np.array([not text for text in texts], dtype=np.bool_))
+    missing = np.zeros(len(texts), dtype=np.bool_)
+    if "" in texts:
+        missing[:] = [not text for text in texts]
+    check(column, values, missing)
     return values
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ import rl
 from rl.log_columns import COLUMNS, CellError, LogFileError, parse
 from rl.state import TRAITS, StateSpace
 from tests.processes import run
+from tests.support import ROOT
 
 ROW = {
     "id": "7",
@@ -228,6 +230,20 @@ def test_the_core_is_imported_as_lightly_as_before() -> None:
     assert (done.returncode, done.stdout) == (0, "load_log\n"), done.stderr
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         rl.other  # noqa: B018
+
+
+def test_the_document_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/analysis.md").read_text()
+    named = re.findall(r"^\| (`.*?) \|", text.split("## Columns")[1], re.MULTILINE)
+    listed = [name for cell in named for name in re.findall("`([a-z_]+)`", cell)]
+    assert set(listed) <= {column.name for column in COLUMNS}
+    missing = [column.name for column in COLUMNS if column.name not in listed]
+    assert missing == ["conscientiousness", "extraversion", "agreeableness"]
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["log"]) > 1000
 
 
 PROPENSITY = next(column for column in COLUMNS if column.name == "propensity")
