@@ -1,7 +1,6 @@
 """The simulator as a gymnasium environment: by gymnasium's own checks, and for outside agents."""
 
 import re
-import time
 from typing import Any
 
 import gymnasium
@@ -72,18 +71,6 @@ def test_a_visit_that_ended_is_followed_by_another() -> None:
     again = RecommendationVector(num_envs=20, people=30)
     again.reset(seed=1)
     assert np.array_equal(again.reset(seed=2)[0], several.reset(seed=2)[0])
-
-
-def test_it_is_fast_enough_to_learn_in() -> None:
-    """20,000 steps a second of processor time, in a batch of usual size."""
-    several = RecommendationVector(num_envs=64)
-    several.reset(seed=1)
-    actions = np.random.default_rng(1).integers(N_ACTIONS, size=(150, 64))
-    several.step(actions[0])
-    began = time.process_time()
-    for action in actions:
-        several.step(action)
-    assert actions.size / (time.process_time() - began) > 20_000
 
 
 @pytest.mark.parametrize("action", [-1, N_ACTIONS, 0.5])
