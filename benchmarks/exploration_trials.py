@@ -1,15 +1,16 @@
 """Weeks of use of one world under one kind of exploration, for benchmarks/exploration.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.arms import RULES_VERSION
 from rl.evaluation.estimators import DoublyRobust, rounds
 from rl.evaluation.intervals import difference
 from rl.evaluation.overlap import effective_size, standard_error
 from rl.evaluation.reward_model import estimate_rewards
-from rl.exploration import FLOOR
+from rl.exploration import POSTERIOR as POSTERIOR_DRAWS
 from rl.numerics import unique_inverse
 from rl.policy import GreedyTable, Policy, draw, rule_based_policy, with_epsilon
 from rl.reward import RewardWeights
@@ -22,10 +23,12 @@ from simulation.people.population import WEEK, Population, Situations, draw_popu
 from simulation.people.simulator import expected_rewards
 from simulation.people.worlds import draw_world
 
-OFF, SCHEDULE, FIXED, POSTERIOR = "off", "schedule", "0.05", "posterior"
+FIXED_EPSILON = 0.05
+OFF, SCHEDULE, FIXED, POSTERIOR = "off", "schedule", str(FIXED_EPSILON), "posterior"
 KINDS = OFF, SCHEDULE, FIXED, POSTERIOR
 ALGORITHM = "q_learning"
 HOLDBACK = 0.05
+"""Share of the people that has the rules, as by default."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,44 @@ class Explored:
     told: tuple[Told, ...]
 
 
+@dataclass(frozen=True)
+class Exploring:
+    """What is served, and how it explores.
+
+    Args:
+        policy: the version.
+        rules: the rules, served to those who are held back.
+        kind: of exploration, one of `KINDS`.
+        scheduled: epsilon by the schedule.
+    """
+
+    policy: GreedyTable
+    rules: GreedyTable
+    kind: str
+    scheduled: float
+
+    def dists(
+        self, traits: NDArray[np.float64], context: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns probabilities of all actions, the version's and the rules', both (n, 27).
+
+        Args:
+            traits: scores, 0 to 100, (n, 5).
+            context: context indices, (n,).
+        """
+        state = states(traits, context, self.policy.space)
+        rules = one_hot(self.rules.greedy[state])
+        if self.kind == POSTERIOR:
+            version = RULES_VERSION if self.policy is self.rules else 1
+            exploration = POSTERIOR_DRAWS.beside(version)
+            epsilon = exploration.epsilon or 0.0
+            own = replace(self.policy, epsilon=epsilon).exploring_dist(state)
+            return own, with_epsilon(rules, epsilon)
+        epsilon = {OFF: 0.0, SCHEDULE: self.scheduled}.get(self.kind, FIXED_EPSILON)
+        own = one_hot(self.policy.greedy[state])
+        return with_epsilon(own, epsilon), with_epsilon(rules, epsilon)
+
+
 def explore_for_weeks(plan: Plan, seed: int, kind: str, weeks: int, people: int) -> Explored:
     """Returns what weeks of use are worth where every version serves all at once.
 
@@ -75,12 +116,14 @@ def explore_for_weeks(plan: Plan, seed: int, kind: str, weeks: int, people: int)
     """
     rng, world = np.random.default_rng([seed, 7]), draw_world(plan.world, seed)
     population, held_out = draw_population(rng, people, world), draw_held_out(rng, plan, world)
+    held_back = rng.random(people) < HOLDBACK
     system = LearnerSystem(ALGORITHM)
     system.reset()
     policy = rules = rule_based_policy(serving_space(SPACE, Smoothing.serving_bins), 0.0)
     regret, learned, told, before = [], list[float](), [], rules
     for week in range(weeks):
-        log, leavers, cost = _play(rng, population, policy, kind, system.learner.epsilon, week)
+        exploring = Exploring(policy, rules, kind, system.learner.epsilon)
+        log, leavers, cost = _play(rng, population, exploring, held_back, week)
         population = population.replaced(leavers, draw_population(rng, len(leavers), world))
         regret.append(cost)
         if week >= 2:
@@ -108,62 +151,27 @@ def _table(policy: Policy) -> GreedyTable:
 def _play(
     rng: np.random.Generator,
     population: Population,
-    policy: GreedyTable,
-    kind: str,
-    scheduled: float,
+    served: Exploring,
+    held_back: NDArray[np.bool_],
     week: int,
 ) -> tuple[Log, NDArray[np.int64], float]:
-    """Plays a week; returns its log, who leaves, and the mean regret of a decision in it."""
+    """Plays a week; returns its log, who leaves, and the mean regret of a decision in it.
 
-    held = np.random.default_rng([week//1000,5]).random(len(population)) < HOLDBACK
-    RU = rule_based_policy(policy.space, 0.0)
-
-    def both(traits, context):
-        ru = RU.action_dist(states(traits, context, policy.space), traits)
-        eps = FLOOR if kind.startswith("post") and policy.draws is not None else {OFF: 0.0, FIXED: float(FIXED)}.get(kind, scheduled) if not kind.startswith("post") else float(kind[4:].strip("h"))
-        return exploring_dist(policy, kind, scheduled, traits, context), with_epsilon(ru, eps)
+    People who are held back, bool (n_people,), have the rules. Propensities are over both.
+    """
 
     def choose(at: Situations) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        own, ru = both(population.traits[at.person], contexts(at))
-        dist = np.where(held[at.person][:, None], ru, own)
-        mix = HOLDBACK * ru + (1 - HOLDBACK) * own
-        action = draw(rng, dist)
-        return action, mix[np.arange(len(at)), action]
+        own, rules = served.dists(population.traits[at.person], contexts(at))
+        action = draw(rng, np.where(held_back[at.person][:, None], rules, own))
+        both = HOLDBACK * rules + (1.0 - HOLDBACK) * own
+        return action, both[np.arange(len(at)), action]
 
     visits = draw_visits(rng, population, np.arange(len(population)), START + week * WEEK)
     log, leavers = play_by(rng, population, visits, choose)
     mean = expected_rewards(population, log.at, RewardWeights())
-    own, ru = both(log.traits, log.context)
-    dist = np.where(held[log.at.person][:, None], ru, own)
+    own, rules = served.dists(log.traits, log.context)
+    dist = np.where(held_back[log.at.person][:, None], rules, own)
     return log, leavers, float((mean.max(axis=1) - (dist * mean).sum(axis=1)).mean())
-
-
-def exploring_dist(
-    policy: GreedyTable,
-    kind: str,
-    scheduled: float,
-    traits: NDArray[np.float64],
-    context: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Returns the probabilities with which a server takes actions, (n, 27).
-
-    Args:
-        policy: what is served.
-        kind: of exploration, one of `KINDS`.
-        scheduled: epsilon by the schedule.
-        traits: scores, 0 to 100, (n, 5).
-        context: context indices, (n,).
-    """
-    state = states(traits, context, policy.space)
-    greedy = one_hot(policy.greedy[state])
-    if kind.startswith("post") and policy.draws is not None:
-        d = policy.draws.dist(state, policy.greedy[state])
-        if "h" in kind:
-            d = .5*d+.5*greedy
-        return with_epsilon(d, FLOOR)
-    if kind.startswith("post"):
-        return with_epsilon(greedy, float(kind[4:].strip("h")))
-    return with_epsilon(greedy, {OFF: 0.0, FIXED: float(FIXED)}.get(kind, scheduled))
 
 
 def _regret(held_out: HeldOut, policy: GreedyTable) -> float:

@@ -1,9 +1,10 @@
 """Exploration by draws: the actions that are taken, now and then, in place of the greedy one.
 
-A state has a number of draws, each as likely. Of most of them the greedy action comes; the others
-are kept, one byte each, so that a decision is a lookup and a propensity a count. They are kept for
-the cells of learning, which are fewer than those of serving: how sure a table is differs less from
-place to place than what it would do.
+A state has a number of draws, each as likely. At least half of them are of the greedy action, so
+that no log is worth little for the very policy that made it; the others are kept, one byte each, so
+that a decision is a lookup and a propensity a count. They are kept for the cells of learning, which
+are fewer than those of serving: how sure a table is differs less from place to place than what it
+would do.
 """
 
 from array import array
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from rl.action import N_ACTIONS
 from rl.state import StateSpace, nearest_cells
 
-N_DRAWS = 24
-"""Draws of a state."""
+N_SAMPLES = 24
+"""Draws of a state that are not of the greedy action for certain."""
 
 States = NDArray[np.integer[Any]]
 
@@ -68,14 +69,17 @@ class Draws:
         Args:
             space: the state space of the draws.
             serving: that of the policy, with the same contexts.
-            drawn: actions, each as likely, uint8 (n_states, n).
+            drawn: actions, each as likely, uint8 (n_states, n); as many draws again are of the
+                greedy action.
             greedy: the greedy action of each state of `space`, (n_states,).
         """
         by_context = drawn.reshape(space.n_cells, space.n_contexts, -1).swapaxes(0, 1)
         ordered = np.sort(by_context.reshape(drawn.shape), axis=1)
         other = ordered != greedy.reshape(space.n_cells, -1).T.reshape(-1, 1)
         counts = other.sum(axis=1, dtype=np.uint8).tobytes()
-        return cls(space, _cells(space, serving), drawn.shape[1], counts, ordered[other].tobytes())
+        return cls(
+            space, _cells(space, serving), 2 * drawn.shape[1], counts, ordered[other].tobytes()
+        )
 
     @cached_property
     def starts(self) -> "array[int]":
@@ -172,7 +176,7 @@ def _cells(space: StateSpace, serving: StateSpace) -> NDArray[np.int32]:
     return nearest_cells(space, serving).astype(np.int32)
 
 
-def rounded(probabilities: NDArray[np.floating[Any]], n: int = N_DRAWS) -> NDArray[np.uint8]:
+def rounded(probabilities: NDArray[np.floating[Any]], n: int = N_SAMPLES) -> NDArray[np.uint8]:
     """Returns draws that have actions about as often as probabilities say, uint8 (n_states, n).
 
     By largest remainders, so that an action is off by less than one draw.

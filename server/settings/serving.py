@@ -11,6 +11,8 @@ from rl.exploration import OFF, POSTERIOR, SCHEDULE, Exploration
 from server.settings.database_url import DatabaseUrl, parse_database_url
 from server.settings.fields import Secret
 
+ExplorationName = Literal["off", "schedule", "posterior"]
+
 
 class ServingSettings(BaseModel):
     """Settings of a server and its processes."""
@@ -51,13 +53,11 @@ class ServingSettings(BaseModel):
     max_jobs_of_a_kind: int = Field(
         2, ge=1, le=1000, description="The same of each of these four kinds."
     )
-    exploration: Literal["off", "schedule", "posterior"] | Annotated[float, Field(ge=0, le=1)] = (
-        Field(
-            "off",
-            description="How often another action than the best is tried while serving: posterior (as "
-            "likely as it may be the best, by what is known), schedule (at random, the less the more "
-            "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
-        )
+    exploration: ExplorationName | Annotated[float, Field(ge=0, le=1)] = Field(
+        "off",
+        description="How often another action than the best is tried while serving: posterior "
+        "(where it may be the best, by what is known), schedule (at random, the less the more "
+        "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
     )
     reload_poll_seconds: float = Field(
         5.0, gt=0, description="How often to look for a new model when notifications fail."
