@@ -15,6 +15,7 @@ from benchmarks.exploration_trials import (
     HOLDBACK,
     KINDS,
     OFF,
+    POSTERIOR,
     Explored,
     explore_for_weeks,
 )
@@ -38,14 +39,15 @@ class Scope:
     """How much is measured."""
 
     worlds: tuple[str, ...]
+    kinds: tuple[str, ...]
     seeds: int
     weeks: int
     people: int
     held_out: int
 
 
-FULL = Scope(tuple(WORLDS), seeds=5, weeks=10, people=1_500, held_out=10_000)
-QUICK = Scope(("own",), seeds=1, weeks=3, people=30, held_out=200)
+FULL = Scope(tuple(WORLDS), KINDS, seeds=5, weeks=10, people=1_500, held_out=10_000)
+QUICK = Scope(("own",), (OFF, POSTERIOR), seeds=1, weeks=3, people=30, held_out=200)
 
 
 def run(effort: Effort, folder: Path) -> Section:
@@ -97,22 +99,24 @@ def measure(scope: Scope) -> "Found":
         )
         for seed in range(FIRST_SEED, FIRST_SEED + scope.seeds)
         for world in scope.worlds
-        for kind in KINDS
+        for kind in scope.kinds
     }
     done, _ = run_jobs("exploration", jobs)
-    return Found(scope.worlds, list(done.values()))
+    return Found(scope.worlds, scope.kinds, list(done.values()))
 
 
 class Found:
     """Everything measured.
 
     Args:
-        worlds: their kinds.
-        runs: of all worlds, seeds and kinds of exploration, in any order.
+        worlds, kinds: of world and of exploration.
+        runs: of all of them and all seeds, in any order.
     """
 
-    def __init__(self, worlds: Sequence[str], runs: Sequence[Explored]) -> None:
-        self.worlds, self.runs = worlds, runs
+    def __init__(
+        self, worlds: Sequence[str], kinds: Sequence[str], runs: Sequence[Explored]
+    ) -> None:
+        self.worlds, self.kinds, self.runs = worlds, kinds, runs
 
     def of(self, world: str, kind: str) -> list[Explored]:
         """Returns the runs in a kind of world under one kind of exploration."""
@@ -121,11 +125,11 @@ class Found:
     def by_world(self, value: Callable[[Explored], float]) -> Table:
         """Returns a table of a value, one row a kind of exploration."""
         rows = []
-        for kind in KINDS:
+        for kind in self.kinds:
             cells = []
             for world in self.worlds:
                 values = np.array([value(one) for one in self.of(world, kind)])
-                error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+                error = values.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5
                 cells.append(f"{values.mean():.3f} ± {error:.3f}")
             rows.append([kind, *cells])
         return Table(["", *self.worlds], rows)
@@ -133,7 +137,7 @@ class Found:
     def telling(self) -> Table:
         """Returns a table of what logs say of two versions, one row a kind of exploration."""
         rows = []
-        for kind in KINDS:
+        for kind in self.kinds:
             told = [
                 one
                 for run in self.runs
@@ -155,15 +159,13 @@ class Found:
     def draw(self, file: Path) -> None:
         """Draws the regret by week in each kind of world."""
         panels = [
-            Panel(world, "week", [self._line(world, kind) for kind in KINDS])
+            Panel(world, "week", [self._line(world, kind) for kind in self.kinds])
             for world in self.worlds
         ]
         draw_panels(panels, "regret of a decision as it was served", file)
 
     def _line(self, world: str, kind: str) -> Line:
         weekly: NDArray[np.float64] = np.array([one.regret for one in self.of(world, kind)])
-        error = (
-            weekly.std(axis=0, ddof=1) / len(weekly) ** 0.5 if len(weekly) > 1 else 0 * weekly[0]
-        )
+        error = weekly.std(axis=0, ddof=min(1, len(weekly) - 1)) / len(weekly) ** 0.5
         weeks = list(range(1, weekly.shape[1] + 1))
         return Line(kind, weeks, weekly.mean(axis=0).tolist(), error.tolist(), flat=kind == OFF)
