@@ -63,7 +63,8 @@ def run(effort: Effort, folder: Path) -> Section:
         [
             f"{scope.people:,} people, newcomers in the places of those who leave; every week is "
             "decided by the version of the week before, which serves all at once but "
-            f"{100 * HOLDBACK:.0f} % who are held back, and learned on top. Means over seeds "
+            f"{100 * HOLDBACK:.0f} % who are held back, and learned on top. "
+            "Policies are published on the bins of learning. Means over seeds "
             f"{FIRST_SEED} to {FIRST_SEED + scope.seeds - 1}, ± the standard error of the mean.",
             f"### Regret of a decision as it was served, {scope.weeks} weeks",
             "Exploration and holdback included, in units of reward.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.delivery_gates import new_learner
 from rl.arms import RULES_VERSION
 from rl.evaluation.estimators import DoublyRobust, rounds
 from rl.evaluation.intervals import difference
@@ -14,11 +15,9 @@ from rl.exploration import POSTERIOR as POSTERIOR_DRAWS
 from rl.numerics import unique_inverse
 from rl.policy import GreedyTable, Policy, draw, rule_based_policy, with_epsilon
 from rl.reward import RewardWeights
-from rl.smoothing import Smoothing
-from rl.state import serving_space
-from simulation.compare.logs import SPACE, START, Log, contexts, play_by, states
+from simulation.compare.logs import SPACE, START, Log, contexts, play_by, states, transitions
 from simulation.compare.measure import HeldOut, Plan, draw_held_out
-from simulation.compare.systems import LearnerSystem, one_hot
+from simulation.compare.systems import one_hot
 from simulation.people.population import WEEK, Population, Situations, draw_population, draw_visits
 from simulation.people.simulator import expected_rewards
 from simulation.people.worlds import draw_world
@@ -26,7 +25,9 @@ from simulation.people.worlds import draw_world
 FIXED_EPSILON = 0.05
 OFF, SCHEDULE, FIXED, POSTERIOR = "off", "schedule", str(FIXED_EPSILON), "posterior"
 KINDS = OFF, SCHEDULE, FIXED, POSTERIOR
-ALGORITHM = "q_learning"
+OWN_BINS = 0
+"""Policies are published on the bins of learning, which is done sooner."""
+
 HOLDBACK = 0.05
 """Share of the people that has the rules, as by default."""
 
@@ -117,20 +118,18 @@ def explore_for_weeks(plan: Plan, seed: int, kind: str, weeks: int, people: int)
     rng, world = np.random.default_rng([seed, 7]), draw_world(plan.world, seed)
     population, held_out = draw_population(rng, people, world), draw_held_out(rng, plan, world)
     held_back = rng.random(people) < HOLDBACK
-    system = LearnerSystem(ALGORITHM)
-    system.reset()
-    policy = rules = rule_based_policy(serving_space(SPACE, Smoothing.serving_bins), 0.0)
+    learner = new_learner(OWN_BINS)
+    policy = rules = rule_based_policy(SPACE, 0.0)
     regret, learned, told, before = [], list[float](), [], rules
     for week in range(weeks):
-        exploring = Exploring(policy, rules, kind, system.learner.epsilon)
+        exploring = Exploring(policy, rules, kind, learner.epsilon)
         log, leavers, cost = _play(rng, population, exploring, held_back, week)
         population = population.replaced(leavers, draw_population(rng, len(leavers), world))
         regret.append(cost)
         if week >= 2:
             told.append(_told_apart(log, policy, before, learned[-2] - learned[-1]))
-        system.prepare(log)
-        system.learn()
-        before, policy = policy, _table(system.policy)
+        learner.learn(transitions(log))
+        before, policy = policy, _table(learner.publish())
         learned.append(_regret(held_out, policy))
     return Explored(
         world=plan.world,

@@ -151,15 +151,13 @@ def _choose(
         group, score, square = i // bins, scores[i % bins], squares[i % bins]
         variance[:] = 0.0
         for m in range(n_draws):
-            _deviate(
-                away_draws[rule, m],
-                level[group, m],
-                slope[group, m],
-                bend[m],
-                score,
-                square,
-                deviation,
-            )
+            for a in range(n_actions):
+                deviation[a] = (
+                    away_draws[rule, m, a]
+                    + level[group, m, a]
+                    + score * slope[group, m, a]
+                    + square * bend[m, a]
+                )
             of_rule = deviation[rule]
             for a in range(n_actions):
                 difference = deviation[a] - of_rule
@@ -171,21 +169,6 @@ def _choose(
             lowered = advantage - caution * np.sqrt(variance[a] / np.float32(n_draws))
             if lowered > best:
                 best, chosen[i] = lowered, a
-
-
-@Compiled
-def _deviate(
-    away: Float32s,
-    level: Float32s,
-    slope: Float32s,
-    bend: Float32s,
-    score: np.float32,
-    square: np.float32,
-    deviation: Float32s,
-) -> None:
-    """Fills in what one draw deviates by for each action, (27,), as are the other arrays."""
-    for a in range(len(deviation)):
-        deviation[a] = away[a] + level[a] + score * slope[a] + square * bend[a]
 
 
 @Compiled
@@ -218,15 +201,13 @@ def _sample(
         for a in range(n_actions):
             mean[a] = values[i, a] + away[rule, a] + own[a]
         for m in range(n_draws):
-            _deviate(
-                away_draws[rule, m],
-                level[group, m],
-                slope[group, m],
-                bend[m],
-                score,
-                square,
-                deviation,
-            )
+            for a in range(n_actions):
+                deviation[a] = (
+                    away_draws[rule, m, a]
+                    + level[group, m, a]
+                    + score * slope[group, m, a]
+                    + square * bend[m, a]
+                )
             best, action = np.float32(-np.inf), 0
             for a in range(n_actions):
                 if mean[a] + deviation[a] > best:

@@ -523,7 +523,7 @@ async def test_a_snapshot_that_is_not_whole_is_refused(app: App) -> None:
 )
 def test_a_snapshot_passes_the_servers_own_checks(spoil: Callable[[Any], None]) -> None:
     plan = Activation(1, 7, None, Split(), 0, None)
-    message = snapshots._message(SPACE, Serving((Arm(RL, 7, table(7), 1.0),), plan, 1), 0.0)
+    message = snapshots._message(SPACE, Serving((Arm(RL, 7, table(7), 1.0),), plan, 1), OFF)
     spoil(message)
     data = message.SerializeToString()
     with pytest.raises(SnapshotError):
