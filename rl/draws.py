@@ -85,22 +85,8 @@ class Draws:
     def starts(self) -> "array[int]":
         """Place of the first action of each state, in the order of `counts`, and the end."""
         # An array of Python's is read faster than one of NumPy's, an element at a time.
-        return array("I", self._starts.tobytes())
-
-    @cached_property
-    def _starts(self) -> NDArray[np.uint32]:
         counts = np.frombuffer(self.counts, dtype=np.uint8)
-        return np.concatenate([[0], np.cumsum(counts, dtype=np.uint32)]).astype(np.uint32)
-
-    def range_of(self, cell: int, context: int) -> tuple[int, int]:
-        """Returns the place of the first action of a state, and that behind the last.
-
-        Args:
-            cell: a cell of `space`.
-            context: the index of the context.
-        """
-        own = context * self.space.n_cells + cell
-        return self.starts[own], self.starts[own + 1]
+        return array("I", np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32).tobytes())
 
     def places(self, state: States) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns the place of the first action of n states, and that behind the last, (n,).
@@ -110,7 +96,8 @@ class Draws:
         """
         cell, context = np.divmod(state, self.space.n_contexts)
         own = context.astype(np.int64) * self.space.n_cells + self.cells[cell]
-        return self._starts[own].astype(np.int64), self._starts[own + 1].astype(np.int64)
+        starts = np.frombuffer(self.starts, dtype=np.uint32)
+        return starts[own].astype(np.int64), starts[own + 1].astype(np.int64)
 
     def take(self, state: States, greedy: States, place: States) -> NDArray[np.uint8]:
         """Returns the action of one draw in each of n states, uint8 (n,).

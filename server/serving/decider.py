@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recparams.v1 import recommendation_pb2 as pb
+from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
 from rl.exploration import Exploration
 from rl.policy import EXPLORATION, RULE_BASED
@@ -88,22 +89,25 @@ class Decider:
         arm = plan.only_arm or plan.arm_of(user)
         greedy = action = arm.actions[state]
         source = arm.sources[state]
-        if arm.explores:
-            action = arm.explore(cell, number, greedy)
-            if action != greedy:
-                source = EXPLORATION
+        propensity = 0.0
+        if arm.lookup is not None:
+            action, propensity = arm.lookup.explore(cell, number, greedy)
+        elif arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
+            action = int(random.random() * N_ACTIONS)  # noqa: S311
+        if action != greedy:
+            source = EXPLORATION
         shadow = plan.serving.shadow
         if shadow is not None:
             shadow.decisions += 1
             shadow.agreements += shadow.actions[state] == greedy
-        if plan.only_arm is not None and arm.draws is None:
+        if plan.only_arm is not None and arm.lookup is None:
             propensity = arm.greedy_propensity if action == greedy else arm.other_propensity
             ending = arm.endings[source]
         else:
             # Over the arms too: which one a person is in was drawn as well, by the salt.
-            propensity = 0.0
             for one in plan.arms.values():
-                propensity += one.chance_of(cell, number, state, action)
+                if one is not arm or one.lookup is None:
+                    propensity += one.chance_of(cell, number, state, action)
             # Shares that sum to 1 may, in floating point, sum to a little more.
             propensity = min(propensity, 1.0)
             ending = (

@@ -7,7 +7,6 @@ all actions, from which one is drawn.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +44,57 @@ class Choices:
     propensities: NDArray[np.float64] | None
 
 
+class DrawLookup:
+    """The draws of an arm, looked up for one decision at a time.
+
+    Args:
+        draws: the draws.
+        share: the arm's share of all people, 0 to 1.
+        epsilon: probability of a random action, 0 to 1.
+    """
+
+    __slots__ = ("_actions", "_cells", "_chances", "_epsilon", "_n", "_scale", "_starts", "_stride")
+
+    def __init__(self, draws: Draws, share: float, epsilon: float) -> None:
+        self._n, self._actions, self._starts = draws.n, draws.actions, draws.starts
+        self._cells, self._stride = tuple(draws.cells.tolist()), draws.space.n_cells
+        self._epsilon, self._scale = epsilon, draws.n / (1.0 - epsilon) if epsilon < 1.0 else 0.0
+        self._chances = tuple(
+            share * (epsilon / N_ACTIONS + (1.0 - epsilon) * count / draws.n)
+            for count in range(draws.n + 1)
+        )
+
+    def explore(self, cell: int, context: int, greedy: int) -> tuple[int, float]:
+        """Returns an action, and the share times its probability.
+
+        Args:
+            cell: the personality cell.
+            context: the index of the context.
+            greedy: the table's action.
+        """
+        own = self._cells[cell] + self._stride * context
+        start, stop = self._starts[own], self._starts[own + 1]
+        chance = random.random()  # noqa: S311 - not secrecy
+        action = greedy
+        if chance < self._epsilon:
+            action = int(random.random() * N_ACTIONS)  # noqa: S311
+        else:
+            place = start + int((chance - self._epsilon) * self._scale)
+            if place < stop:
+                action = self._actions[place]
+        count = self._actions.count(action, start, stop)
+        if action == greedy:
+            count += self._n - (stop - start)
+        return action, self._chances[count]
+
+    def chance_of(self, cell: int, context: int, action: int, *, is_greedy: bool) -> float:
+        """Returns the share times the probability of an action, which may be the table's own."""
+        own = self._cells[cell] + self._stride * context
+        start, stop = self._starts[own], self._starts[own + 1]
+        count = self._actions.count(action, start, stop)
+        return self._chances[count + self._n - (stop - start) if is_greedy else count]
+
+
 @dataclass(frozen=True)
 class PreparedArm:
     """An arm with everything that its decisions need.
@@ -59,8 +109,7 @@ class PreparedArm:
         epsilon: probability of a random action, 0 to 1.
         greedy_propensity, other_propensity: the share times the propensity of a table's action and
             of any other one, without draws.
-        draws: the draws that it explores by, or None.
-        drawn_propensity: the share times the propensity of one draw.
+        draws, lookup: the draws that it explores by, and their lookup; or None.
         version_and_arm_part: the encoded version and arm of its answers.
         source_parts: by source, the encoded source and fallback reason.
         endings: by source, all that follows the token where this is the only arm and a table.
@@ -77,38 +126,11 @@ class PreparedArm:
     greedy_propensity: float
     other_propensity: float
     draws: Draws | None
-    drawn_propensity: float
+    lookup: DrawLookup | None
     version_and_arm_part: bytes
     source_parts: tuple[bytes, ...]
     endings: tuple[bytes, ...]
     decided: list[int]
-
-    @cached_property
-    def explores(self) -> bool:
-        """True if another action than a table's may be taken."""
-        return self.epsilon > 0.0 or self.draws is not None
-
-    @cached_property
-    def draw_cells(self) -> tuple[int, ...]:
-        """The cell of the draws for each cell; none without draws."""
-        return () if self.draws is None else tuple(self.draws.cells.tolist())
-
-    def explore(self, cell: int, context: int, greedy: int) -> int:
-        """Returns a table's action with exploration.
-
-        Args:
-            cell: the personality cell.
-            context: the index of the context.
-            greedy: the action without exploration.
-        """
-        chance = random.random()  # noqa: S311 - not secrecy
-        if chance < self.epsilon:
-            return int(random.random() * N_ACTIONS)  # noqa: S311
-        if self.draws is None:
-            return greedy
-        start, stop = self.draws.range_of(self.draw_cells[cell], context)
-        place = start + int((chance - self.epsilon) / (1.0 - self.epsilon) * self.draws.n)
-        return self.draws.actions[place] if place < stop else greedy
 
     def chance_of(self, cell: int, context: int, state: int, action: int) -> float:
         """Returns the share times the probability of a table's action.
@@ -118,13 +140,9 @@ class PreparedArm:
             action: the action, 0 to 26.
         """
         is_greedy = self.actions[state] == action
-        if self.draws is None:
+        if self.lookup is None:
             return self.greedy_propensity if is_greedy else self.other_propensity
-        start, stop = self.draws.range_of(self.draw_cells[cell], context)
-        drawn = self.draws.actions.count(action, start, stop)
-        if is_greedy:
-            drawn += self.draws.n - (stop - start)
-        return self.other_propensity + drawn * self.drawn_propensity
+        return self.lookup.chance_of(cell, context, action, is_greedy=is_greedy)
 
     @property
     def is_table(self) -> bool:
@@ -256,7 +274,7 @@ def prepare_arm(
         greedy_propensity=greedy,
         other_propensity=other,
         draws=draws,
-        drawn_propensity=0.0 if draws is None else arm.share * (1.0 - epsilon) / draws.n,
+        lookup=None if draws is None else DrawLookup(draws, arm.share, epsilon),
         version_and_arm_part=beginning,
         source_parts=source_parts,
         endings=tuple(

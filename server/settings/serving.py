@@ -54,7 +54,7 @@ class ServingSettings(BaseModel):
         2, ge=1, le=1000, description="The same of each of these four kinds."
     )
     exploration: ExplorationName | Annotated[float, Field(ge=0, le=1)] = Field(
-        "off",
+        "posterior",
         description="How often another action than the best is tried while serving: posterior "
         "(where it may be the best, by what is known), schedule (at random, the less the more "
         "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
