@@ -38,6 +38,7 @@ Verdict = Literal["present", "better", "worse", "undecided", "alike", "refused"]
 Outcome = Literal["better", "best", "undecided"]
 OnPolicy = Callable[[Configuration, Policy], None]
 
+PRESENT = "the present settings"
 _CHUNK = 1 << 16
 _ESTIMATOR = DoublyRobust()
 
@@ -162,7 +163,12 @@ def tune(
         seen = known.rounds(policy, one)
         present = seen if present is None else present
         valued[one] = _value(seen, present, person)
-    rows, chosen, critical = _decide(grid, [valued[one] for one in grid], len(later), confidence)
+        if one == grid[0] and valued[one].reason:
+            # Nothing can be compared with it.
+            break
+    rest = _Valued(nan, nan, np.zeros(0), f"{PRESENT}: {valued[grid[0]].reason}", alike=False)
+    found = [valued.get(one, rest) for one in grid]
+    rows, chosen, critical = _decide(grid, found, len(later), confidence)
     return Tuning(
         rows=rows,
         chosen=chosen,
@@ -284,9 +290,7 @@ def _value(seen: Rounds, present: Rounds, person: NDArray[np.int32]) -> _Valued:
     if reason:
         return _Valued(nan, nan, np.zeros(0), reason, alike)
     terms, theirs = (_ESTIMATOR.ratio(one)[0] for one in (seen, present))
-    if not alike:
-        reason = OVERLAP.refusal(present.weight, person)
-        reason = f"the present settings: {reason}" if reason else _rare(seen, present, person)
+    reason = "" if alike else _rare(seen, present, person)
     difference = float((terms - theirs).mean())
     deviations = np.bincount(person, terms - theirs - difference).astype(np.float64, copy=False)
     return _Valued(float(terms.mean()), difference, deviations, reason, alike)
@@ -295,7 +299,7 @@ def _value(seen: Rounds, present: Rounds, person: NDArray[np.int32]) -> _Valued:
 def _rare(seen: Rounds, present: Rounds, person: NDArray[np.int32]) -> str:
     """Returns why the two cannot be told apart, or an empty string."""
     reason = OVERLAP.difference_refusal(seen.weight, present.weight, person)
-    return reason.replace("the first policy", "this").replace("the second policy", "the present")
+    return reason.replace("the first policy", "this").replace("the second policy", PRESENT)
 
 
 def _decide(
