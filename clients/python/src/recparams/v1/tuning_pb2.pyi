@@ -143,7 +143,7 @@ class TunedConfiguration(_message.Message):
     """Why there is no difference; empty where there is one."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Settings that make it of the present one, by name and as RECPARAMS_NAME takes them. Empty for the
+        """Settings that make it of the present one, by name, as their variables take them. Empty for the
         present one.
         """
 
