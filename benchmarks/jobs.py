@@ -2,18 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
 import click
 
+from benchmarks.measure import blas_on_one_thread
+
 Jobs = dict[tuple[str, str], Callable[[], Any]]
 """Calls by the part they belong to and what tells them apart there."""
-
-BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 def run_jobs(name: str, jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[str, float]]:
@@ -24,7 +23,7 @@ def run_jobs(name: str, jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[st
     done: dict[tuple[str, str], Any] = {}
     seconds: dict[str, float] = {}
     cores = len(os.sched_getaffinity(0))
-    with _blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+    with blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         waiting = {pool.submit(_timed, job): key for key, job in jobs.items()}
         try:
             for future in as_completed(waiting):
@@ -42,17 +41,3 @@ def run_jobs(name: str, jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[st
 def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
     began = time.monotonic()
     return job(), time.monotonic() - began
-
-
-@contextmanager
-def _blas_on_one_thread() -> Iterator[None]:
-    """Lets no process that is started meanwhile take the cores of the others."""
-    before = os.environ.get(BLAS_THREADS)
-    os.environ[BLAS_THREADS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[BLAS_THREADS]
-        else:
-            os.environ[BLAS_THREADS] = before
