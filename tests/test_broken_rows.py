@@ -143,8 +143,7 @@ BROKEN = {
         "not packed arrays",
     ),
     "an archive of wrong shapes": Broken(
-        holding("policy", pack({"samples": np.zeros(9)}))
-        + ", policy_kind = 'sampled_linear'",
+        holding("policy", pack({"samples": np.zeros(9)})) + ", policy_kind = 'sampled_linear'",
         False,
         "model version",
     ),
