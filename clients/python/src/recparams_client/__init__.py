@@ -1,5 +1,6 @@
 """Typed client of recparams: decisions by call or in process, reactions with retries."""
 
+from recparams_client.account import ClientStats
 from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.channel import tls_credentials
 from recparams_client.deciding import LocalDecision
@@ -20,6 +21,7 @@ from recparams_client.types import (
 
 __all__ = [
     "AsyncRecParamsClient",
+    "ClientStats",
     "DecisionRequest",
     "Interaction",
     "InteractionReporter",

@@ -1,6 +1,8 @@
 """The asyncio client, with the methods of the blocking one."""
 
+import asyncio
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -8,15 +10,16 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from recparams.v1 import recommendation_pb2_grpc
 from recparams_client import conversion, fallback
+from recparams_client.account import ABSENT, READY_PAUSE, WHY_SECONDS, Account, ClientStats
 from recparams_client.channel import (
     DECISION_TIMEOUT,
+    READY_TIMEOUT,
     WRITE_TIMEOUT,
     connect,
+    decision_stub,
     key_metadata,
 )
-from recparams_client.errors import from_rpc_error
 from recparams_client.types import (
     DecisionRequest,
     Interaction,
@@ -48,7 +51,9 @@ class AsyncRecParamsClient:
         api_key: str | None = None,
     ) -> None:
         self._channel = connect(grpc.aio, address, credentials)
-        self._own_stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
+        self._own_stub = decision_stub(self._channel)
+        self._account = Account(address)
+        self._probing: asyncio.Task[None] | None = None
         self._process = os.getpid()
         self._decision_timeout = decision_timeout
         self._write_timeout = write_timeout
@@ -60,6 +65,35 @@ class AsyncRecParamsClient:
         if self._process != os.getpid():
             raise RuntimeError("this client was made before os.fork(): make it in the child")
         return self._own_stub
+
+    @property
+    def stats(self) -> ClientStats:
+        """The numbers of calls so far, and of decisions that this library's rules made."""
+        return self._account.stats
+
+    async def wait_for_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Returns once a server answers, so that the first decision need not connect.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            RecParamsError: none did in time; the message has what gRPC says is wrong.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                await self._stub.Check(b"", timeout=max(left, 0.0))
+            except grpc.aio.AioRpcError as raised:
+                if raised.code() not in ABSENT:
+                    return
+                if left <= 0.0 or raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise self._account.not_ready(timeout, raised) from None
+                self._account.detail(raised)
+            else:
+                return
+            await asyncio.sleep(min(READY_PAUSE, left))
 
     async def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None
@@ -84,7 +118,8 @@ class AsyncRecParamsClient:
                 metadata=self._metadata,
             )
         except grpc.RpcError as raised:
-            return fallback.recommend(message, fallback.reason_or_raise(raised))
+            return self._rules([message], raised)[0]
+        self._account.answered("decisions")
         return conversion.recommendation(response)
 
     async def batch_get_recommendation_params(
@@ -99,8 +134,8 @@ class AsyncRecParamsClient:
                 metadata=self._metadata,
             )
         except grpc.RpcError as raised:
-            reason = fallback.reason_or_raise(raised)
-            return [fallback.recommend(request, reason) for request in message.requests]
+            return self._rules(message.requests, raised)
+        self._account.answered("decisions", len(response.responses))
         return [conversion.recommendation(one) for one in response.responses]
 
     async def record_interactions(
@@ -135,18 +170,47 @@ class AsyncRecParamsClient:
         response = await self._write(self._stub.PutPersonalityProfiles, message, timeout)
         return int(response.stored)
 
+    def _rules(self, requests: Sequence[Any], raised: Any) -> list[Recommendation]:
+        """Returns the rules' answers to a call without one, and warns of it now and then."""
+        reason, detail = fallback.reason_or_raise(raised), self._account.detail(raised)
+        if self._account.fell_back(reason, len(requests)):
+            if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                # It warns when the reason is known, which no decision waits for.
+                self._probing = asyncio.create_task(self._warn_late())
+            else:
+                self._account.warn(detail)
+        return [fallback.recommend(request, reason, detail) for request in requests]
+
+    async def _warn_late(self) -> None:
+        self._account.warn_late(await self._probe())
+
+    async def _probe(self) -> Any:
+        """Returns the error of a call that finds out if a server is there; None if one is."""
+        try:
+            await self._stub.Check(b"", timeout=WHY_SECONDS)
+        except grpc.aio.AioRpcError as raised:
+            return raised
+        return None
+
     async def _write(self, method: Any, message: Any, timeout: float | None) -> Any:
         try:
-            return await method(
+            response = await method(
                 message,
                 timeout=self._write_timeout if timeout is None else timeout,
                 metadata=self._metadata,
             )
         except grpc.RpcError as raised:
-            raise from_rpc_error(raised) from None
+            failed: Any = raised
+            was_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            why = self._account.why(await self._probe()) if was_late else ""
+            raise self._account.failed_write(failed, why) from None
+        self._account.answered("writes")
+        return response
 
     async def close(self) -> None:
         """Closes the connections."""
+        if self._probing is not None:
+            self._probing.cancel()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

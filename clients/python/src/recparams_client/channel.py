@@ -1,19 +1,25 @@
 """The set-up of channels: balancing over replicas, retries, keepalive."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from recparams.v1 import recommendation_pb2_grpc
+
 API_KEY_HEADER = "x-api-key"
 ADMIN_KEY_HEADER = "x-admin-key"
 DECISION_TIMEOUT = 0.05
 WRITE_TIMEOUT = 5.0
+READY_TIMEOUT = 10.0
 SERVICE = "recparams.v1.RecommendationService"
 _DECISIONS = ("GetRecommendationParams", "BatchGetRecommendationParams")
 _WRITES = ("RecordInteractions", "PutPersonalityProfiles")
+_RESOLVED = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+"""Schemes that gRPC itself resolves."""
 
 
 def _method_config(methods: Sequence[str], initial: str, largest: str) -> dict[str, object]:
@@ -110,10 +116,26 @@ def target(address: str | Sequence[str]) -> str:
     """Returns the gRPC target of host:port, of a gRPC target itself, or of several ip:port.
 
     Raises:
-        ValueError: there is no address.
+        ValueError: there is no address, or it is a URL.
     """
-    if isinstance(address, str):
-        return address
     if not address:
-        raise ValueError("at least one address is needed")
-    return address[0] if len(address) == 1 else "ipv4:" + ",".join(address)
+        raise ValueError("an address is needed, as in '127.0.0.1:50051'")
+    addresses = [address] if isinstance(address, str) else address
+    for one in addresses:
+        scheme = re.match(r"([a-z][a-z0-9+.-]*)://", one, re.IGNORECASE)
+        if scheme and scheme[1].lower() not in _RESOLVED:
+            raise ValueError(
+                f"{one!r} is a URL: give host:port alone, and credentials=tls_credentials(...) "
+                "where the server has TLS"
+            )
+    return addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)
+
+
+def decision_stub(channel: Any) -> Any:
+    """Returns the stub of decisions and records, and of a call that asks if anybody is there.
+
+    `Check` takes and returns bytes. It is not retried, so it fails with what is wrong right now.
+    """
+    stub: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+    stub.Check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    return stub

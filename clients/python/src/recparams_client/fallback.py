@@ -41,8 +41,10 @@ def reason_or_raise(raised: Any) -> str:
     return reason
 
 
-def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recommendation:
-    """Returns the rules' answer to a request, marked as a fallback."""
+def recommend(
+    request: pb.GetRecommendationParamsRequest, reason: str, detail: str = ""
+) -> Recommendation:
+    """Returns the rules' answer to a request, marked as a fallback for a reason."""
     given = request.personality if request.HasField("personality") else None
     scores = {name: getattr(given, name) for name in TRAITS} if given else {}
     action = rules_action(
@@ -55,6 +57,7 @@ def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recomm
         propensity=1.0,
         source="rule_based",
         fallback_reason=reason,
+        fallback_detail=detail,
     )
 
 

@@ -9,6 +9,7 @@ import grpc
 from recparams.v1 import policy_pb2_grpc
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import conversion, fallback
+from recparams_client.account import Account, ClientStats
 from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, connect, key_metadata
 from recparams_client.closing import Closing
 from recparams_client.deciding import Decider, LocalDecision
@@ -59,6 +60,7 @@ class LocalPolicy(Closing):
             policy_pb2_grpc.PolicyServiceStub,
             is_stream=True,
         )
+        self._account = Account(address)
         self._max_age = max_age
         self._decider: Decider | None = None
         self._arrived = threading.Event()
@@ -100,6 +102,11 @@ class LocalPolicy(Closing):
         return self._watcher.problem
 
     @property
+    def stats(self) -> ClientStats:
+        """The decisions that the rules of this library made; others are not counted here."""
+        return self._account.stats
+
+    @property
     def model_version(self) -> int | None:
         """The version that is active or being rolled out; None before the first policy."""
         decider = self._decider
@@ -114,10 +121,17 @@ class LocalPolicy(Closing):
         """
         decider = self._usable()
         if decider is None:
-            return fallback.recommend(conversion.request_message(request), "client_unavailable")
+            return self._rules(conversion.request_message(request))
         if not decider.is_complete:
             return self._client.get_recommendation_params(request)
         return self._decide(decider, request).with_token()
+
+    def _rules(self, message: pb.GetRecommendationParamsRequest) -> Recommendation:
+        """Returns the rules' answer while there is no policy, and warns of it now and then."""
+        problem = self.problem or f"nothing was heard of it for {self._max_age:g} s"
+        if self._account.fell_back("client_unavailable"):
+            self._account.warn(problem)
+        return fallback.recommend(message, "client_unavailable", problem)
 
     def decide(self, request: DecisionRequest) -> LocalDecision:
         """Returns a decision whose token is made when it is first asked for, for hot paths.

@@ -75,6 +75,7 @@ class Recommendation:
         propensity: probability with which this action was chosen, above 0 and up to 1.
         source: "learned", "borrowed", "rule_based" or "exploration".
         fallback_reason: the reason for which the rules stood in, as in "no_model", or empty.
+        fallback_detail: what gRPC said, if this library answered; otherwise empty.
     """
 
     params: RecommendationParams
@@ -87,6 +88,7 @@ class Recommendation:
     propensity: float
     source: str
     fallback_reason: str
+    fallback_detail: str = ""
 
     @property
     def is_fallback(self) -> bool:
