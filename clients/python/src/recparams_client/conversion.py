@@ -40,10 +40,11 @@ SOURCES = enum_names(pb.DecisionSource, "DECISION_SOURCE_")
 REASONS = enum_names(pb.FallbackReason, "FALLBACK_REASON_")
 
 
-def _number(names: dict[int, str], what: str, name: str) -> Any:
-    for number, known in names.items():
-        if known == name and number:
-            return number
+def number(names: dict[int, str], what: str, name: str) -> Any:
+    """Returns the number of a name. Raises ValueError if it has none."""
+    for found, known in names.items():
+        if known == name and found:
+            return found
     allowed = ", ".join(known for known in names.values() if known)
     raise ValueError(f"{what} must be one of {allowed}, not {name!r}")
 
@@ -65,13 +66,13 @@ def request_message(request: DecisionRequest) -> pb.GetRecommendationParamsReque
     """Returns a request as a message. Raises ValueError on an unknown name or a missing time."""
     message = pb.GetRecommendationParamsRequest(
         user_id=request.user_id,
-        content_type=_number(CONTENT_TYPES, "content_type", request.content_type),
-        mood=_number(MOODS, "mood", request.mood),
+        content_type=number(CONTENT_TYPES, "content_type", request.content_type),
+        mood=number(MOODS, "mood", request.mood),
     )
     if request.personality is not None:
         message.personality.CopyFrom(profile_message(request.personality))
     if request.time_of_day is not None:
-        message.time_of_day = _number(TIMES_OF_DAY, "time_of_day", request.time_of_day)
+        message.time_of_day = number(TIMES_OF_DAY, "time_of_day", request.time_of_day)
     elif request.timestamp is not None:
         message.timestamp.CopyFrom(_stamp(request.timestamp, "timestamp"))
         offset = request.timestamp.utcoffset()
@@ -155,7 +156,7 @@ def _interaction_message(interaction: Interaction) -> pb.Interaction:
         interaction_id=interaction.interaction_id,
         user_id=interaction.user_id,
         decision_token=interaction.decision_token,
-        reactions=[_number(REACTIONS, "reaction", name) for name in interaction.reactions],
+        reactions=[number(REACTIONS, "reaction", name) for name in interaction.reactions],
         completion_rate=_float(interaction.completion_rate),
         mood_change=_float(interaction.mood_change),
         occurred_at=None
