@@ -1,7 +1,6 @@
 """The asyncio client, with the methods of the blocking one."""
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -14,12 +13,17 @@ from recparams_client import conversion, fallback
 from recparams_client.account import ABSENT, READY_PAUSE, WHY_SECONDS, Account, ClientStats
 from recparams_client.channel import (
     DECISION_TIMEOUT,
+    OPTIONS,
     READY_TIMEOUT,
     WRITE_TIMEOUT,
+    Options,
     connect,
     decision_stub,
     key_metadata,
+    target,
 )
+from recparams_client.loops import LoopConnection
+from recparams_client.tracing import traced
 from recparams_client.types import (
     DecisionRequest,
     Interaction,
@@ -32,6 +36,9 @@ from recparams_client.types import (
 class AsyncRecParamsClient:
     """A client that asks for decisions and reports reactions, within one event loop.
 
+    It connects at its first call, so a module may make it where no loop runs yet. Other loops than
+    that of its first call are told by RuntimeError, until that one is closed.
+
     Args:
         address: host:port, any gRPC target (as in "dns:///recparams:50051"), or a sequence of
             ip:port; calls go round all of them.
@@ -39,6 +46,9 @@ class AsyncRecParamsClient:
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
         api_key: the caller's secret, where the server asks who calls; send it over TLS only.
+        options: of gRPC's channel, which go before the library's own, as in
+            ``[("grpc.http_proxy", "http://proxy:3128")]``.
+        interceptors: of gRPC's channel (grpc.aio.UnaryUnaryClientInterceptor), the first outermost.
     """
 
     def __init__(
@@ -49,22 +59,19 @@ class AsyncRecParamsClient:
         write_timeout: float = WRITE_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
+        options: Options = (),
+        interceptors: Sequence[Any] = (),
     ) -> None:
-        self._channel = connect(grpc.aio, address, credentials)
-        self._own_stub = decision_stub(self._channel)
+        target(address)
+        self._connection = LoopConnection(
+            lambda: connect(grpc.aio, address, credentials, OPTIONS, options, interceptors),
+            decision_stub,
+        )
         self._account = Account(address)
         self._probing: asyncio.Task[None] | None = None
-        self._process = os.getpid()
         self._decision_timeout = decision_timeout
         self._write_timeout = write_timeout
         self._metadata = key_metadata(api_key)
-
-    @property
-    def _stub(self) -> Any:
-        """The stub. Raises RuntimeError in the child of a fork, where its event loop is not."""
-        if self._process != os.getpid():
-            raise RuntimeError("this client was made before os.fork(): make it in the child")
-        return self._own_stub
 
     @property
     def stats(self) -> ClientStats:
@@ -84,7 +91,7 @@ class AsyncRecParamsClient:
         while True:
             left = deadline - time.monotonic()
             try:
-                await self._stub.Check(b"", timeout=max(left, 0.0))
+                await self._connection.stub.Check(b"", timeout=max(left, 0.0))
             except grpc.aio.AioRpcError as raised:
                 if raised.code() not in ABSENT:
                     return
@@ -112,10 +119,10 @@ class AsyncRecParamsClient:
         """
         message = conversion.request_message(request)
         try:
-            response = await self._stub.GetRecommendationParams(
+            response = await self._connection.stub.GetRecommendationParams(
                 message,
                 timeout=self._decision_timeout if timeout is None else timeout,
-                metadata=self._metadata,
+                metadata=traced(self._metadata),
             )
         except grpc.RpcError as raised:
             return self._rules([message], raised)[0]
@@ -128,10 +135,10 @@ class AsyncRecParamsClient:
         """Returns decisions for up to 256 people, in order. Otherwise as the single call."""
         message = conversion.batch_message(requests)
         try:
-            response = await self._stub.BatchGetRecommendationParams(
+            response = await self._connection.stub.BatchGetRecommendationParams(
                 message,
                 timeout=self._decision_timeout if timeout is None else timeout,
-                metadata=self._metadata,
+                metadata=traced(self._metadata),
             )
         except grpc.RpcError as raised:
             return self._rules(message.requests, raised)
@@ -155,7 +162,7 @@ class AsyncRecParamsClient:
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.record_message(interactions)
-        response = await self._write(self._stub.RecordInteractions, message, timeout)
+        response = await self._write(self._connection.stub.RecordInteractions, message, timeout)
         return conversion.record_result(response)
 
     async def put_personality_profiles(
@@ -167,7 +174,7 @@ class AsyncRecParamsClient:
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.profiles_message(profiles)
-        response = await self._write(self._stub.PutPersonalityProfiles, message, timeout)
+        response = await self._write(self._connection.stub.PutPersonalityProfiles, message, timeout)
         return int(response.stored)
 
     def _rules(self, requests: Sequence[Any], raised: Any) -> list[Recommendation]:
@@ -187,7 +194,7 @@ class AsyncRecParamsClient:
     async def _probe(self) -> Any:
         """Returns the error of a call that finds out if a server is there; None if one is."""
         try:
-            await self._stub.Check(b"", timeout=WHY_SECONDS)
+            await self._connection.stub.Check(b"", timeout=WHY_SECONDS)
         except grpc.aio.AioRpcError as raised:
             return raised
         return None
@@ -197,7 +204,7 @@ class AsyncRecParamsClient:
             response = await method(
                 message,
                 timeout=self._write_timeout if timeout is None else timeout,
-                metadata=self._metadata,
+                metadata=traced(self._metadata),
             )
         except grpc.RpcError as raised:
             failed: Any = raised
@@ -211,7 +218,7 @@ class AsyncRecParamsClient:
         """Closes the connections."""
         if self._probing is not None:
             self._probing.cancel()
-        await self._channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self

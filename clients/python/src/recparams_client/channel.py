@@ -65,6 +65,9 @@ LONG_LIVED = (
 """Options of the channel of a stream."""
 
 
+Options = Sequence[tuple[str, Any]]
+
+
 def tls_credentials(
     ca: str | Path, cert: str | Path | None = None, key: str | Path | None = None
 ) -> grpc.ChannelCredentials:
@@ -88,7 +91,9 @@ def connect(
     kind: Any,
     address: str | Sequence[str],
     credentials: grpc.ChannelCredentials | None,
-    options: Sequence[tuple[str, Any]] = OPTIONS,
+    defaults: Options = OPTIONS,
+    options: Options = (),
+    interceptors: Sequence[Any] = (),
 ) -> Any:
     """Returns a channel.
 
@@ -96,15 +101,24 @@ def connect(
         kind: `grpc` or `grpc.aio`.
         address: as for `target`.
         credentials: for TLS; None is plain text.
-        options: of the channel.
+        defaults: options of the channel.
+        options: more of them, which go before these.
+        interceptors: of the channel, the first one outermost.
 
     Raises:
-        ValueError: there is no address.
+        ValueError: there is no address, or it is a URL.
     """
     where = target(address)
+    more: dict[str, Any] = {"options": tuple({**dict(defaults), **dict(options)}.items())}
+    if kind is not grpc:
+        more["interceptors"] = interceptors
     if credentials is None:
-        return kind.insecure_channel(where, options=options)
-    return kind.secure_channel(where, credentials, options=options)
+        channel = kind.insecure_channel(where, **more)
+    else:
+        channel = kind.secure_channel(where, credentials, **more)
+    if kind is grpc and interceptors:
+        return grpc.intercept_channel(channel, *interceptors)
+    return channel
 
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...] | None:

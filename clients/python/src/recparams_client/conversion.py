@@ -17,12 +17,14 @@ from recparams_client.types import (
     Recommendation,
     RecommendationParams,
     RecordResult,
+    check_profile,
+    check_user_id,
 )
 
 _PARAM_NAMES = tuple(field.name for field in fields(RecommendationParams))
 
 
-def enum_names(enum: Any, prefix: str) -> dict[int, str]:
+def enum_names(enum: Any, prefix: str) -> dict[int, Any]:
     """Returns number -> name in lower case; the unspecified value has an empty name."""
     names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
     return {**names, 0: ""}
@@ -58,7 +60,8 @@ def _stamp(moment: datetime, what: str) -> Timestamp:
 
 
 def profile_message(profile: PersonalityProfile) -> types.PersonalityProfile:
-    """Returns scores as a message; the server checks their range."""
+    """Returns scores as a message; the server checks their range. Raises as `check_profile`."""
+    check_profile(profile)
     return types.PersonalityProfile(**vars(profile))
 
 
@@ -127,9 +130,12 @@ def check_interaction(interaction: Interaction) -> None:
     """
     if not isinstance(interaction, Interaction):
         raise TypeError(f"an Interaction is needed, not {type(interaction).__name__}")
-    for name, kind in (("interaction_id", str), ("user_id", str), ("decision_token", bytes)):
+    check_user_id(interaction.user_id)
+    for name, kind in (("interaction_id", str), ("decision_token", bytes)):
         _check_type(name, getattr(interaction, name), kind)
-    # A str, which is a sequence of str too, is none of these.
+    if isinstance(interaction.reactions, str):
+        one = interaction.reactions
+        raise TypeError(f"reactions must be a tuple of names, not a str: ({one!r},)")
     _check_type("reactions", interaction.reactions, (tuple, list, Set))
     for reaction in interaction.reactions:
         _check_type("a reaction", reaction, str)
@@ -178,7 +184,9 @@ def record_result(response: pb.RecordInteractionsResponse) -> RecordResult:
 def profiles_message(
     profiles: Mapping[str, PersonalityProfile],
 ) -> pb.PutPersonalityProfilesRequest:
-    """Returns profiles by user id as one message."""
+    """Returns profiles by user id as one message. Raises TypeError on another type."""
+    for user_id in profiles:
+        check_user_id(user_id)
     return pb.PutPersonalityProfilesRequest(
         profiles=[
             pb.UserPersonalityProfile(user_id=user_id, personality=profile_message(profile))

@@ -17,7 +17,12 @@ from recparams_client.conversion import (
     TIMES_OF_DAY,
 )
 from recparams_client.errors import from_rpc_error
-from recparams_client.types import PersonalityProfile, Recommendation, RecommendationParams
+from recparams_client.types import (
+    PersonalityProfile,
+    Recommendation,
+    RecommendationParams,
+    TimeOfDay,
+)
 
 NEUTRAL_SCORE = 50.0
 TRAITS = tuple(field.name for field in fields(PersonalityProfile))
@@ -104,10 +109,11 @@ def _level(
     return int(score >= rule["middle"]) + int(score >= rule["top"])
 
 
-def time_of_day(request: pb.GetRecommendationParamsRequest) -> str:
+def time_of_day(request: pb.GetRecommendationParamsRequest) -> TimeOfDay:
     """Returns the time of day of a request, given or by its timestamp."""
     if request.time_of_day:
-        return TIMES_OF_DAY[request.time_of_day]
+        given: TimeOfDay = TIMES_OF_DAY[request.time_of_day]
+        return given
     hour = (request.timestamp.seconds + request.utc_offset_minutes * 60) % 86400 // 3600
     if 5 <= hour < 12:
         return "morning"

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 
@@ -10,14 +11,20 @@ from recparams.v1 import policy_pb2_grpc
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import conversion, fallback
 from recparams_client.account import Account, ClientStats
-from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, connect, key_metadata
+from recparams_client.channel import (
+    DECISION_TIMEOUT,
+    LONG_LIVED,
+    Options,
+    connect,
+    key_metadata,
+)
 from recparams_client.closing import Closing
 from recparams_client.deciding import Decider, LocalDecision
 from recparams_client.errors import RecParamsError, Violation
 from recparams_client.forks import Connection, require_grpc, restart_after_fork
 from recparams_client.snapshot import Snapshot
 from recparams_client.sync import RecParamsClient
-from recparams_client.types import DecisionRequest, Recommendation
+from recparams_client.types import DecisionRequest, Recommendation, TimeOfDay
 from recparams_client.watching import Watcher
 
 LONGEST_USER_ID = 128
@@ -38,7 +45,7 @@ class LocalPolicy(Closing):
     follows the server by a thread and a connection of its own from its first use on.
 
     Args:
-        address, credentials, api_key: as for `RecParamsClient`.
+        address, credentials, api_key, options, interceptors: as for `RecParamsClient`.
         max_age: seconds without a word from the server after which its policy is not used any more.
         decision_timeout: seconds until the rules answer, if the server has to be asked.
     """
@@ -51,12 +58,19 @@ class LocalPolicy(Closing):
         api_key: str | None = None,
         max_age: float = MAX_AGE,
         decision_timeout: float = DECISION_TIMEOUT,
+        options: Options = (),
+        interceptors: Sequence[Any] = (),
     ) -> None:
         self._client = RecParamsClient(
-            address, decision_timeout=decision_timeout, credentials=credentials, api_key=api_key
+            address,
+            decision_timeout=decision_timeout,
+            credentials=credentials,
+            api_key=api_key,
+            options=options,
+            interceptors=interceptors,
         )
         self._connection = Connection(
-            lambda: connect(grpc, address, credentials, LONG_LIVED),
+            lambda: connect(grpc, address, credentials, LONG_LIVED, options, interceptors),
             policy_pb2_grpc.PolicyServiceStub,
             is_stream=True,
         )
@@ -180,7 +194,7 @@ def _is_name(user_id: str) -> bool:
     return 0 < len(user_id) <= LONGEST_USER_ID and "\0" not in user_id
 
 
-def _checked_time(decider: Decider, request: DecisionRequest) -> str:
+def _checked_time(decider: Decider, request: DecisionRequest) -> TimeOfDay:
     message = conversion.request_message(request)
     if any(_time_violations(message)):
         raise _refused(decider, request)

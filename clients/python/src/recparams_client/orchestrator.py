@@ -27,7 +27,14 @@ from recparams_client.conversion import enum_names
 from recparams_client.errors import from_rpc_error
 from recparams_client.forks import Connection, require_grpc
 from recparams_client.sync import RecParamsClient
-from recparams_client.types import DecisionRequest, PersonalityProfile, Recommendation
+from recparams_client.types import (
+    ContentType,
+    DecisionRequest,
+    Mood,
+    PersonalityProfile,
+    Recommendation,
+    TimeOfDay,
+)
 
 STATISTICS_TIMEOUT = 10.0
 PATIENCE = 60.0
@@ -117,9 +124,9 @@ class RLTrainingOrchestrator(Closing):
         self,
         user_id: str,
         personality_profile: Mapping[str, float] | None,
-        content_type: str,
-        mood: str,
-        time_of_day: str,
+        content_type: ContentType,
+        mood: Mood,
+        time_of_day: TimeOfDay,
     ) -> DecidedParams:
         """Returns parameters for one person, as `RecParamsClient.get_recommendation_params`.
 

@@ -11,8 +11,10 @@ from recparams_client import conversion, fallback
 from recparams_client.account import ABSENT, READY_PAUSE, WHY_SECONDS, Account, ClientStats
 from recparams_client.channel import (
     DECISION_TIMEOUT,
+    OPTIONS,
     READY_TIMEOUT,
     WRITE_TIMEOUT,
+    Options,
     connect,
     decision_stub,
     key_metadata,
@@ -20,6 +22,7 @@ from recparams_client.channel import (
 )
 from recparams_client.closing import Closing
 from recparams_client.forks import Connection
+from recparams_client.tracing import traced
 from recparams_client.types import (
     DecisionRequest,
     Interaction,
@@ -39,6 +42,9 @@ class RecParamsClient(Closing):
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
         api_key: the caller's secret, where the server asks who calls; send it over TLS only.
+        options: of gRPC's channel, which go before the library's own, as in
+            ``[("grpc.http_proxy", "http://proxy:3128")]``.
+        interceptors: of gRPC's channel (grpc.UnaryUnaryClientInterceptor), the first outermost.
 
     Attributes:
         write_timeout: as given.
@@ -52,9 +58,14 @@ class RecParamsClient(Closing):
         write_timeout: float = WRITE_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
+        options: Options = (),
+        interceptors: Sequence[Any] = (),
     ) -> None:
         target(address)
-        self._connection = Connection(lambda: connect(grpc, address, credentials), decision_stub)
+        self._connection = Connection(
+            lambda: connect(grpc, address, credentials, OPTIONS, options, interceptors),
+            decision_stub,
+        )
         self._account = Account(address)
         self._decision_timeout = decision_timeout
         self.write_timeout = write_timeout
@@ -106,7 +117,7 @@ class RecParamsClient(Closing):
                 response = stub.GetRecommendationParams(
                     message,
                     timeout=self._decision_timeout if timeout is None else timeout,
-                    metadata=self._metadata,
+                    metadata=traced(self._metadata),
                 )
         except grpc.RpcError as raised:
             return self._rules([message], raised)[0]
@@ -123,7 +134,7 @@ class RecParamsClient(Closing):
                 response = stub.BatchGetRecommendationParams(
                     message,
                     timeout=self._decision_timeout if timeout is None else timeout,
-                    metadata=self._metadata,
+                    metadata=traced(self._metadata),
                 )
         except grpc.RpcError as raised:
             return self._rules(message.requests, raised)
@@ -185,7 +196,7 @@ class RecParamsClient(Closing):
                 response = getattr(stub, method)(
                     message,
                     timeout=self.write_timeout if timeout is None else timeout,
-                    metadata=self._metadata,
+                    metadata=traced(self._metadata),
                 )
         except grpc.RpcError as raised:
             failed: Any = raised
