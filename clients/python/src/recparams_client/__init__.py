@@ -3,6 +3,15 @@
 from importlib.metadata import version
 
 from recparams_client.account import ClientStats
+from recparams_client.admin import AdminClient
+from recparams_client.admin_aio import AsyncAdminClient
+from recparams_client.admin_requests import (
+    EvaluateOptions,
+    RolloutOptions,
+    TriggerOptions,
+    run_outcome,
+    run_status,
+)
 from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.channel import tls_credentials
 from recparams_client.deciding import LocalDecision
@@ -31,12 +40,15 @@ from recparams_client.types import (
 )
 
 __all__ = [
+    "AdminClient",
+    "AsyncAdminClient",
     "AsyncRecParamsClient",
     "ClientStats",
     "ContentType",
     "DecisionRequest",
     "Diversity",
     "Energy",
+    "EvaluateOptions",
     "Interaction",
     "InteractionReporter",
     "LocalDecision",
@@ -52,12 +64,16 @@ __all__ = [
     "Recommendation",
     "RecommendationParams",
     "RecordResult",
+    "RolloutOptions",
     "Source",
     "TimeOfDay",
+    "TriggerOptions",
     "Violation",
     "__version__",
     "exit_on_sigterm",
     "get_rl_orchestrator",
+    "run_outcome",
+    "run_status",
     "tls_credentials",
 ]
 

@@ -1,6 +1,7 @@
 """The set-up of channels: balancing over replicas, retries, keepalive."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,23 @@ def tls_credentials(
         None if key is None else Path(key).read_bytes(),
         None if cert is None else Path(cert).read_bytes(),
     )
+
+
+def from_environment() -> dict[str, Any]:
+    """Returns address, credentials and admin key by the variables of the command line.
+
+    RECPARAMS_ADDRESS (127.0.0.1:50051 by default), RECPARAMS_ADMIN_KEY, and for TLS RECPARAMS_CA,
+    RECPARAMS_CERT and RECPARAMS_KEY.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = [os.environ.get(f"RECPARAMS_{name}") for name in ("CA", "CERT", "KEY")]
+    return {
+        "address": os.environ.get("RECPARAMS_ADDRESS", "127.0.0.1:50051"),
+        "credentials": tls_credentials(files[0], *files[1:]) if files[0] else None,
+        "admin_key": os.environ.get("RECPARAMS_ADMIN_KEY"),
+    }
 
 
 def connect(

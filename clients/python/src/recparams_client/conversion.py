@@ -51,7 +51,7 @@ def number(names: dict[int, str], what: str, name: str) -> Any:
     raise ValueError(f"{what} must be one of {allowed}, not {name!r}")
 
 
-def _stamp(moment: datetime, what: str) -> Timestamp:
+def stamp(moment: datetime, what: str) -> Timestamp:
     if moment.tzinfo is None:
         raise ValueError(f"{what} must be an aware datetime: give it a time zone")
     stamp = Timestamp()
@@ -77,7 +77,7 @@ def request_message(request: DecisionRequest) -> pb.GetRecommendationParamsReque
     if request.time_of_day is not None:
         message.time_of_day = number(TIMES_OF_DAY, "time_of_day", request.time_of_day)
     elif request.timestamp is not None:
-        message.timestamp.CopyFrom(_stamp(request.timestamp, "timestamp"))
+        message.timestamp.CopyFrom(stamp(request.timestamp, "timestamp"))
         offset = request.timestamp.utcoffset()
         assert offset is not None  # noqa: S101 - an aware datetime has one
         message.utc_offset_minutes = round(offset.total_seconds() / 60)
@@ -145,7 +145,7 @@ def check_interaction(interaction: Interaction) -> None:
             raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if interaction.occurred_at is not None:
         _check_type("occurred_at", interaction.occurred_at, datetime)
-        _stamp(interaction.occurred_at, "occurred_at")
+        stamp(interaction.occurred_at, "occurred_at")
 
 
 def _check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
@@ -167,7 +167,7 @@ def _interaction_message(interaction: Interaction) -> pb.Interaction:
         mood_change=_float(interaction.mood_change),
         occurred_at=None
         if interaction.occurred_at is None
-        else _stamp(interaction.occurred_at, "occurred_at"),
+        else stamp(interaction.occurred_at, "occurred_at"),
     )
 
 

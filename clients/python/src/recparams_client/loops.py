@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from recparams_client.forks import require_grpc
+
 
 class LoopConnection:
     """A channel and its stub, made in the event loop in which they are first used.
@@ -31,6 +33,7 @@ class LoopConnection:
 
         Raises:
             RuntimeError: another loop uses it, or did so before os.fork().
+            RecParamsError: as `require_grpc`.
         """
         loop = asyncio.get_running_loop()
         if self._process not in (None, os.getpid()):
@@ -41,6 +44,7 @@ class LoopConnection:
                     "this client is used by another event loop, which still runs: make one for "
                     "each loop, or use RecParamsClient"
                 )
+            require_grpc()
             self._loop, self._process = loop, os.getpid()
             self._channel = self._make_channel()
             self._stub = self._make_stub(self._channel)

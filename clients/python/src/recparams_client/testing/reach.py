@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from recparams_client.admin import AdminClient
 from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.local import LocalPolicy
 from recparams_client.sync import RecParamsClient
@@ -54,3 +55,7 @@ class RunningServer(Reachable):
     def __init__(self, address: str, admin_key: str) -> None:
         super().__init__(address)
         self.admin_key = admin_key
+
+    def admin(self, **options: Any) -> AdminClient:
+        """Returns a client that may administer; options as of `AdminClient`. Close it."""
+        return AdminClient(self.address, **{"admin_key": self.admin_key, **options})
