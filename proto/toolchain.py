@@ -1,8 +1,8 @@
 """The protoc that the client's stub is generated with.
 
-Code that a newer one generates refuses every protobuf that is older than itself, and so all programs
-that are held to one by something else. What this one generates works with protobuf 4.25 to 7
-(clients/python/tests/test_versions.py).
+Code that a newer one generates refuses every protobuf that is older than itself, and so all
+programs that are held to one by something else. What this one generates works with protobuf 4.25 to
+7 (clients/python/tests/test_versions.py).
 """
 
 import os

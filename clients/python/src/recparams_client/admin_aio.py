@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
@@ -24,12 +23,13 @@ from recparams_client.admin_requests import (
     TriggerOptions,
 )
 from recparams_client.channel import LONG_LIVED, Options, connect, from_environment, target
+from recparams_client.closing import AsyncClosing
 from recparams_client.errors import from_rpc_error
 from recparams_client.loops import LoopConnection
 from recparams_client.tracing import traced
 
 
-class AsyncAdminClient:
+class AsyncAdminClient(AsyncClosing):
     """Training, evaluation, versions and rollouts of a running service, within one event loop.
 
     Args:
@@ -149,14 +149,3 @@ class AsyncAdminClient:
     async def close(self) -> None:
         """Closes the connection."""
         await self._connection.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()

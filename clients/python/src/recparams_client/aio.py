@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -22,6 +21,7 @@ from recparams_client.channel import (
     key_metadata,
     target,
 )
+from recparams_client.closing import AsyncClosing
 from recparams_client.loops import LoopConnection
 from recparams_client.tracing import traced
 from recparams_client.types import (
@@ -33,7 +33,7 @@ from recparams_client.types import (
 )
 
 
-class AsyncRecParamsClient:
+class AsyncRecParamsClient(AsyncClosing):
     """A client that asks for decisions and reports reactions, within one event loop.
 
     It connects at its first call, so a module may make it where no loop runs yet. Other loops than
@@ -219,14 +219,3 @@ class AsyncRecParamsClient:
         if self._probing is not None:
             self._probing.cancel()
         await self._connection.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
