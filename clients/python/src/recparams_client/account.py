@@ -65,7 +65,9 @@ class Warner:
     def warn(self, text: str, *values: object) -> None:
         """Logs a warning of all events since the last one."""
         times, self._times = self._times, 0
-        logger.warning(text + " (%d since the last warning)", *values, times)
+        if times > 1:
+            text, values = text + " (%d times since the last warning)", (*values, times)
+        logger.warning(text, *values)
 
 
 class Account:
