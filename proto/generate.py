@@ -3,16 +3,16 @@
 `python proto/generate.py [TARGET]` writes into TARGET, by default clients/python/src.
 """
 
+import os
 import pprint
 import sys
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
-
-from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from toolchain import ToolchainError, run_protoc  # noqa: E402
 
 from rl.action import ACTIONS  # noqa: E402
 from rl.rules import HIGH_TRAIT, LOW_TRAIT, RULES  # noqa: E402
@@ -27,7 +27,6 @@ def generate_stub(target: Path) -> None:
         (folder / "py.typed").write_text("")
     sources = sorted(ROOT.glob("proto/recparams/v1/*.proto"))
     services = [source for source in sources if "\nservice " in source.read_text()]
-    include = [f"-I{ROOT / 'proto'}", f"-I{files('grpc_tools') / '_proto'}"]
     for outputs, inputs in (
         (["--python_out", "--mypy_out"], sources),
         (["--grpc_python_out", "--mypy_grpc_out"], services),
@@ -36,8 +35,7 @@ def generate_stub(target: Path) -> None:
             f"{output}=quiet:{target}" if "mypy" in output else f"{output}={target}"
             for output in outputs
         ]
-        if protoc.main(["protoc", *include, *options, *map(str, inputs)]) != 0:
-            raise SystemExit("protoc failed")
+        run_protoc(f"-I{ROOT / 'proto'}", *options, *map(str, inputs))
 
 
 def generate_rules(target: Path) -> None:
@@ -61,5 +59,9 @@ def generate_rules(target: Path) -> None:
 
 if __name__ == "__main__":
     destination = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "clients/python/src"
-    generate_stub(destination)
+    try:
+        generate_stub(destination)
+    except ToolchainError as failure:
+        print(failure, file=sys.stderr)
+        raise SystemExit(os.EX_TEMPFAIL) from None
     generate_rules(destination)

@@ -31,8 +31,8 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     return in_process(database_url, tmp_path, **SMALL)
 
 
-async def backend(address: str) -> str:
-    """What examples/backend.py prints; it must succeed."""
+async def backend(address: str) -> tuple[str, str]:
+    """What examples/backend.py prints, and what it warns of; it must succeed."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, ROOT / "examples/backend.py", address),
         env=dict(os.environ),
@@ -40,13 +40,14 @@ async def backend(address: str) -> str:
         stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await communicate(process)
-    assert (process.returncode, errors) == (0, b"")
-    return output.decode()
+    assert process.returncode == 0, errors
+    return output.decode(), errors.decode()
 
 
 @pytest.mark.usefixtures("client")
 async def test_the_backend_asks_searches_and_reports(app: App, db: asyncpg.Connection) -> None:
-    printed = await backend(f"127.0.0.1:{app.port}")
+    printed, warned = await backend(f"127.0.0.1:{app.port}")
+    assert not warned
     assert "ada: low, diverse, exploratory (rule_based): Harbour at Six, " in printed
     rows = await db.fetch(
         """
@@ -63,7 +64,8 @@ async def test_the_backend_asks_searches_and_reports(app: App, db: asyncpg.Conne
 
 
 async def test_without_a_server_the_backend_goes_on() -> None:
-    printed = await backend("127.0.0.1:1")
+    printed, warned = await backend("127.0.0.1:1")
+    assert warned.startswith("recparams at 127.0.0.1:1 does not answer") and "refused" in warned
     assert "ada: low, diverse, exploratory (rule_based): Harbour at Six, " in printed
     assert "recorded" not in printed
 

@@ -327,6 +327,7 @@ async def test_an_async_client_says_that_its_event_loop_is_another_processs(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AsyncRecParamsClient(running.address) as client:
+        await client.wait_for_ready()
         monkeypatch.setattr(os, "getpid", lambda: 0)
         with pytest.raises(RuntimeError, match=r"before os\.fork"):
             await client.get_recommendation_params(ADA)

@@ -1,11 +1,14 @@
 """The distribution: what it needs, what it holds, and that its generated code is fresh."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIENT = ROOT / "clients" / "python"
@@ -25,7 +28,7 @@ def test_the_wheel(tmp_path: Path) -> None:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         requires = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or []
-    assert {line.split(">")[0].strip() for line in requires} == {"grpcio", "protobuf"}
+    assert {re.split("[<>]", line)[0].strip() for line in requires} == {"grpcio", "protobuf"}
     assert {
         "recparams_client/py.typed",
         "recparams/v1/py.typed",
@@ -45,7 +48,10 @@ def test_it_imports_without_numpy_or_the_server() -> None:
 
 def test_generated_code_is_fresh(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "proto" / "generate.py", tmp_path]
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=240)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    if done.returncode == os.EX_TEMPFAIL:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
     generated = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     source = CLIENT / "src"
     stale = [

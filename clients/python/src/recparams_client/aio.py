@@ -1,22 +1,29 @@
 """The asyncio client, with the methods of the blocking one."""
 
-import os
+import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from recparams.v1 import recommendation_pb2_grpc
 from recparams_client import conversion, fallback
+from recparams_client.account import ABSENT, READY_PAUSE, WHY_SECONDS, Account, ClientStats
 from recparams_client.channel import (
     DECISION_TIMEOUT,
+    OPTIONS,
+    READY_TIMEOUT,
     WRITE_TIMEOUT,
+    Options,
     connect,
+    decision_stub,
     key_metadata,
+    target,
 )
-from recparams_client.errors import from_rpc_error
+from recparams_client.closing import AsyncClosing
+from recparams_client.loops import LoopConnection
+from recparams_client.tracing import traced
 from recparams_client.types import (
     DecisionRequest,
     Interaction,
@@ -26,8 +33,11 @@ from recparams_client.types import (
 )
 
 
-class AsyncRecParamsClient:
+class AsyncRecParamsClient(AsyncClosing):
     """A client that asks for decisions and reports reactions, within one event loop.
+
+    It connects at its first call, so a module may make it where no loop runs yet. Other loops than
+    that of its first call are told by RuntimeError, until that one is closed.
 
     Args:
         address: host:port, any gRPC target (as in "dns:///recparams:50051"), or a sequence of
@@ -36,6 +46,9 @@ class AsyncRecParamsClient:
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
         api_key: the caller's secret, where the server asks who calls; send it over TLS only.
+        options: of gRPC's channel, which go before the library's own, as in
+            ``[("grpc.http_proxy", "http://proxy:3128")]``.
+        interceptors: of gRPC's channel (grpc.aio.UnaryUnaryClientInterceptor), the first outermost.
     """
 
     def __init__(
@@ -46,20 +59,48 @@ class AsyncRecParamsClient:
         write_timeout: float = WRITE_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
+        options: Options = (),
+        interceptors: Sequence[Any] = (),
     ) -> None:
-        self._channel = connect(grpc.aio, address, credentials)
-        self._own_stub = recommendation_pb2_grpc.RecommendationServiceStub(self._channel)
-        self._process = os.getpid()
+        target(address)
+        self._connection = LoopConnection(
+            lambda: connect(grpc.aio, address, credentials, OPTIONS, options, interceptors),
+            decision_stub,
+        )
+        self._account = Account(address)
+        self._probing: asyncio.Task[None] | None = None
         self._decision_timeout = decision_timeout
         self._write_timeout = write_timeout
         self._metadata = key_metadata(api_key)
 
     @property
-    def _stub(self) -> Any:
-        """The stub. Raises RuntimeError in the child of a fork, where its event loop is not."""
-        if self._process != os.getpid():
-            raise RuntimeError("this client was made before os.fork(): make it in the child")
-        return self._own_stub
+    def stats(self) -> ClientStats:
+        """The numbers of calls so far, and of decisions that this library's rules made."""
+        return self._account.stats
+
+    async def wait_for_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Returns once a server answers, so that the first decision need not connect.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            RecParamsError: none did in time; the message has what gRPC says is wrong.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                await self._connection.stub.Check(b"", timeout=max(left, 0.0))
+            except grpc.aio.AioRpcError as raised:
+                if raised.code() not in ABSENT:
+                    return
+                if left <= 0.0 or raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise self._account.not_ready(timeout, raised) from None
+                self._account.detail(raised)
+            else:
+                return
+            await asyncio.sleep(min(READY_PAUSE, left))
 
     async def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None
@@ -78,13 +119,14 @@ class AsyncRecParamsClient:
         """
         message = conversion.request_message(request)
         try:
-            response = await self._stub.GetRecommendationParams(
+            response = await self._connection.stub.GetRecommendationParams(
                 message,
                 timeout=self._decision_timeout if timeout is None else timeout,
-                metadata=self._metadata,
+                metadata=traced(self._metadata),
             )
         except grpc.RpcError as raised:
-            return fallback.recommend(message, fallback.reason_or_raise(raised))
+            return self._rules([message], raised)[0]
+        self._account.answered("decisions")
         return conversion.recommendation(response)
 
     async def batch_get_recommendation_params(
@@ -93,14 +135,14 @@ class AsyncRecParamsClient:
         """Returns decisions for up to 256 people, in order. Otherwise as the single call."""
         message = conversion.batch_message(requests)
         try:
-            response = await self._stub.BatchGetRecommendationParams(
+            response = await self._connection.stub.BatchGetRecommendationParams(
                 message,
                 timeout=self._decision_timeout if timeout is None else timeout,
-                metadata=self._metadata,
+                metadata=traced(self._metadata),
             )
         except grpc.RpcError as raised:
-            reason = fallback.reason_or_raise(raised)
-            return [fallback.recommend(request, reason) for request in message.requests]
+            return self._rules(message.requests, raised)
+        self._account.answered("decisions", len(response.responses))
         return [conversion.recommendation(one) for one in response.responses]
 
     async def record_interactions(
@@ -120,7 +162,7 @@ class AsyncRecParamsClient:
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.record_message(interactions)
-        response = await self._write(self._stub.RecordInteractions, message, timeout)
+        response = await self._write(self._connection.stub.RecordInteractions, message, timeout)
         return conversion.record_result(response)
 
     async def put_personality_profiles(
@@ -132,30 +174,48 @@ class AsyncRecParamsClient:
             RecParamsError: refused, or not stored within the timeout.
         """
         message = conversion.profiles_message(profiles)
-        response = await self._write(self._stub.PutPersonalityProfiles, message, timeout)
+        response = await self._write(self._connection.stub.PutPersonalityProfiles, message, timeout)
         return int(response.stored)
+
+    def _rules(self, requests: Sequence[Any], raised: Any) -> list[Recommendation]:
+        """Returns the rules' answers to a call without one, and warns of it now and then."""
+        reason, detail = fallback.reason_or_raise(raised), self._account.detail(raised)
+        if self._account.fell_back(reason, len(requests)):
+            if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                # It warns when the reason is known, which no decision waits for.
+                self._probing = asyncio.create_task(self._warn_late())
+            else:
+                self._account.warn(detail)
+        return [fallback.recommend(request, reason, detail) for request in requests]
+
+    async def _warn_late(self) -> None:
+        self._account.warn_late(await self._probe())
+
+    async def _probe(self) -> Any:
+        """Returns the error of a call that finds out if a server is there; None if one is."""
+        try:
+            await self._connection.stub.Check(b"", timeout=WHY_SECONDS)
+        except grpc.aio.AioRpcError as raised:
+            return raised
+        return None
 
     async def _write(self, method: Any, message: Any, timeout: float | None) -> Any:
         try:
-            return await method(
+            response = await method(
                 message,
                 timeout=self._write_timeout if timeout is None else timeout,
-                metadata=self._metadata,
+                metadata=traced(self._metadata),
             )
         except grpc.RpcError as raised:
-            raise from_rpc_error(raised) from None
+            failed: Any = raised
+            was_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            why = self._account.why(await self._probe()) if was_late else ""
+            raise self._account.failed_write(failed, why) from None
+        self._account.answered("writes")
+        return response
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+        if self._probing is not None:
+            self._probing.cancel()
+        await self._connection.close()

@@ -1,19 +1,26 @@
 """The set-up of channels: balancing over replicas, retries, keepalive."""
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from recparams.v1 import recommendation_pb2_grpc
+
 API_KEY_HEADER = "x-api-key"
 ADMIN_KEY_HEADER = "x-admin-key"
 DECISION_TIMEOUT = 0.05
 WRITE_TIMEOUT = 5.0
+READY_TIMEOUT = 10.0
 SERVICE = "recparams.v1.RecommendationService"
 _DECISIONS = ("GetRecommendationParams", "BatchGetRecommendationParams")
 _WRITES = ("RecordInteractions", "PutPersonalityProfiles")
+_RESOLVED = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+"""Schemes that gRPC itself resolves."""
 
 
 def _method_config(methods: Sequence[str], initial: str, largest: str) -> dict[str, object]:
@@ -59,6 +66,9 @@ LONG_LIVED = (
 """Options of the channel of a stream."""
 
 
+Options = Sequence[tuple[str, Any]]
+
+
 def tls_credentials(
     ca: str | Path, cert: str | Path | None = None, key: str | Path | None = None
 ) -> grpc.ChannelCredentials:
@@ -78,11 +88,30 @@ def tls_credentials(
     )
 
 
+def from_environment() -> dict[str, Any]:
+    """Returns address, credentials and admin key by the variables of the command line.
+
+    RECPARAMS_ADDRESS (127.0.0.1:50051 by default), RECPARAMS_ADMIN_KEY, and for TLS RECPARAMS_CA,
+    RECPARAMS_CERT and RECPARAMS_KEY.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = [os.environ.get(f"RECPARAMS_{name}") for name in ("CA", "CERT", "KEY")]
+    return {
+        "address": os.environ.get("RECPARAMS_ADDRESS", "127.0.0.1:50051"),
+        "credentials": tls_credentials(files[0], *files[1:]) if files[0] else None,
+        "admin_key": os.environ.get("RECPARAMS_ADMIN_KEY"),
+    }
+
+
 def connect(
     kind: Any,
     address: str | Sequence[str],
     credentials: grpc.ChannelCredentials | None,
-    options: Sequence[tuple[str, Any]] = OPTIONS,
+    defaults: Options = OPTIONS,
+    options: Options = (),
+    interceptors: Sequence[Any] = (),
 ) -> Any:
     """Returns a channel.
 
@@ -90,15 +119,24 @@ def connect(
         kind: `grpc` or `grpc.aio`.
         address: as for `target`.
         credentials: for TLS; None is plain text.
-        options: of the channel.
+        defaults: options of the channel.
+        options: more of them, which go before these.
+        interceptors: of the channel, the first one outermost.
 
     Raises:
-        ValueError: there is no address.
+        ValueError: there is no address, or it is a URL.
     """
     where = target(address)
+    more: dict[str, Any] = {"options": tuple({**dict(defaults), **dict(options)}.items())}
+    if kind is not grpc:
+        more["interceptors"] = interceptors
     if credentials is None:
-        return kind.insecure_channel(where, options=options)
-    return kind.secure_channel(where, credentials, options=options)
+        channel = kind.insecure_channel(where, **more)
+    else:
+        channel = kind.secure_channel(where, credentials, **more)
+    if kind is grpc and interceptors:
+        return grpc.intercept_channel(channel, *interceptors)
+    return channel
 
 
 def key_metadata(api_key: str | None) -> tuple[tuple[str, str], ...] | None:
@@ -110,10 +148,26 @@ def target(address: str | Sequence[str]) -> str:
     """Returns the gRPC target of host:port, of a gRPC target itself, or of several ip:port.
 
     Raises:
-        ValueError: there is no address.
+        ValueError: there is no address, or it is a URL.
     """
-    if isinstance(address, str):
-        return address
     if not address:
-        raise ValueError("at least one address is needed")
-    return address[0] if len(address) == 1 else "ipv4:" + ",".join(address)
+        raise ValueError("an address is needed, as in '127.0.0.1:50051'")
+    addresses = [address] if isinstance(address, str) else address
+    for one in addresses:
+        scheme = re.match(r"([a-z][a-z0-9+.-]*)://", one, re.IGNORECASE)
+        if scheme and scheme[1].lower() not in _RESOLVED:
+            raise ValueError(
+                f"{one!r} is a URL: give host:port alone, and credentials=tls_credentials(...) "
+                "where the server has TLS"
+            )
+    return addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)
+
+
+def decision_stub(channel: Any) -> Any:
+    """Returns the stub of decisions and records, and of a call that asks if anybody is there.
+
+    `Check` takes and returns bytes. It is not retried, so it fails with what is wrong right now.
+    """
+    stub: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+    stub.Check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    return stub

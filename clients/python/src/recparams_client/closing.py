@@ -1,4 +1,4 @@
-"""A base class of what a with statement closes."""
+"""Base classes of what a with statement closes."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -22,3 +22,22 @@ class Closing(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class AsyncClosing(ABC):
+    """An asynchronous context manager that closes itself."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Releases all resources."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -17,12 +17,14 @@ from recparams_client.types import (
     Recommendation,
     RecommendationParams,
     RecordResult,
+    check_profile,
+    check_user_id,
 )
 
 _PARAM_NAMES = tuple(field.name for field in fields(RecommendationParams))
 
 
-def enum_names(enum: Any, prefix: str) -> dict[int, str]:
+def enum_names(enum: Any, prefix: str) -> dict[int, Any]:
     """Returns number -> name in lower case; the unspecified value has an empty name."""
     names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
     return {**names, 0: ""}
@@ -40,15 +42,16 @@ SOURCES = enum_names(pb.DecisionSource, "DECISION_SOURCE_")
 REASONS = enum_names(pb.FallbackReason, "FALLBACK_REASON_")
 
 
-def _number(names: dict[int, str], what: str, name: str) -> Any:
-    for number, known in names.items():
-        if known == name and number:
-            return number
+def number(names: dict[int, str], what: str, name: str) -> Any:
+    """Returns the number of a name. Raises ValueError if it has none."""
+    for found, known in names.items():
+        if known == name and found:
+            return found
     allowed = ", ".join(known for known in names.values() if known)
     raise ValueError(f"{what} must be one of {allowed}, not {name!r}")
 
 
-def _stamp(moment: datetime, what: str) -> Timestamp:
+def stamp(moment: datetime, what: str) -> Timestamp:
     if moment.tzinfo is None:
         raise ValueError(f"{what} must be an aware datetime: give it a time zone")
     stamp = Timestamp()
@@ -57,7 +60,8 @@ def _stamp(moment: datetime, what: str) -> Timestamp:
 
 
 def profile_message(profile: PersonalityProfile) -> types.PersonalityProfile:
-    """Returns scores as a message; the server checks their range."""
+    """Returns scores as a message; the server checks their range. Raises as `check_profile`."""
+    check_profile(profile)
     return types.PersonalityProfile(**vars(profile))
 
 
@@ -65,15 +69,15 @@ def request_message(request: DecisionRequest) -> pb.GetRecommendationParamsReque
     """Returns a request as a message. Raises ValueError on an unknown name or a missing time."""
     message = pb.GetRecommendationParamsRequest(
         user_id=request.user_id,
-        content_type=_number(CONTENT_TYPES, "content_type", request.content_type),
-        mood=_number(MOODS, "mood", request.mood),
+        content_type=number(CONTENT_TYPES, "content_type", request.content_type),
+        mood=number(MOODS, "mood", request.mood),
     )
     if request.personality is not None:
         message.personality.CopyFrom(profile_message(request.personality))
     if request.time_of_day is not None:
-        message.time_of_day = _number(TIMES_OF_DAY, "time_of_day", request.time_of_day)
+        message.time_of_day = number(TIMES_OF_DAY, "time_of_day", request.time_of_day)
     elif request.timestamp is not None:
-        message.timestamp.CopyFrom(_stamp(request.timestamp, "timestamp"))
+        message.timestamp.CopyFrom(stamp(request.timestamp, "timestamp"))
         offset = request.timestamp.utcoffset()
         assert offset is not None  # noqa: S101 - an aware datetime has one
         message.utc_offset_minutes = round(offset.total_seconds() / 60)
@@ -126,9 +130,12 @@ def check_interaction(interaction: Interaction) -> None:
     """
     if not isinstance(interaction, Interaction):
         raise TypeError(f"an Interaction is needed, not {type(interaction).__name__}")
-    for name, kind in (("interaction_id", str), ("user_id", str), ("decision_token", bytes)):
+    check_user_id(interaction.user_id)
+    for name, kind in (("interaction_id", str), ("decision_token", bytes)):
         _check_type(name, getattr(interaction, name), kind)
-    # A str, which is a sequence of str too, is none of these.
+    if isinstance(interaction.reactions, str):
+        one = interaction.reactions
+        raise TypeError(f"reactions must be a tuple of names, not a str: ({one!r},)")
     _check_type("reactions", interaction.reactions, (tuple, list, Set))
     for reaction in interaction.reactions:
         _check_type("a reaction", reaction, str)
@@ -138,7 +145,7 @@ def check_interaction(interaction: Interaction) -> None:
             raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if interaction.occurred_at is not None:
         _check_type("occurred_at", interaction.occurred_at, datetime)
-        _stamp(interaction.occurred_at, "occurred_at")
+        stamp(interaction.occurred_at, "occurred_at")
 
 
 def _check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
@@ -155,12 +162,12 @@ def _interaction_message(interaction: Interaction) -> pb.Interaction:
         interaction_id=interaction.interaction_id,
         user_id=interaction.user_id,
         decision_token=interaction.decision_token,
-        reactions=[_number(REACTIONS, "reaction", name) for name in interaction.reactions],
+        reactions=[number(REACTIONS, "reaction", name) for name in interaction.reactions],
         completion_rate=_float(interaction.completion_rate),
         mood_change=_float(interaction.mood_change),
         occurred_at=None
         if interaction.occurred_at is None
-        else _stamp(interaction.occurred_at, "occurred_at"),
+        else stamp(interaction.occurred_at, "occurred_at"),
     )
 
 
@@ -177,7 +184,9 @@ def record_result(response: pb.RecordInteractionsResponse) -> RecordResult:
 def profiles_message(
     profiles: Mapping[str, PersonalityProfile],
 ) -> pb.PutPersonalityProfilesRequest:
-    """Returns profiles by user id as one message."""
+    """Returns profiles by user id as one message. Raises TypeError on another type."""
+    for user_id in profiles:
+        check_user_id(user_id)
     return pb.PutPersonalityProfilesRequest(
         profiles=[
             pb.UserPersonalityProfile(user_id=user_id, personality=profile_message(profile))

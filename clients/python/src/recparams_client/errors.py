@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _messages() -> dict[str, Any]:
     }
 
 
-_MESSAGES = _messages()
+MESSAGES = _messages()
 
 
 def from_rpc_error(raised: Any) -> RecParamsError:
@@ -111,11 +111,11 @@ def from_rpc_error(raised: Any) -> RecParamsError:
     for key, value in raised.trailing_metadata() or ():
         # What a proxy garbled must not hide the error itself.
         with suppress(DecodeError):
-            if key == _DETAILS_KEY:
-                for detail in _MESSAGES["Status"].FromString(value).details:
+            if key == DETAILS_KEY:
+                for detail in MESSAGES["Status"].FromString(value).details:
                     name = detail.type_url.rpartition("/google.rpc.")[2]
-                    if name in _MESSAGES:
-                        details[name] = _MESSAGES[name].FromString(detail.value)
+                    if name in MESSAGES:
+                        details[name] = MESSAGES[name].FromString(detail.value)
     bad, info, retry = (details.get(name) for name in ("BadRequest", "ErrorInfo", "RetryInfo"))
     delays = retry.retry_delay if retry else ()
     return RecParamsError(

@@ -17,7 +17,12 @@ from recparams_client.conversion import (
     TIMES_OF_DAY,
 )
 from recparams_client.errors import from_rpc_error
-from recparams_client.types import PersonalityProfile, Recommendation, RecommendationParams
+from recparams_client.types import (
+    PersonalityProfile,
+    Recommendation,
+    RecommendationParams,
+    TimeOfDay,
+)
 
 NEUTRAL_SCORE = 50.0
 TRAITS = tuple(field.name for field in fields(PersonalityProfile))
@@ -41,8 +46,10 @@ def reason_or_raise(raised: Any) -> str:
     return reason
 
 
-def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recommendation:
-    """Returns the rules' answer to a request, marked as a fallback."""
+def recommend(
+    request: pb.GetRecommendationParamsRequest, reason: str, detail: str = ""
+) -> Recommendation:
+    """Returns the rules' answer to a request, marked as a fallback for a reason."""
     given = request.personality if request.HasField("personality") else None
     scores = {name: getattr(given, name) for name in TRAITS} if given else {}
     action = rules_action(
@@ -55,6 +62,7 @@ def recommend(request: pb.GetRecommendationParamsRequest, reason: str) -> Recomm
         propensity=1.0,
         source="rule_based",
         fallback_reason=reason,
+        fallback_detail=detail,
     )
 
 
@@ -101,10 +109,11 @@ def _level(
     return int(score >= rule["middle"]) + int(score >= rule["top"])
 
 
-def time_of_day(request: pb.GetRecommendationParamsRequest) -> str:
+def time_of_day(request: pb.GetRecommendationParamsRequest) -> TimeOfDay:
     """Returns the time of day of a request, given or by its timestamp."""
     if request.time_of_day:
-        return TIMES_OF_DAY[request.time_of_day]
+        given: TimeOfDay = TIMES_OF_DAY[request.time_of_day]
+        return given
     hour = (request.timestamp.seconds + request.utc_offset_minutes * 60) % 86400 // 3600
     if 5 <= hour < 12:
         return "morning"

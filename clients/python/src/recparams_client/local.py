@@ -3,20 +3,28 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 
 from recparams.v1 import policy_pb2_grpc
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import conversion, fallback
-from recparams_client.channel import DECISION_TIMEOUT, LONG_LIVED, connect, key_metadata
+from recparams_client.account import Account, ClientStats
+from recparams_client.channel import (
+    DECISION_TIMEOUT,
+    LONG_LIVED,
+    Options,
+    connect,
+    key_metadata,
+)
 from recparams_client.closing import Closing
 from recparams_client.deciding import Decider, LocalDecision
 from recparams_client.errors import RecParamsError, Violation
 from recparams_client.forks import Connection, require_grpc, restart_after_fork
 from recparams_client.snapshot import Snapshot
 from recparams_client.sync import RecParamsClient
-from recparams_client.types import DecisionRequest, Recommendation
+from recparams_client.types import DecisionRequest, Recommendation, TimeOfDay
 from recparams_client.watching import Watcher
 
 LONGEST_USER_ID = 128
@@ -37,7 +45,7 @@ class LocalPolicy(Closing):
     follows the server by a thread and a connection of its own from its first use on.
 
     Args:
-        address, credentials, api_key: as for `RecParamsClient`.
+        address, credentials, api_key, options, interceptors: as for `RecParamsClient`.
         max_age: seconds without a word from the server after which its policy is not used any more.
         decision_timeout: seconds until the rules answer, if the server has to be asked.
     """
@@ -50,15 +58,23 @@ class LocalPolicy(Closing):
         api_key: str | None = None,
         max_age: float = MAX_AGE,
         decision_timeout: float = DECISION_TIMEOUT,
+        options: Options = (),
+        interceptors: Sequence[Any] = (),
     ) -> None:
         self._client = RecParamsClient(
-            address, decision_timeout=decision_timeout, credentials=credentials, api_key=api_key
+            address,
+            decision_timeout=decision_timeout,
+            credentials=credentials,
+            api_key=api_key,
+            options=options,
+            interceptors=interceptors,
         )
         self._connection = Connection(
-            lambda: connect(grpc, address, credentials, LONG_LIVED),
+            lambda: connect(grpc, address, credentials, LONG_LIVED, options, interceptors),
             policy_pb2_grpc.PolicyServiceStub,
             is_stream=True,
         )
+        self._account = Account(address)
         self._max_age = max_age
         self._decider: Decider | None = None
         self._arrived = threading.Event()
@@ -100,6 +116,11 @@ class LocalPolicy(Closing):
         return self._watcher.problem
 
     @property
+    def stats(self) -> ClientStats:
+        """The decisions that the rules of this library made; others are not counted here."""
+        return self._account.stats
+
+    @property
     def model_version(self) -> int | None:
         """The version that is active or being rolled out; None before the first policy."""
         decider = self._decider
@@ -114,10 +135,17 @@ class LocalPolicy(Closing):
         """
         decider = self._usable()
         if decider is None:
-            return fallback.recommend(conversion.request_message(request), "client_unavailable")
+            return self._rules(conversion.request_message(request))
         if not decider.is_complete:
             return self._client.get_recommendation_params(request)
         return self._decide(decider, request).with_token()
+
+    def _rules(self, message: pb.GetRecommendationParamsRequest) -> Recommendation:
+        """Returns the rules' answer while there is no policy, and warns of it now and then."""
+        problem = self.problem or f"nothing was heard of it for {self._max_age:g} s"
+        if self._account.fell_back("client_unavailable"):
+            self._account.warn(problem)
+        return fallback.recommend(message, "client_unavailable", problem)
 
     def decide(self, request: DecisionRequest) -> LocalDecision:
         """Returns a decision whose token is made when it is first asked for, for hot paths.
@@ -166,7 +194,7 @@ def _is_name(user_id: str) -> bool:
     return 0 < len(user_id) <= LONGEST_USER_ID and "\0" not in user_id
 
 
-def _checked_time(decider: Decider, request: DecisionRequest) -> str:
+def _checked_time(decider: Decider, request: DecisionRequest) -> TimeOfDay:
     message = conversion.request_message(request)
     if any(_time_violations(message)):
         raise _refused(decider, request)

@@ -1,40 +1,29 @@
 """One object for decisions, training and evaluation, by the names of an in-process system."""
 
-import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 import grpc
-import grpc.aio
 
 from recparams.v1 import models_pb2 as mpb
-from recparams.v1 import models_pb2_grpc, training_pb2_grpc
 from recparams.v1 import training_pb2 as tpb
-from recparams_client.channel import (
-    ADMIN_KEY_HEADER,
-    DECISION_TIMEOUT,
-    LONG_LIVED,
-    connect,
-    tls_credentials,
-)
+from recparams_client.admin import AdminClient
+from recparams_client.admin_aio import AsyncAdminClient
+from recparams_client.admin_requests import run_outcome, run_status
+from recparams_client.channel import DECISION_TIMEOUT, from_environment
 from recparams_client.closing import Closing
-from recparams_client.conversion import enum_names
-from recparams_client.errors import from_rpc_error
-from recparams_client.forks import Connection, require_grpc
 from recparams_client.sync import RecParamsClient
-from recparams_client.types import DecisionRequest, PersonalityProfile, Recommendation
+from recparams_client.types import (
+    ContentType,
+    DecisionRequest,
+    Mood,
+    PersonalityProfile,
+    Recommendation,
+    TimeOfDay,
+)
 
 STATISTICS_TIMEOUT = 10.0
-PATIENCE = 60.0
-"""Seconds for which a run is followed while no server answers."""
-
-_STATUSES = enum_names(tpb.TrainingRunStatus, "TRAINING_RUN_STATUS_")
-_OUTCOMES = enum_names(tpb.TrainingOutcome, "TRAINING_OUTCOME_")
 
 
 class DecidedParams(dict[str, float]):
@@ -52,9 +41,8 @@ class DecidedParams(dict[str, float]):
 class ServedAgent:
     """The learner of a running service, to look at."""
 
-    def __init__(self, connection: Connection, metadata: Any) -> None:
-        self._connection = connection
-        self._metadata = metadata
+    def __init__(self, admin: AdminClient) -> None:
+        self._admin = admin
 
     def get_stats(self) -> dict[str, float]:
         """Returns statistics of the newest version's table, served or not; zeros before any.
@@ -66,16 +54,7 @@ class ServedAgent:
             RecParamsError: refused, or no answer.
             RuntimeError: the newest version cannot be read.
         """
-        try:
-            with self._connection as stub:
-                listed = stub.ListModels(
-                    mpb.ListModelsRequest(page_size=1),
-                    timeout=STATISTICS_TIMEOUT,
-                    metadata=self._metadata,
-                )
-        except grpc.RpcError as raised:
-            raise from_rpc_error(raised) from None
-        newest = listed.models[0] if listed.models else mpb.Model()
+        newest = next(iter(self._admin.versions(limit=1)), mpb.Model())
         if newest.version and not newest.HasField("statistics"):
             raise RuntimeError(f"version {newest.version}: {newest.problem}")
         return {"model_version": newest.version, **_statistics(newest.statistics)}
@@ -105,21 +84,21 @@ class RLTrainingOrchestrator(Closing):
         self.client = RecParamsClient(
             address, decision_timeout=decision_timeout, credentials=credentials, api_key=admin_key
         )
-        self._address = address
-        self._credentials = credentials
-        self._metadata = None if admin_key is None else ((ADMIN_KEY_HEADER, admin_key),)
-        self._connection = Connection(
-            lambda: connect(grpc, address, credentials), models_pb2_grpc.ModelServiceStub
-        )
-        self.agent = ServedAgent(self._connection, self._metadata)
+        self._how: dict[str, Any] = {
+            "address": address,
+            "credentials": credentials,
+            "admin_key": admin_key,
+        }
+        self._admin = AdminClient(**self._how, timeout=STATISTICS_TIMEOUT)
+        self.agent = ServedAgent(self._admin)
 
     def get_recommendation_params(
         self,
         user_id: str,
         personality_profile: Mapping[str, float] | None,
-        content_type: str,
-        mood: str,
-        time_of_day: str,
+        content_type: ContentType,
+        mood: Mood,
+        time_of_day: TimeOfDay,
     ) -> DecidedParams:
         """Returns parameters for one person, as `RecParamsClient.get_recommendation_params`.
 
@@ -160,20 +139,17 @@ class RLTrainingOrchestrator(Closing):
             RecParamsError: refused, as with reason TRAINING_ALREADY_RUNNING, or no answer.
             RuntimeError: the run failed or was cancelled.
         """
-        request = tpb.TriggerTrainingRequest(
-            request_id=uuid4().hex,
-            days_back=days_back,
-            min_interactions_per_user=min_interactions_per_user,
-        )
-        async with self._training() as stub:
-            started = await stub.TriggerTraining(request, metadata=self._metadata)
-            run = await self._ended(stub, started.run.run_id)
+        async with AsyncAdminClient(**self._how) as admin:
+            started = await admin.trigger(
+                days_back=days_back, min_interactions_per_user=min_interactions_per_user
+            )
+            run = await admin.wait(started.run_id)
         if run.status != tpb.TRAINING_RUN_STATUS_COMPLETED:
-            raise RuntimeError(f"training run {run.run_id} {_STATUSES[run.status]}: {run.error}")
+            raise RuntimeError(f"training run {run.run_id} {run_status(run)}: {run.error}")
         return {
             "run_id": run.run_id,
-            "status": _STATUSES[run.status],
-            "outcome": _OUTCOMES[run.outcome],
+            "status": run_status(run),
+            "outcome": run_outcome(run),
             "outcome_reason": run.outcome_reason,
             "model_version": run.model_version,
             "users_trained": run.users_trained,
@@ -196,9 +172,8 @@ class RLTrainingOrchestrator(Closing):
         Raises:
             RecParamsError: refused, or no answer.
         """
-        request = tpb.EvaluateRequest(test_days=test_days, overall_only=True)
-        async with self._training() as stub:
-            found = await stub.Evaluate(request, metadata=self._metadata)
+        async with AsyncAdminClient(**self._how) as admin:
+            found = await admin.evaluate(test_days=test_days, overall_only=True)
         return {
             "interactions": found.interactions,
             "users": found.users,
@@ -208,55 +183,20 @@ class RLTrainingOrchestrator(Closing):
             "policies": {policy.name: _doubly_robust(policy) for policy in found.policies},
         }
 
-    @asynccontextmanager
-    async def _training(self) -> AsyncIterator[Any]:
-        """Opens a stub within the caller's event loop; failed calls raise RecParamsError."""
-        require_grpc()
-        async with connect(grpc.aio, self._address, self._credentials, LONG_LIVED) as channel:
-            try:
-                yield training_pb2_grpc.TrainingServiceStub(channel)
-            except grpc.RpcError as raised:
-                raise from_rpc_error(raised) from None
-
-    async def _ended(self, stub: Any, run_id: int) -> tpb.TrainingRun:
-        """Follows a run to its end, across restarts of the server."""
-        request = tpb.WatchTrainingRunRequest(run_id=run_id)
-        run, lost_at = tpb.TrainingRun(run_id=run_id), None
-        while True:
-            try:
-                async for update in stub.WatchTrainingRun(request, metadata=self._metadata):
-                    run, lost_at = update.run, None
-            except grpc.RpcError as raised:
-                lost_at = lost_at or time.monotonic()
-                passing = raised.code() is grpc.StatusCode.UNAVAILABLE
-                if not passing or time.monotonic() - lost_at > PATIENCE:
-                    raise
-                await asyncio.sleep(0.5)
-            else:
-                return run
-
     def close(self) -> None:
         """Closes the connections."""
-        self._connection.close()
+        self._admin.close()
         self.client.close()
 
 
 @cache
 def get_rl_orchestrator() -> RLTrainingOrchestrator:
-    """Returns the orchestrator of this process, by the variables of the command line.
-
-    RECPARAMS_ADDRESS (127.0.0.1:50051 by default), RECPARAMS_ADMIN_KEY, and for TLS RECPARAMS_CA,
-    RECPARAMS_CERT and RECPARAMS_KEY, as they are at the first call.
+    """Returns the orchestrator of this process, by `from_environment` as it is at the first call.
 
     Raises:
         OSError: a file cannot be read.
     """
-    files = [os.environ.get(f"RECPARAMS_{name}") for name in ("CA", "CERT", "KEY")]
-    return RLTrainingOrchestrator(
-        os.environ.get("RECPARAMS_ADDRESS", "127.0.0.1:50051"),
-        credentials=tls_credentials(files[0], *files[1:]) if files[0] else None,
-        admin_key=os.environ.get("RECPARAMS_ADMIN_KEY"),
-    )
+    return RLTrainingOrchestrator(**from_environment())
 
 
 def _statistics(message: tpb.ModelStatistics) -> dict[str, float]:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from recparams_client.account import Warner
 from recparams_client.closing import Closing
 from recparams_client.conversion import check_interaction
 from recparams_client.delivery import Delivery
@@ -86,6 +87,7 @@ class InteractionReporter(Closing):
         self._urgent = False
         self._delivery = Delivery(self._client, self._retry_seconds, self._settle, self._time_left)
         self._thread: threading.Thread | None = None
+        self._waits, self._losses = Warner(), Warner()
         self.delivered = 0
         self.undelivered = 0
 
@@ -163,6 +165,8 @@ class InteractionReporter(Closing):
                 logger.exception("interactions could not be reported")
                 self._settle(batch, batch, repr(failure))
                 problem = ""
+            if problem and self._waits.is_due():
+                self._waits.warn("interactions wait to be recorded: %s", problem)
             pause = min(2 * pause, _LONGEST_PAUSE) if problem else _FIRST_PAUSE
             with self._changed:
                 if batch is not self._batch:
@@ -238,6 +242,8 @@ class InteractionReporter(Closing):
 
     def _hand_back(self, interactions: Sequence[Interaction], why: str) -> None:
         if self._on_undelivered is None:
+            if self._losses.is_due():
+                self._losses.warn("interactions were given up: %s", why)
             return
         try:
             self._on_undelivered(interactions, why)

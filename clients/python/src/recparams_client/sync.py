@@ -1,22 +1,28 @@
 """The blocking client."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
 
-from recparams.v1 import recommendation_pb2_grpc
 from recparams_client import conversion, fallback
+from recparams_client.account import ABSENT, READY_PAUSE, WHY_SECONDS, Account, ClientStats
 from recparams_client.channel import (
     DECISION_TIMEOUT,
+    OPTIONS,
+    READY_TIMEOUT,
     WRITE_TIMEOUT,
+    Options,
     connect,
+    decision_stub,
     key_metadata,
     target,
 )
 from recparams_client.closing import Closing
-from recparams_client.errors import from_rpc_error
 from recparams_client.forks import Connection
+from recparams_client.tracing import traced
 from recparams_client.types import (
     DecisionRequest,
     Interaction,
@@ -36,6 +42,9 @@ class RecParamsClient(Closing):
         write_timeout: seconds for recording, retries included.
         credentials: for TLS, as from `tls_credentials`; None is plain text.
         api_key: the caller's secret, where the server asks who calls; send it over TLS only.
+        options: of gRPC's channel, which go before the library's own, as in
+            ``[("grpc.http_proxy", "http://proxy:3128")]``.
+        interceptors: of gRPC's channel (grpc.UnaryUnaryClientInterceptor), the first outermost.
 
     Attributes:
         write_timeout: as given.
@@ -49,15 +58,43 @@ class RecParamsClient(Closing):
         write_timeout: float = WRITE_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
+        options: Options = (),
+        interceptors: Sequence[Any] = (),
     ) -> None:
         target(address)
         self._connection = Connection(
-            lambda: connect(grpc, address, credentials),
-            recommendation_pb2_grpc.RecommendationServiceStub,
+            lambda: connect(grpc, address, credentials, OPTIONS, options, interceptors),
+            decision_stub,
         )
+        self._account = Account(address)
         self._decision_timeout = decision_timeout
         self.write_timeout = write_timeout
         self._metadata = key_metadata(api_key)
+
+    @property
+    def stats(self) -> ClientStats:
+        """The numbers of calls so far, and of decisions that this library's rules made."""
+        return self._account.stats
+
+    def wait_for_ready(self, timeout: float = READY_TIMEOUT) -> None:
+        """Returns once a server answers, so that the first decision need not connect.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            RecParamsError: none did in time; the message has what gRPC says is wrong.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            probed = self._probe(max(left, 0.0))
+            if probed.code() not in ABSENT:
+                return
+            if left <= 0.0 or probed.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._account.not_ready(timeout, probed)
+            self._account.detail(probed)
+            time.sleep(min(READY_PAUSE, left))
 
     def get_recommendation_params(
         self, request: DecisionRequest, *, timeout: float | None = None
@@ -80,10 +117,11 @@ class RecParamsClient(Closing):
                 response = stub.GetRecommendationParams(
                     message,
                     timeout=self._decision_timeout if timeout is None else timeout,
-                    metadata=self._metadata,
+                    metadata=traced(self._metadata),
                 )
         except grpc.RpcError as raised:
-            return fallback.recommend(message, fallback.reason_or_raise(raised))
+            return self._rules([message], raised)[0]
+        self._account.answered("decisions")
         return conversion.recommendation(response)
 
     def batch_get_recommendation_params(
@@ -96,11 +134,11 @@ class RecParamsClient(Closing):
                 response = stub.BatchGetRecommendationParams(
                     message,
                     timeout=self._decision_timeout if timeout is None else timeout,
-                    metadata=self._metadata,
+                    metadata=traced(self._metadata),
                 )
         except grpc.RpcError as raised:
-            reason = fallback.reason_or_raise(raised)
-            return [fallback.recommend(request, reason) for request in message.requests]
+            return self._rules(message.requests, raised)
+        self._account.answered("decisions", len(response.responses))
         return [conversion.recommendation(one) for one in response.responses]
 
     def record_interactions(
@@ -135,16 +173,38 @@ class RecParamsClient(Closing):
         response = self._write("PutPersonalityProfiles", message, timeout)
         return int(response.stored)
 
+    def _rules(self, requests: Sequence[Any], raised: Any) -> list[Recommendation]:
+        """Returns the rules' answers to a call without one, and warns of it now and then."""
+        reason, detail = fallback.reason_or_raise(raised), self._account.detail(raised)
+        if self._account.fell_back(reason, len(requests)):
+            if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                with suppress(ValueError):
+                    # It warns when the reason is known, which no decision waits for.
+                    self._probe(WHY_SECONDS).add_done_callback(self._account.warn_late)
+            else:
+                self._account.warn(detail)
+        return [fallback.recommend(request, reason, detail) for request in requests]
+
+    def _probe(self, timeout: float) -> Any:
+        """Returns the future of a call that finds out if a server is there."""
+        with self._connection as stub:
+            return stub.Check.future(b"", timeout=timeout)
+
     def _write(self, method: str, message: Any, timeout: float | None) -> Any:
         try:
             with self._connection as stub:
-                return getattr(stub, method)(
+                response = getattr(stub, method)(
                     message,
                     timeout=self.write_timeout if timeout is None else timeout,
-                    metadata=self._metadata,
+                    metadata=traced(self._metadata),
                 )
         except grpc.RpcError as raised:
-            raise from_rpc_error(raised) from None
+            failed: Any = raised
+            was_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            why = self._account.why(self._probe(WHY_SECONDS)) if was_late else ""
+            raise self._account.failed_write(failed, why) from None
+        self._account.answered("writes")
+        return response
 
     def close(self) -> None:
         """Closes the connections."""

@@ -1,19 +1,63 @@
 """Arguments and results of the client, as plain frozen dataclasses."""
 
+import warnings
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Literal
 from uuid import uuid4
+
+ContentType = Literal["music", "video", "game"]
+Mood = Literal["neutral", "happy", "sad", "anxious", "calm", "relaxed", "energetic", "stressed"]
+TimeOfDay = Literal["morning", "afternoon", "evening", "night"]
+Reaction = Literal["like", "dislike", "complete", "skip", "share", "impression"]
+Energy = Literal["low", "medium", "high"]
+Diversity = Literal["focused", "balanced", "diverse"]
+Novelty = Literal["familiar", "mixed", "exploratory"]
+PolicyArm = Literal["rl", "rule_based", "previous"]
+Source = Literal["learned", "borrowed", "rule_based", "exploration"]
 
 
 @dataclass(frozen=True)
 class PersonalityProfile:
-    """Big Five scores, each from 0 to 100."""
+    """Big Five scores, each from 0 to 100. Warns of scores that look as if they were from 0 to 1.
+
+    Raises:
+        TypeError: a score is not a number.
+    """
 
     openness: float
     conscientiousness: float
     extraversion: float
     agreeableness: float
     neuroticism: float
+
+    def __post_init__(self) -> None:
+        scores = vars(self).values()
+        try:
+            is_tiny = max(scores) <= 1 and any(0 < score < 1 for score in scores)
+        except TypeError:
+            raise TypeError(f"scores must be numbers from 0 to 100, not {(*scores,)}") from None
+        if is_tiny:
+            warnings.warn(
+                f"scores are from 0 to 100, and these look as if from 0 to 1: {(*scores,)}",
+                stacklevel=3,
+            )
+
+
+def check_user_id(value: object) -> None:
+    """Raises TypeError if a user id is no str."""
+    if not isinstance(value, str):
+        raise TypeError(f"user_id must be str, not {type(value).__name__}: str({value!r})")
+
+
+def check_profile(value: object) -> None:
+    """Raises TypeError if a profile is none, as a dict of scores is not."""
+    if not isinstance(value, PersonalityProfile):
+        raise TypeError(
+            f"personality must be a PersonalityProfile, not {type(value).__name__}; of a dict of "
+            "scores it is PersonalityProfile(**scores)"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,14 +96,22 @@ class DecisionRequest:
         time_of_day: "morning", "afternoon", "evening" or "night", in the person's place.
         timestamp: instead of time_of_day: an aware datetime in the person's time zone.
         personality: the person's scores; None takes those the server has stored.
+
+    Raises:
+        TypeError: user_id or personality is of another type.
     """
 
     user_id: str
-    content_type: str
-    mood: str = "neutral"
-    time_of_day: str | None = None
+    content_type: ContentType
+    mood: Mood = "neutral"
+    time_of_day: TimeOfDay | None = None
     timestamp: datetime | None = None
     personality: PersonalityProfile | None = None
+
+    def __post_init__(self) -> None:
+        check_user_id(self.user_id)
+        if self.personality is not None:
+            check_profile(self.personality)
 
 
 @dataclass(frozen=True)
@@ -75,18 +127,20 @@ class Recommendation:
         propensity: probability with which this action was chosen, above 0 and up to 1.
         source: "learned", "borrowed", "rule_based" or "exploration".
         fallback_reason: the reason for which the rules stood in, as in "no_model", or empty.
+        fallback_detail: what gRPC said, if this library answered; otherwise empty.
     """
 
     params: RecommendationParams
-    energy: str
-    diversity: str
-    novelty: str
+    energy: Energy
+    diversity: Diversity
+    novelty: Novelty
     decision_token: bytes
     model_version: int
-    policy_arm: str
+    policy_arm: PolicyArm
     propensity: float
-    source: str
+    source: Source
     fallback_reason: str
+    fallback_detail: str = field(default="", compare=False)
 
     @property
     def is_fallback(self) -> bool:
@@ -115,7 +169,7 @@ class Interaction:
 
     user_id: str
     decision_token: bytes
-    reactions: tuple[str, ...] = ()
+    reactions: Collection[Reaction] = ()
     completion_rate: float | None = None
     mood_change: float | None = None
     occurred_at: datetime | None = None
