@@ -32,6 +32,7 @@ from rl.exploration import POSTERIOR  # noqa: E402
 from rl.policy import GreedyTable, rule_based_policy  # noqa: E402
 from rl.state import TRAITS, StateSpace, serving_space  # noqa: E402
 from server.contract.vocabulary import action_index, context_table  # noqa: E402
+from server.serving import decider as deciding  # noqa: E402
 from server.serving import prepared_arm  # noqa: E402
 from server.serving.decider import Decider  # noqa: E402
 from server.serving.policies import Arm, PolicyHolder, Serving  # noqa: E402
@@ -59,6 +60,9 @@ class Chances:
 
     def random(self) -> float:
         return self._numbers.pop(0)
+
+    def getrandbits(self, k: int) -> int:
+        return 1
 
 
 def serving(rng: np.random.Generator) -> Serving:
@@ -93,7 +97,7 @@ def decisions(rng: np.random.Generator, served: Serving) -> list[dict[str, Any]]
         chances = [round(chance, 6) for chance in rng.random(2).tolist()]
         if number % 10 == 0:
             chances[0] *= POSTERIOR.epsilon or 0.0
-        prepared_arm.random = Chances(*chances)  # type: ignore[attr-defined]
+        prepared_arm.random = deciding.random = Chances(*chances)  # type: ignore[attr-defined]
         answer = pb.GetRecommendationParamsResponse.FromString(
             decider.decide(user.encode(), tuple(as_sent), context)
         )
