@@ -559,7 +559,7 @@ def test_the_client_is_held_against_the_vectors(monkeypatch: pytest.MonkeyPatch)
             one["policy_arm"],
         )
         assert recommended.model_version == one["model_version"]
-        assert recommended.propensity == one["propensity"]
+        assert recommended.propensity == pytest.approx(one["propensity"], rel=1e-12)
         arms[arm] += 1
         sources[source] += 1
     assert len(arms) == 3
