@@ -88,51 +88,18 @@ class Draws:
         counts = np.frombuffer(self.counts, dtype=np.uint8)
         return array("I", np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32).tobytes())
 
-    def places(self, state: States) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the place of the first action of n states, and that behind the last, (n,).
-
-        Args:
-            state: state indices of the policy's space, (n,).
-        """
-        cell, context = np.divmod(state, self.space.n_contexts)
-        own = context.astype(np.int64) * self.space.n_cells + self.cells[cell]
-        starts = np.frombuffer(self.starts, dtype=np.uint32)
-        return starts[own].astype(np.int64), starts[own + 1].astype(np.int64)
-
-    def take(self, state: States, greedy: States, place: States) -> NDArray[np.uint8]:
-        """Returns the action of one draw in each of n states, uint8 (n,).
-
-        Args:
-            state: state indices of the policy's space, (n,).
-            greedy: the greedy actions there, (n,).
-            place: number of the draw, 0 to `n` - 1, (n,).
-        """
-        start, stop = self.places(state)
-        other = start + place
-        kept = np.frombuffer(self.actions, dtype=np.uint8)
-        # A state without any other action may lie behind the last one that has some.
-        found = kept[np.minimum(other, len(kept) - 1)] if len(kept) else greedy
-        return np.where(other < stop, found, greedy).astype(np.uint8)
-
-    def share(self, state: States, greedy: States, action: States) -> NDArray[np.float64]:
-        """Returns the share of the draws of n states that are of some actions, float64 (n,).
-
-        Args:
-            state, greedy: as in `take`.
-            action: the actions, (n,).
-        """
-        dist = self.dist(state, greedy)
-        found: NDArray[np.float64] = dist[np.arange(len(dist)), action]
-        return found
-
     def dist(self, state: States, greedy: States) -> NDArray[np.float64]:
         """Returns the share of the draws of n states that each action has, float64 (n, 27).
 
         Args:
-            state, greedy: as in `take`.
+            state: state indices of the policy's space, (n,).
+            greedy: the greedy actions there, (n,).
         """
-        start, stop = self.places(state)
-        lengths = stop - start
+        cell, context = np.divmod(state, self.space.n_contexts)
+        own = context.astype(np.int64) * self.space.n_cells + self.cells[cell]
+        starts = np.frombuffer(self.starts, dtype=np.uint32)
+        start = starts[own].astype(np.int64)
+        lengths = starts[own + 1] - start
         row = np.repeat(np.arange(len(start)), lengths)
         within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         kept = np.frombuffer(self.actions, dtype=np.uint8)[start[row] + within]

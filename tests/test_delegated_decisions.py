@@ -187,7 +187,7 @@ def test_policies_that_are_no_tables_are_held_to_their_probabilities() -> None:
     linear = SampledLinearPolicy(SPACE, samples, 0.1)
     plan = Activation(9, 8, None, Split(), 7, None)
     served = ServedPlan(plan, {8: linear})
-    for one in made(one_arm(0.1), None, 60):
+    for one in made(one_arm(0.1), SCHEDULE, 60):
         traits = one.decision.traits
         if np.isnan(traits[0]):
             continue
@@ -202,9 +202,9 @@ def test_policies_that_are_no_tables_are_held_to_their_probabilities() -> None:
                 propensity=0.9 * dist[action] + 0.1 / N_ACTIONS,
                 source=SOURCE_NUMBERS[0] if likeliest else EXPLORING,
             )
-            assert held(served, honest, None) == ""
+            assert held(served, honest, SCHEDULE) == ""
             for forged in (*FORGED, 0.5 * honest.decision.propensity):
-                assert held(served, changed(honest, propensity=forged), None)
+                assert held(served, changed(honest, propensity=forged), SCHEDULE)
 
 
 @pytest.fixture
@@ -376,5 +376,5 @@ async def test_the_client_library_is_believed_over_a_change_of_key_and_version(
 
 def test_a_holder_before_any_policy_has_the_rules() -> None:
     serving = PolicyHolder(SPACE, 0.3).serving
-    for one in made(serving, None, 50):
-        assert held(served_of(serving), one, None) == ""
+    for one in made(serving, SCHEDULE, 50):
+        assert held(served_of(serving), one, SCHEDULE) == ""

@@ -162,22 +162,15 @@ class PreparedArm:
         anything = generator.integers(N_ACTIONS, size=n)
         source = self.policy.sources_of(states).copy()
         if isinstance(self.policy, GreedyTable):
-            likeliest = usual = self.policy.likeliest(states, scores)
+            likeliest = self.policy.likeliest(states, scores)
             if self.draws is None:
-                return Choices(likeliest, source, np.where(explores, anything, usual), None)
-            usual = self.draws.take(states, likeliest, generator.integers(self.draws.n, size=n))
+                return Choices(likeliest, source, np.where(explores, anything, likeliest), None)
             dist = self.draws.dist(states, likeliest)
-            return Choices(
-                likeliest, source, np.where(explores, anything, usual), self._explored(dist)
-            )
-        dist = self.policy.action_dist(states, scores)
-        drawn = draw(generator, dist)
-        likeliest = dist.argmax(axis=1).astype(np.uint8)
-        return Choices(likeliest, source, np.where(explores, anything, drawn), self._explored(dist))
-
-    def _explored(self, dist: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns the share times probabilities with random actions among them, (n, 27)."""
-        return self.share * with_epsilon(dist, self.epsilon)
+        else:
+            dist = self.policy.action_dist(states, scores)
+            likeliest = dist.argmax(axis=1).astype(np.uint8)
+        action = np.where(explores, anything, draw(generator, dist))
+        return Choices(likeliest, source, action, self.share * with_epsilon(dist, self.epsilon))
 
     def propensity(self, choices: Choices, action: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the share times the probability that the arm takes these actions, (n,)."""

@@ -42,11 +42,6 @@ def test_shares_are_those_of_the_draws_and_of_as_many_greedy_ones(seed: int, n: 
             expected[state, taken] += 1 / (2 * n)
         expected[state, greedy[state]] += 0.5
     np.testing.assert_allclose(draws.dist(states, greedy), expected, atol=1e-12)
-    taken = np.stack(
-        [draws.take(states, greedy, np.full(len(states), place)) for place in range(draws.n)]
-    )
-    found = np.stack([(taken == action).mean(axis=0) for action in range(N_ACTIONS)], axis=1)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_where_all_draws_are_greedy_nothing_is_kept() -> None:
@@ -55,7 +50,6 @@ def test_where_all_draws_are_greedy_nothing_is_kept() -> None:
     states = np.arange(SERVING.n_states)
     served = np.full(SERVING.n_states, 5)
     assert not draws.actions
-    assert (draws.take(states, served, np.zeros(len(states), dtype=int)) == 5).all()
     assert (draws.dist(states, served)[:, 5] == 1.0).all()
 
 
