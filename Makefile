@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable clients/python --editable '.[compare,demo,gym,otel,ray,report]' --group dev --group bench
+		--editable clients/python --editable '.[compare,demo,gym,otel,parquet,ray,report]' --group dev --group bench
 	touch $@
 
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
@@ -67,7 +67,7 @@ generate: setup ## Regenerate the client stub, docs/api.md and test vectors
 
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
-		--python-version 3.11 --extra compare --extra demo --extra gym --extra otel --extra ray --extra report \
+		--python-version 3.11 --extra compare --extra demo --extra gym --extra otel --extra parquet --extra ray --extra report \
 		--group dev --group bench pyproject.toml \
 		--no-emit-package recparams-client -o constraints.txt
 

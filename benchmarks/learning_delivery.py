@@ -27,6 +27,7 @@ from simulation.compare.logs import (
     Log,
     batch,
     contexts,
+    epsilon_greedy,
     joined,
     likeliest,
     play_by,
@@ -180,7 +181,7 @@ class Service:
                     found[rows] = likeliest(policy, traits[rows], context[rows])
             return found
 
-        log, gone = play_by(rng, self.population, visits, usual, self.epsilon)
+        log, gone = play_by(rng, self.population, visits, epsilon_greedy(rng, usual, self.epsilon))
         if not len(log):
             return log, gone, np.zeros((2, 2))
         person = log.at.person

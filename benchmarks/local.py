@@ -16,6 +16,7 @@ from recparams_client import DecisionRequest, LocalPolicy, PersonalityProfile, R
 from recparams_client.deciding import Decider
 from recparams_client.snapshot import decode
 from rl.arms import NEVER_ACTIVATED
+from rl.exploration import SCHEDULE
 from rl.policy import GreedyTable, rule_based_policy
 from rl.state import StateSpace
 from server.serving import snapshots
@@ -104,7 +105,7 @@ def _memory() -> tuple[int, int]:
     rules = rule_based_policy(space, 0.05)
     policy = GreedyTable(space, rules.actions, rules.sources, 0.05)
     serving = Serving((Arm("rl", 1, policy, 1.0),), NEVER_ACTIVATED, 0)
-    encoded = snapshots.encode(space, serving, None)
+    encoded = snapshots.encode(space, serving, SCHEDULE)
     gc.collect()
     tracemalloc.start()
     decider = Decider(decode(encoded.compressed, encoded.checksum), lambda: None)

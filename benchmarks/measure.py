@@ -4,11 +4,14 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rl.smoothing import Smoothing
 from rl.state import StateSpace
+
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,17 @@ def cores() -> tuple[int, int]:
     """A core for what is measured and one for what loads it; the same where there is but one."""
     available = sorted(os.sched_getaffinity(0))
     return available[0], available[-1]
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Lets no process that is started meanwhile take the cores of the others."""
+    before = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[BLAS_THREADS]
+        else:
+            os.environ[BLAS_THREADS] = before

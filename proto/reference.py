@@ -25,6 +25,7 @@ ORDER = (
     "rollout",
     "system",
     "evaluation",
+    "tuning",
     "types",
 )
 

@@ -1,6 +1,6 @@
 """The action: energy x diversity x novelty, and the recommendation parameters it stands for."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 
 import numpy as np
@@ -87,6 +87,10 @@ class Action:
             ENERGIES.index(self.energy) * 3 + DIVERSITIES.index(self.diversity)
         ) * 3 + NOVELTIES.index(self.novelty)
 
+    def to_tuple(self) -> tuple[str, str, str]:
+        """Returns the names of the levels: energy, diversity, novelty."""
+        return self.energy, self.diversity, self.novelty
+
     @classmethod
     def from_index(cls, index: int) -> "Action":
         """Returns the action of an index. Raises IndexError outside 0 to 26."""
@@ -101,6 +105,10 @@ class Action:
             **_DIVERSITY_PARAMS[self.diversity],  # type: ignore[arg-type]
             **_NOVELTY_PARAMS[self.novelty],  # type: ignore[arg-type]
         )
+
+    def to_recommendation_params(self) -> dict[str, float]:
+        """Returns its parameters by name, as in ``search(**action.to_recommendation_params())``."""
+        return asdict(self.to_params())
 
 
 ACTIONS = tuple(Action.from_index(index) for index in range(N_ACTIONS))

@@ -1,7 +1,7 @@
 """Policies, and the sources of their choices."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.choice import cautious_actions
+from rl.choice import cautious_actions, sampled_actions
+from rl.draws import Draws
 from rl.rules import rule_table
-from rl.smoothing import Smoothing, smooth
+from rl.smoothing import Smoothed, Smoothing, smooth
 from rl.state import StateSpace, nearest_states, serving_space
 
 States = NDArray[np.integer[Any]]
@@ -24,6 +25,7 @@ LEARNED, BORROWED, RULE_BASED, EXPLORATION = range(4)
 SOURCES = "learned", "borrowed", "rule_based", "exploration"
 """Their names."""
 
+_OF_DRAWS = "draws_"
 MIN_OWN_VISITS = 10
 """Visits of a state from which its choice counts as learned rather than borrowed."""
 
@@ -94,6 +96,7 @@ class GreedyTable(Policy):
         space, epsilon: as in `Policy`.
         actions: one byte a state, its greedy action, 0 to 26.
         sources: one byte a state: LEARNED, BORROWED or RULE_BASED.
+        draws: actions to explore with, in place of uniformly random ones; or None.
 
     Raises:
         ValueError: if the arrays do not fit the space or hold impossible values.
@@ -104,6 +107,7 @@ class GreedyTable(Policy):
     actions: bytes
     sources: bytes
     epsilon: float
+    draws: Draws | None = None
 
     def __post_init__(self) -> None:
         check_bytes(self.space, "actions", self.actions, N_ACTIONS)
@@ -128,11 +132,31 @@ class GreedyTable(Policy):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         sources = np.frombuffer(self.sources, dtype=np.uint8)
-        return {"actions": self.greedy, "sources": sources}
+        own = {"actions": self.greedy, "sources": sources}
+        if self.draws is None:
+            return own
+        return own | {f"{_OF_DRAWS}{name}": one for name, one in self.draws.arrays().items()}
 
     @classmethod
     def from_arrays(cls, space: StateSpace, epsilon: float, arrays: Arrays) -> Self:
-        return cls(space, arrays["actions"].tobytes(), arrays["sources"].tobytes(), epsilon)
+        of_draws = {
+            name.removeprefix(_OF_DRAWS): one
+            for name, one in arrays.items()
+            if name.startswith(_OF_DRAWS)
+        }
+        draws = Draws.from_arrays(space, of_draws) if of_draws else None
+        return cls(space, arrays["actions"].tobytes(), arrays["sources"].tobytes(), epsilon, draws)
+
+    def exploring_dist(self, state: States) -> NDArray[np.float64]:
+        """Returns probabilities of all actions with exploration, by draws and `epsilon`, (n, 27).
+
+        Args:
+            state: state indices, (n,).
+        """
+        dist = self.action_dist(state, np.empty((0, 0)))
+        if self.draws is not None:
+            dist = self.draws.dist(state, self.greedy[state])
+        return with_epsilon(dist, self.epsilon)
 
 
 def rule_based_policy(space: StateSpace, epsilon: float) -> GreedyTable:
@@ -150,6 +174,7 @@ def publish(
     learning_rate: float,
     epsilon: float,
     smoothing: Smoothing,
+    draw: Callable[[Smoothed, NDArray[np.uint8]], NDArray[np.uint8]] = sampled_actions,
 ) -> GreedyTable:
     """Returns the greedy policy of a smoothed table on the space of serving, or else the rules.
 
@@ -160,24 +185,30 @@ def publish(
         learning_rate: the step size the table was learned with.
         epsilon: exploration rate of the policy, 0 to 1.
         smoothing: parameters of the smoothing.
+        draw: returns draws to explore by, as `rl.choice.sampled_actions` does.
     """
     serving = serving_space(space, smoothing.serving_bins)
     if not visits.any():
         return rule_based_policy(serving, epsilon)
-    rules = rule_table(serving)
+    rules, learned_rules = rule_table(serving), rule_table(space)
     smoothed = smooth(
         space,
         q,
         visits,
         rewards,
-        rule_table(space),
+        learned_rules,
         learning_rate=learning_rate,
         smoothing=smoothing,
     )
     caution = smoothing.caution_after(int(visits.sum(dtype=np.int64)))
     actions = cautious_actions(smoothed, serving, rules, caution)
     sources = choice_sources(space, visits, serving, actions != rules)
-    return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon)
+    # The draws of other actions are those of the cells of learning, the greedy one is not.
+    usual = (
+        actions if serving == space else cautious_actions(smoothed, space, learned_rules, caution)
+    )
+    draws = Draws.of(space, serving, draw(smoothed, learned_rules), usual)
+    return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon, draws)
 
 
 def choice_sources(
@@ -208,6 +239,16 @@ def draw(rng: np.random.Generator, dist: NDArray[np.float64]) -> NDArray[np.int6
     below = dist.cumsum(axis=1)[:, :-1] <= rng.random(len(dist))[:, None]
     drawn: NDArray[np.int64] = below.sum(axis=1)
     return drawn
+
+
+def with_epsilon(dist: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
+    """Returns probabilities mixed with uniformly random actions, of the same shape (n, 27).
+
+    Args:
+        dist: probabilities of all actions.
+        epsilon: probability of a random action, 0 to 1.
+    """
+    return (1.0 - epsilon) * dist + epsilon / N_ACTIONS
 
 
 def propensity(epsilon: float, *, greedy: bool) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl import strict_json
-from rl.action import ACTIONS, N_ACTIONS, Action
+from rl.action import ACTIONS, N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.registry import LEARNERS, parameters_of
 from rl.state import TRAITS, Context, StateSpace
@@ -59,13 +59,13 @@ def dump(table: QTable) -> Iterator[str]:
     }
     yield json.dumps(head)[:-1]
     visited = np.flatnonzero((table.visits > 0).any(axis=1))
-    keys = [json.dumps(str(_state_names(table.space, int(state)))) for state in visited]
+    keys = [json.dumps(str(state_names(table.space, int(state)))) for state in visited]
     columns = {"q_table": table.q, "visit_counts": table.visits, "rewards": table.rewards}
     for name, column in columns.items():
         yield f',\n"{name}": {{'
         for position, (key, state) in enumerate(zip(keys, visited, strict=True)):
             row = {
-                str(_action_names(ACTIONS[action])): column[state, action].item()
+                str(ACTIONS[action].to_tuple()): column[state, action].item()
                 for action in np.flatnonzero(table.visits[state])
             }
             yield f"{',' if position else ''}\n{key}: {json.dumps(row)}"
@@ -164,16 +164,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _state_names(space: StateSpace, state: int) -> tuple[Any, ...]:
+def state_names(space: StateSpace, state: int) -> tuple[Any, ...]:
+    """Returns a state as its key has it: five trait bins, content type, mood and time of day."""
     bins, context = space.decode(state)
     return *bins, context.content_type, context.mood, context.time_of_day
 
 
-def _action_names(action: Action) -> tuple[str, str, str]:
-    return action.energy, action.diversity, action.novelty
-
-
-_ACTIONS = {_action_names(action): action.index for action in ACTIONS}
+_ACTIONS = {action.to_tuple(): action.index for action in ACTIONS}
 _UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError)
 _NUMPY = re.compile(r"\b(np|numpy)\.\w+\(")
 
@@ -211,7 +208,7 @@ def _action(text: str, where: str) -> int:
     try:
         return _ACTIONS[literal_eval(text)]
     except _UNREADABLE:
-        advice = _advice(text, _action_names(ACTIONS[0]))
+        advice = _advice(text, ACTIONS[0].to_tuple())
         raise ValueError(f"{where}: no such action{advice}") from None
 
 
@@ -231,7 +228,7 @@ def _state(key: str, space: StateSpace, name: str) -> int:
         if not all(0 <= b < space.bins for b in bins):
             raise ValueError
     except _UNREADABLE:
-        advice = _advice(key, _state_names(space, 0))
+        advice = _advice(key, state_names(space, 0))
         raise ValueError(f"{name}[{key!r}]: no such state{advice}") from None
     cell = 0
     for trait_bin in bins:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -75,15 +76,27 @@ def rewards(
         float32 (n,): the sum of the reactions' weights + completion_rate's weight x it +
         mood_change's weight x it.
     """
-    every = np.arange(1 << len(REACTIONS))
-    of_mask = np.zeros(len(every), dtype=np.float32)
-    for reaction in REACTIONS:
-        of_mask += reaction_flags(every, reaction) * np.float32(getattr(weights, reaction))
-    completed = np.nan_to_num(np.asarray(completion_rate, dtype=np.float32), nan=0.0)
-    moved = np.nan_to_num(np.asarray(mood_change, dtype=np.float32), nan=0.0)
+    completed, moved = (
+        np.where(np.isnan(given), np.float32(0.0), given)
+        for given in (
+            np.asarray(completion_rate, dtype=np.float32),
+            np.asarray(mood_change, dtype=np.float32),
+        )
+    )
     total: NDArray[np.float32] = (
-        of_mask[mask]
+        _of_masks(weights)[mask]
         + np.float32(weights.completion_rate) * completed
         + np.float32(weights.mood_change) * moved
     )
     return total
+
+
+@lru_cache(maxsize=16)
+def _of_masks(weights: RewardWeights) -> NDArray[np.float32]:
+    """Returns the sum of the weights of the reactions of every mask, float32 (64,), read-only."""
+    every = np.arange(1 << len(REACTIONS))
+    of_mask = np.zeros(len(every), dtype=np.float32)
+    for reaction in REACTIONS:
+        of_mask += reaction_flags(every, reaction) * np.float32(getattr(weights, reaction))
+    of_mask.setflags(write=False)
+    return of_mask

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
 from rl.basis import Basis, trait_columns
+from rl.draws import N_SAMPLES
 from rl.numerics import learned_share
 from rl.regression import Curve, Posterior, Prior, Rows, fit
 from rl.state import TRAITS, StateSpace, nearest_cells, of_cells, serving_space
@@ -32,7 +33,6 @@ from rl.state import TRAITS, StateSpace, nearest_cells, of_cells, serving_space
 Floats = NDArray[np.float64]
 Float32s = NDArray[np.float32]
 
-N_DRAWS = 16
 _SEED = 1
 _CAUTIOUS_INTERACTIONS = 3000.0
 _EARLY_CAUTION = 4.0
@@ -180,7 +180,7 @@ def smooth(
         residual[at] += misfit * (rows.weight / (rows.weight + smoothing.shrinkage))
     mean = np.sum([posterior.mean for posterior in posteriors], axis=0)
     generator = np.random.default_rng(_SEED)
-    draws = np.sum([posterior.draws(generator, N_DRAWS) for posterior in posteriors], axis=0)
+    draws = np.sum([posterior.draws(generator, N_SAMPLES) for posterior in posteriors], axis=0)
     return Smoothed(
         space,
         scale,

@@ -91,7 +91,6 @@ def running_server(
         "HOST": host,
         "PORT": str(port),
         "ADMIN_KEY": admin_key,
-        "EXPLORATION": "schedule",
         # Weeks pass within seconds, so that no step can last for days.
         "ROLLOUT_STEP_SECONDS": "1",
         "WATCH_SECONDS": "2",

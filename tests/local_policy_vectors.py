@@ -28,13 +28,16 @@ from rl.arms import (  # noqa: E402
     Split,
     position_of,
 )
+from rl.exploration import POSTERIOR  # noqa: E402
 from rl.policy import GreedyTable, rule_based_policy  # noqa: E402
 from rl.state import TRAITS, StateSpace, serving_space  # noqa: E402
 from server.contract.vocabulary import action_index, context_table  # noqa: E402
+from server.serving import prepared_arm  # noqa: E402
 from server.serving.decider import Decider  # noqa: E402
 from server.serving.policies import Arm, PolicyHolder, Serving  # noqa: E402
 from server.serving.snapshots import encode  # noqa: E402
 from server.serving.tokens import RECORD, TokenCodec  # noqa: E402
+from tests.drawing import with_draws  # noqa: E402
 
 FILE = ROOT / "clients/vectors/local-policy.json"
 SPACE = serving_space(StateSpace(moods=("neutral", "happy", "calm")), 4)
@@ -45,11 +48,21 @@ def table(rng: np.random.Generator, epsilon: float) -> GreedyTable:
     """Any action, by any source, in every state."""
     actions, sources = (rng.integers(top, size=SPACE.n_states) for top in (N_ACTIONS, 3))
     columns = actions.astype(np.uint8).tobytes(), sources.astype(np.uint8).tobytes()
-    return GreedyTable(SPACE, *columns, epsilon)
+    return with_draws(GreedyTable(SPACE, *columns, epsilon), int(rng.integers(100)), bins=3)
+
+
+class Chances:
+    """Stands in for the module random: gives the numbers that a decision is to be made with."""
+
+    def __init__(self, *numbers: float) -> None:
+        self._numbers = list(numbers)
+
+    def random(self) -> float:
+        return self._numbers.pop(0)
 
 
 def serving(rng: np.random.Generator) -> Serving:
-    """Three arms of a rollout, none of which explores, and people who are held back."""
+    """Three arms of a rollout, two of which have draws, and people who are held back."""
     split = Split(30, 20, "sugar", 25)
     shares = split.shares()
     arms = (
@@ -64,7 +77,7 @@ def decisions(rng: np.random.Generator, served: Serving) -> list[dict[str, Any]]
     """Answers of the server, scores on the edges of bins among them."""
     holder = PolicyHolder(SPACE, 0.0)
     holder.serve(served)
-    decider = Decider(holder, TokenCodec(b"vectors"), 0.0)
+    decider = Decider(holder, TokenCodec(b"vectors"), POSTERIOR)
     contexts = list(context_table(SPACE))
     edges = [0.0, 100.0, 40.0, 39.999998, 50.0, 49.999996, 60.0, 59.999996, 59.99999999]
     found = []
@@ -77,6 +90,10 @@ def decisions(rng: np.random.Generator, served: Serving) -> list[dict[str, Any]]
             for edge, score in zip(on_edge, any_scores, strict=True)
         ]
         as_sent = [float(score) for score in np.float32(scores)]
+        chances = [round(chance, 6) for chance in rng.random(2).tolist()]
+        if number % 10 == 0:
+            chances[0] *= POSTERIOR.epsilon or 0.0
+        prepared_arm.random = Chances(*chances)  # type: ignore[attr-defined]
         answer = pb.GetRecommendationParamsResponse.FromString(
             decider.decide(user.encode(), tuple(as_sent), context)
         )
@@ -87,6 +104,7 @@ def decisions(rng: np.random.Generator, served: Serving) -> list[dict[str, Any]]
                 "content_type": context[0],
                 "mood": context[1],
                 "time_of_day": context[2],
+                "chances": chances,
                 "action": action_index(answer.action),
                 "source": answer.source,
                 "policy_arm": answer.policy_arm,
@@ -139,7 +157,7 @@ def vectors() -> dict[str, Any]:
     """All of them."""
     rng = np.random.default_rng(1)
     served = serving(rng)
-    snapshot = encode(SPACE, served, 0.0)
+    snapshot = encode(SPACE, served, POSTERIOR)
     salts = ("sugar", HOLDBACK_SALT, "", "salt of a rollout")
     return {
         "about": "docs/local-decisions.md says what these are; numbers of enums are the contract's",

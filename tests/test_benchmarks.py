@@ -19,6 +19,7 @@ TITLES = (
     "Growth",
     "Peers",
     "Learning",
+    "Tuning",
 )
 SECONDS = 600
 

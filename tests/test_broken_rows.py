@@ -91,7 +91,7 @@ def holding(column: str, content: bytes) -> str:
 
 def damaged_archive() -> bytes:
     """An archive of arrays whose compressed part is cut up."""
-    whole = bytearray(pack({"probabilities": np.zeros(9), "sources": np.zeros(9)}))
+    whole = bytearray(pack({"samples": np.zeros(9)}))
     # The method of compression in the header of its first file, and in the directory.
     for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
         at = whole.index(signature) + offset
@@ -135,16 +135,15 @@ BROKEN = {
     ),
     "a policy of an unknown kind": Broken("policy_kind = 'oracle'", False, "the kind oracle"),
     "a policy of another kind": Broken(
-        "policy_kind = 'probability_table'", False, "not packed arrays"
+        "policy_kind = 'sampled_linear'", False, "not packed arrays"
     ),
     "a damaged archive": Broken(
-        holding("policy", damaged_archive()) + ", policy_kind = 'probability_table'",
+        holding("policy", damaged_archive()) + ", policy_kind = 'sampled_linear'",
         False,
         "not packed arrays",
     ),
     "an archive of wrong shapes": Broken(
-        holding("policy", pack({"probabilities": np.zeros(9), "sources": np.zeros(9)}))
-        + ", policy_kind = 'probability_table'",
+        holding("policy", pack({"samples": np.zeros(9)})) + ", policy_kind = 'sampled_linear'",
         False,
         "model version",
     ),

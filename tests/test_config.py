@@ -14,7 +14,7 @@ from tests.support import ROOT, environment
 def test_the_defaults_are_the_seeds() -> None:
     settings = Settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 50051)
-    assert settings.exploration == "off"
+    assert settings.exploration == "posterior"
     learner = settings.hyperparameters()
     assert (learner.learning_rate, learner.discount_factor) == (0.1, 0.95)
     assert (learner.exploration_rate, learner.min_exploration_rate) == (0.3, 0.05)

@@ -13,6 +13,7 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
 from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
+from rl.exploration import FLOOR, OF_RULES, OFF, POSTERIOR, SCHEDULE, Exploration
 from rl.policy import EXPLORATION, GreedyTable
 from rl.rules import rule_based_action
 from rl.state import TRAITS, Context, StateSpace
@@ -33,6 +34,7 @@ from server.serving.answers import (
 from server.serving.decider import Decider
 from server.serving.policies import Arm, PolicyHolder, Serving, Shadow
 from server.serving.tokens import Decision, TokenCodec
+from tests.drawing import with_draws
 
 SPACE = StateSpace(bins=3)
 CODEC = TokenCodec(b"a key for tests")
@@ -88,7 +90,7 @@ def serving(*arms: Arm, version: int = 7, shadow: Shadow | None = None) -> Servi
     return Serving(arms, Activation(41, version, None, split, 0, None), 41, shadow=shadow)
 
 
-def decider_of(what: Serving, exploration: float | None = None) -> Decider:
+def decider_of(what: Serving, exploration: Exploration = SCHEDULE) -> Decider:
     holder = PolicyHolder(SPACE, 0.0)
     holder.serving = what
     return Decider(holder, CODEC, exploration)
@@ -104,6 +106,12 @@ THREE = (
 THREE_EXPLORING = tuple(
     replace(arm, policy=replace(arm.policy, epsilon=epsilon))
     for arm, epsilon in zip(THREE, (0.3, 0.5, 0.0), strict=True)
+)
+DRAWING = (Arm(RL, 7, with_draws(policy(1, epsilon=FLOOR), 1), 1.0),)
+THREE_DRAWING = (
+    Arm(RL, 7, with_draws(policy(1, epsilon=FLOOR), 1), 0.5),
+    Arm(PREVIOUS, 6, with_draws(policy(2, epsilon=FLOOR), 2), 0.25),
+    Arm(RULE_BASED, 0, policy(3, epsilon=FLOOR), 0.25),
 )
 EVERY = {
     "one": serving(*ONE),
@@ -222,11 +230,11 @@ def test_shadows_agree_with_what_is_greedy(ask: Ask, arms: tuple[Arm, ...]) -> N
 @both
 @pytest.mark.parametrize(
     ("arms", "exploration"),
-    [(EXPLORING, None), (ONE, 0.3), (THREE, 0.3)],
+    [(EXPLORING, SCHEDULE), (ONE, Exploration(0.3)), (THREE, Exploration(0.3))],
     ids=["by policy", "by setting", "three arms"],
 )
 def test_exploration_is_as_frequent_as_it_says(
-    ask: Ask, arms: tuple[Arm, ...], exploration: float | None
+    ask: Ask, arms: tuple[Arm, ...], exploration: Exploration
 ) -> None:
     n, epsilon = 12_000, 0.3
     random.seed(5)
@@ -249,6 +257,54 @@ def test_exploration_is_as_frequent_as_it_says(
         assert_binomial(count, n, chances[action])
 
 
+@both
+@pytest.mark.parametrize("arms", [DRAWING, THREE_DRAWING], ids=["one arm", "three arms"])
+def test_draws_are_as_frequent_as_they_say(ask: Ask, arms: tuple[Arm, ...]) -> None:
+    n = 12_000
+    random.seed(6)
+    person = crowd(1, seed=4)
+    people = People(
+        [f"user-{i}".encode() for i in range(n)],
+        person.traits.repeat(n, axis=0),
+        person.contexts.repeat(n, axis=0),
+    )
+    state = state_of(person.traits[0].tolist(), tuple(person.contexts[0].tolist()))
+    answers = ask(decider_of(serving(*arms), POSTERIOR), people)
+    expected = np.zeros(N_ACTIONS)
+    for arm in arms:
+        expected += arm.share * arm.policy.exploring_dist(np.array([state]))[0]
+    counts = np.zeros(N_ACTIONS, dtype=int)
+    for answer, user in zip(answers, people.users, strict=True):
+        response, token = read(answer, user)
+        counts[token.action] += 1
+        assert math.isclose(response.propensity, expected[token.action])
+        served = next(arm for arm in arms if ARM_NUMBERS[arm.name] == response.policy_arm)
+        is_greedy = token.action == served.policy.actions[state]
+        assert is_greedy == (response.source != pb.DECISION_SOURCE_EXPLORATION)
+    for count, chance in zip(counts.tolist(), expected.tolist(), strict=True):
+        assert_binomial(count, n, chance)
+
+
+@both
+def test_draws_are_left_out_unless_they_are_asked_for(ask: Ask) -> None:
+    people = crowd(300)
+    for exploration in (OFF, SCHEDULE):
+        for answer in ask(decider_of(serving(*DRAWING), exploration), people):
+            found = Response.FromString(answer)
+            if found.source != pb.DECISION_SOURCE_EXPLORATION:
+                epsilon = 0.0 if exploration == OFF else FLOOR
+                assert found.propensity == pytest.approx(1.0 - epsilon + epsilon / N_ACTIONS)
+
+
+@both
+def test_the_rules_alone_explore_at_random(ask: Ask) -> None:
+    alone = serving(Arm(RULE_BASED, 0, with_draws(policy(3), 3), 1.0), version=0)
+    for answer in ask(decider_of(alone, POSTERIOR), crowd(300)):
+        found = Response.FromString(answer)
+        greedy = 0.0 if found.source == pb.DECISION_SOURCE_EXPLORATION else 1.0 - OF_RULES
+        assert found.propensity == pytest.approx(OF_RULES / N_ACTIONS + greedy)
+
+
 def assert_binomial(count: int, n: int, chance: float) -> None:
     assert abs(count - n * chance) < 4.5 * math.sqrt(n * chance * (1 - chance))
 
@@ -256,7 +312,7 @@ def assert_binomial(count: int, n: int, chance: float) -> None:
 @both
 def test_without_exploration_nobody_explores(ask: Ask) -> None:
     people = crowd(500)
-    answers = ask(decider_of(serving(*THREE_EXPLORING), exploration=0.0), people)
+    answers = ask(decider_of(serving(*THREE_EXPLORING), exploration=OFF), people)
     assert answers
     for answer in answers:
         assert Response.FromString(answer).source != pb.DECISION_SOURCE_EXPLORATION
@@ -306,7 +362,7 @@ def refuses(ask: Ask, arms: tuple[Arm, ...], people: People, error: type[Excepti
 def test_a_new_plan_is_followed_at_once(ask: Ask) -> None:
     people = crowd(50)
     holder = PolicyHolder(SPACE, 0.0)
-    decider = Decider(holder, CODEC, None)
+    decider = Decider(holder, CODEC, SCHEDULE)
     for served in (*EVERY.values(), EVERY["one"]):
         holder.serving = served
         versions = {Response.FromString(answer).model_version for answer in ask(decider, people)}

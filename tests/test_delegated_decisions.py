@@ -22,6 +22,7 @@ from recparams_client.snapshot import decode
 from recparams_client.types import DecisionRequest, PersonalityProfile
 from rl.action import N_ACTIONS
 from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
+from rl.exploration import OFF, POSTERIOR, SCHEDULE, Exploration
 from rl.learners.features import n_features
 from rl.learners.lin_ts import SampledLinearPolicy
 from rl.policy import GreedyTable, Policy, rule_based_policy
@@ -31,13 +32,14 @@ from server.app import App
 from server.contract.vocabulary import SOURCE_NUMBERS, context_table
 from server.services import served_plans
 from server.serving.delegated_decisions import DelegatedDecision, ServedPlan, problem
-from server.serving.delegated_tokens import Exploration, told_of
+from server.serving.delegated_tokens import Told, told_of
 from server.serving.policies import Arm, PolicyHolder, Serving
 from server.serving.snapshots import encode
 from server.serving.tokens import Decision, TokenCodec
 from server.settings import Settings
 from server.store.activations import Shares, activate, set_rollout
 from tests.delegating import ADA, Caller, recording, store_version
+from tests.drawing import with_draws
 from tests.support import Client, Failure, failure_of, in_process
 
 SPACE = StateSpace(bins=3, moods=tuple(mood for mood in ALL_MOODS if mood != "stressed"))
@@ -54,7 +56,7 @@ def table(seed: int, epsilon: float) -> GreedyTable:
     generator = np.random.default_rng(seed)
     actions, sources = (generator.integers(top, size=SPACE.n_states) for top in (N_ACTIONS, 3))
     columns = actions.astype(np.uint8).tobytes(), sources.astype(np.uint8).tobytes()
-    return GreedyTable(SPACE, *columns, epsilon)
+    return with_draws(GreedyTable(SPACE, *columns, epsilon), seed)
 
 
 def one_arm(epsilon: float) -> Serving:
@@ -77,9 +79,9 @@ def served_of(serving: Serving, *lost: int) -> ServedPlan:
     return ServedPlan(serving.plan, policies)
 
 
-def made(serving: Serving, exploration: float | None, count: int) -> list[DelegatedDecision]:
+def made(serving: Serving, exploration: Exploration, count: int) -> list[DelegatedDecision]:
     """Decisions of the client library, where it is told this; one in ten is of nobody known."""
-    told = Exploration.told(exploration, RULES)
+    told = Told.of(exploration, RULES)
     key = CODEC.delegate(int(time.time()), told)
     encoded = encode(SPACE, serving, exploration)
     decider = LocalDecider(
@@ -99,15 +101,15 @@ def made(serving: Serving, exploration: float | None, count: int) -> list[Delega
         else:
             one = decider.decide(user, profile, *names)
         read, by_key = CODEC.read(one.decision_token, user), told_of(one.decision_token)
-        assert by_key == Exploration(pytest.approx(told.epsilon), told.everywhere)
+        assert by_key == Told(pytest.approx(told.epsilon), told.everywhere, told.by_draws)
         assert by_key is not None
         found.append(DelegatedDecision("path", user, read, by_key))
     return found
 
 
-def held(served: ServedPlan, one: DelegatedDecision, exploration: float | None) -> str:
+def held(served: ServedPlan, one: DelegatedDecision, exploration: Exploration) -> str:
     """Why a server with this setting refuses a decision."""
-    return problem(served, SPACE, CONTEXTS, one, Exploration.told(exploration, RULES))
+    return problem(served, SPACE, CONTEXTS, one, Told.of(exploration, RULES))
 
 
 def changed(one: DelegatedDecision, **fields: Any) -> DelegatedDecision:
@@ -127,14 +129,16 @@ def forgeries(decision: Decision) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("arrange", [one_arm, three_arms])
-@pytest.mark.parametrize("exploration", [None, 0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "exploration", [SCHEDULE, OFF, Exploration(0.1), Exploration(1.0), POSTERIOR], ids=repr
+)
 def test_what_was_served_is_taken_and_nothing_else(
-    arrange: Callable[[float], Serving], exploration: float | None
+    arrange: Callable[[float], Serving], exploration: Exploration
 ) -> None:
     serving = arrange(0.3)
     served, decisions = served_of(serving), made(serving, exploration, 300)
     explored = any(one.decision.source == EXPLORING for one in decisions)
-    assert explored == (exploration != 0.0)
+    assert explored == (exploration != OFF)
     for one in decisions:
         assert held(served, one, exploration) == ""
         for forged in forgeries(one.decision):
@@ -146,20 +150,20 @@ def test_without_exploration_only_an_arms_own_action_is_taken(
     arrange: Callable[[float], Serving],
 ) -> None:
     serving = arrange(0.0)
-    for one in made(serving, 0.0, 50):
+    for one in made(serving, OFF, 50):
         for action in range(N_ACTIONS):
             for source in SOURCE_NUMBERS:
                 forged = changed(one, action=action, source=source)
-                taken = held(served_of(serving), forged, 0.0) == ""
+                taken = held(served_of(serving), forged, OFF) == ""
                 assert taken == (forged == one)
 
 
 def test_exploration_may_be_set_anew_before_a_reaction_arrives() -> None:
     for arrange in (one_arm, three_arms):
         served = served_of(arrange(0.3))
-        for told in (None, 0.0, 0.1):
+        for told in (SCHEDULE, OFF, POSTERIOR):
             for one in made(arrange(0.3), told, 100):
-                for now in (None, 0.0, 0.2):
+                for now in (SCHEDULE, OFF, Exploration(0.2), POSTERIOR):
                     assert held(served, one, now) == ""
 
 
@@ -167,7 +171,7 @@ def test_a_policy_that_is_gone_leaves_a_bound() -> None:
     serving = three_arms(0.3)
     for lost in ((8,), (7,), (7, 8)):
         served = served_of(serving, *lost)
-        for exploration in (None, 0.1, 0.01):
+        for exploration in (SCHEDULE, Exploration(0.1), Exploration(0.01)):
             for one in made(serving, exploration, 100):
                 assert held(served, one, exploration) == ""
                 if one.decision.model_version:
@@ -358,7 +362,7 @@ async def test_the_client_library_is_believed_over_a_change_of_key_and_version(
         early = [local.decide(one) for one in requests]
         # As if a key had come an hour later, before these tokens are made.
         there = app._runtime.require_tokens()
-        told = Exploration.told(0.2, app._holder.rules)
+        told = Told.of(Exploration(0.2), app._holder.rules)
         later = there.delegate(int(time.time()) + 3600, told)
         local._watcher.key = SealingKey(later.id, later.key, later.expires_at)
         await serve(app, db, await store_version(db, table(2, 0.3)))

@@ -34,6 +34,7 @@ from recparams_client import (
     RecommendationParams,
     RecParamsClient,
     RecParamsError,
+    deciding,
     sealing,
 )
 from recparams_client.deciding import Decider
@@ -41,6 +42,7 @@ from recparams_client.sealing import SealingKey, pack, seal
 from recparams_client.snapshot import SnapshotError, decode, position_of
 from rl.action import N_ACTIONS
 from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
+from rl.exploration import OFF, Exploration
 from rl.learners.features import n_features
 from rl.learners.lin_ts import SampledLinearPolicy
 from rl.policy import GreedyTable
@@ -48,10 +50,11 @@ from rl.state import MOODS, StateSpace
 from server.app import App
 from server.observability import metrics
 from server.serving import snapshots
-from server.serving.delegated_tokens import Exploration
+from server.serving.delegated_tokens import Told
 from server.serving.policies import Arm, Serving
 from server.serving.tokens import InvalidTokenError, TokenCodec
 from server.settings import Settings
+from tests.local_policy_vectors import Chances
 from tests.processes import run
 from tests.support import ROOT, Client, connect, in_process, wait_serving
 
@@ -295,7 +298,7 @@ FIELDS: dict[str, Any] = {
 
 
 def sealed(codec: TokenCodec, decided_at: int, issued: int, **changes: Any) -> bytes:
-    key = codec.delegate(issued, Exploration(0.3, everywhere=False))
+    key = codec.delegate(issued, Told(0.3, everywhere=False))
     record = pack(decided_at, **{**FIELDS, **changes})
     return seal(SealingKey(key.id, key.key, key.expires_at), "zoë".encode(), record)
 
@@ -361,7 +364,7 @@ async def test_changes_arrive_and_many_watchers_cost_one_encoding(
     encodings = Counter[int]()
     encode = snapshots.encode
 
-    def counted(space: StateSpace, serving: Serving, exploration: float | None) -> Any:
+    def counted(space: StateSpace, serving: Serving, exploration: Exploration) -> Any:
         encodings[serving.plan.id] += 1
         return encode(space, serving, exploration)
 
@@ -491,7 +494,7 @@ async def test_a_version_that_is_no_table_is_asked_for(app: App) -> None:
 @pytest.mark.usefixtures("client")
 async def test_a_snapshot_that_is_not_whole_is_refused(app: App) -> None:
     one_arm(app)
-    good = snapshots.encode(SPACE, app._holder.serving, 0.0)
+    good = snapshots.encode(SPACE, app._holder.serving, OFF)
     assert decode(good.compressed, good.checksum).bins == 3
     for data, checksum in (
         (good.compressed[:-9], good.checksum),
@@ -520,7 +523,7 @@ async def test_a_snapshot_that_is_not_whole_is_refused(app: App) -> None:
 )
 def test_a_snapshot_passes_the_servers_own_checks(spoil: Callable[[Any], None]) -> None:
     plan = Activation(1, 7, None, Split(), 0, None)
-    message = snapshots._message(SPACE, Serving((Arm(RL, 7, table(7), 1.0),), plan, 1), 0.0)
+    message = snapshots._message(SPACE, Serving((Arm(RL, 7, table(7), 1.0),), plan, 1), OFF)
     spoil(message)
     data = message.SerializeToString()
     with pytest.raises(SnapshotError):
@@ -539,13 +542,14 @@ def test_vectors_are_what_the_server_computes(tmp_path: Path) -> None:
         assert again[name] == VECTORS[name]
 
 
-def test_the_client_is_held_against_the_vectors() -> None:
+def test_the_client_is_held_against_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = decode(base64.b64decode(VECTORS["snapshot"]), bytes.fromhex(VECTORS["checksum"]))
     decider = Decider(snapshot, lambda: None)
     names = {context.numbers: words for words, context in snapshot.contexts.items()}
-    arms = Counter()
+    arms, sources = Counter(), Counter()
     for one in VECTORS["decisions"]:
         words = names[one["content_type"], one["mood"], one["time_of_day"]]
+        monkeypatch.setattr(deciding, "random", Chances(*one["chances"]))
         found = decider.decide(one["user_id"], PersonalityProfile(*one["scores"]), *words)
         recommended = found.recommendation
         _, _, _, action, arm, source, _ = found._made
@@ -557,7 +561,9 @@ def test_the_client_is_held_against_the_vectors() -> None:
         assert recommended.model_version == one["model_version"]
         assert recommended.propensity == one["propensity"]
         arms[arm] += 1
+        sources[source] += 1
     assert len(arms) == 3
+    assert sources[rpb.DECISION_SOURCE_EXPLORATION] > 20
     for one in VECTORS["positions"]:
         assert position_of(one["salt"], one["user_id"].encode()) == one["position"]
 

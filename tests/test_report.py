@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
 from server.cli import evaluate as command
+from server.cli.charts import REFUSED
 from server.cli.output import print_estimates
-from server.cli.report import REFUSED, render
+from server.cli.report import render
 from server.cli.run_output import print_run
 from tests.test_cli_trust import Page
 

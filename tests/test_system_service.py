@@ -40,7 +40,7 @@ async def test_from_the_first_day_on(client: Client, db: asyncpg.Connection) -> 
     assert health.database.answers
     assert 0 < health.database.select_seconds < 1
     assert health.database.problem == ""
-    assert health.served == pb.ServedHealth(active_version=0)
+    assert health.served == pb.ServedHealth(active_version=0, exploration="off")
     assert health.served.HasField("active_version")
     assert not health.HasField("last_training_run")
     assert health.queue == pb.TrainingQueue(interactions_waiting=0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
-from rl.evaluation.estimators import ESTIMATORS, DoublyRobust, Floats, Rounds, rounds
+from rl.evaluation.estimators import ESTIMATORS, DoublyRobust, Floats, Rounds, joined, rounds
 from rl.evaluation.intervals import Estimate, difference, estimate
 from rl.evaluation.reward_model import estimate_rewards
 from rl.numerics import unique_inverse
@@ -227,12 +227,7 @@ def _by_objective(
         )
         levels.append(dist @ LEVELS)
         taken += dist.sum(axis=0)
-    seen = Rounds(
-        *(
-            np.concatenate([getattr(piece, name) for piece in pieces])
-            for name in ("weight", "reward", "estimated", "direct", "cluster")
-        )
-    )
+    seen = joined(pieces)
     logged = LEVELS[log.action].astype(np.float64)
     # What an action itself brings is known of every action, so nothing of it is estimated.
     by_objective = {OBJECTIVES[0]: seen} | {

@@ -8,7 +8,8 @@ bootstrap (rl/evaluation/intervals.py) are written once. Values are in units of 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from math import inf
 from typing import Any
 
@@ -100,6 +101,12 @@ def rounds(
         direct=np.einsum("na,na->n", action_dist, estimated_rewards, dtype=np.float64),
         cluster=cluster.astype(np.int64),
     )
+
+
+def joined(pieces: Sequence[Rounds]) -> Rounds:
+    """Returns the rounds of one or more pieces, one after another."""
+    names = [field.name for field in fields(Rounds)]
+    return Rounds(*(np.concatenate([getattr(one, name) for one in pieces]) for name in names))
 
 
 class Estimator(ABC):

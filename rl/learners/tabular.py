@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
+from rl.choice import sampled_actions
 from rl.compiled import Compiled
 from rl.learners.base import Learner, OnProgress, Statistics, checked
 from rl.policy import GreedyTable, Policy, publish
+from rl.smoothing import Smoothed
 from rl.transitions import Transitions
 
 
@@ -48,12 +50,13 @@ class TabularLearner(Learner):
         learn_by_cell(
             transitions,
             self.space.n_contexts,
-            self._learn,
+            self.learn_in_order,
             threads=threads,
             on_progress=on_progress,
         )
 
-    def _learn(self, part: Transitions) -> None:
+    def learn_in_order(self, part: Transitions) -> None:
+        """Learns transitions of any cells one after the other, on this thread."""
         self._update(part)
         learning_rate = np.float32(self.hyperparameters.learning_rate)
         update_rewards(self.rewards, part.state, part.action, part.reward, learning_rate)
@@ -68,7 +71,12 @@ class TabularLearner(Learner):
             learning_rate=self.hyperparameters.learning_rate,
             epsilon=self.epsilon,
             smoothing=self.smoothing,
+            draw=self._draw,
         )
+
+    def _draw(self, smoothed: Smoothed, rules: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns draws to explore by, uint8 (n_states, n). Arguments as `sampled_actions`."""
+        return sampled_actions(smoothed, rules)
 
     def _check_finite(self) -> None:
         if not np.isfinite(self.q[self.visits > 0]).all():

@@ -11,6 +11,7 @@ _COMMANDS = {
     "train": "server.cli.train:train",
     "runs": "server.cli.runs:runs",
     "evaluate": "server.cli.evaluate:evaluate",
+    "tune": "server.cli.tune:tune",
     "models": "server.cli.models:models",
     "rollout": "server.cli.rollout:rollout",
     "shadow": "server.cli.shadow:shadow",
@@ -52,6 +53,7 @@ def main() -> None:
     recparams train --wait         learn from what was recorded (what the CronJob runs)
     recparams status               how the service does, and when it trains next
     recparams evaluate             what other policies would have been worth
+    recparams tune                 which learner and settings suit your people
     recparams rollout next         serve a version to more people
     recparams models rollback      serve what was served before
     recparams compare --quick      every algorithm on the same simulated people

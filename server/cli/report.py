@@ -4,7 +4,6 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment
@@ -18,54 +17,51 @@ from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
 from rl.action import ACTIONS, ENERGIES
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY
+from server.cli.charts import COLOURS, STYLE, forest, interval_text
 from server.cli.output import gain_sentence, when
+from server.cli.tuning_chart import draw_differences, height
+from server.cli.tuning_output import settings_lines, table_rows, tuning_notes, tuning_sentence
 
-# Okabe & Ito: told apart by colour-blind people too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-REFUSED = "not enough overlap"
 _MOST_DATES = 8
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    # Names are text, not mathematics.
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    # Nothing in the file may differ between two renderings of one answer.
-    "svg.hashsalt": "recparams",
-}
 
 
 def render(answer: pb.EvaluateResponse, confidence: float) -> str:
     """Returns the HTML page; confidence is that of the intervals."""
     template = files("server.cli").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"when": when, "number": _number, "interval": _interval, "gain": gain_sentence}
+    page.filters |= {
+        "when": when,
+        "number": _number,
+        "interval": interval_text,
+        "gain": gain_sentence,
+    }
     rows = len(answer.policies)
     pictures = {
         "policies": _picture(_values, answer, 1.0 + 0.95 * max(1, rows)),
         "differences": _picture(_differences, answer, 1.0 + 0.3 * len(answer.differences)),
         "daily": _picture(_daily, answer, 2.8 if answer.daily else 0.6),
         "coverage": _picture(_coverage, answer, 2.9 if answer.coverage else 0.6),
+        "tuning": _picture(_tuning, answer, height(answer.tuning))
+        if answer.HasField("tuning")
+        else "",
         "actions": _picture(_actions, answer, 2.0 + 0.27 * rows if answer.interactions else 0.6),
     }
     return page.from_string(template).render(
         answer=answer,
         pictures=pictures,
         segments=_segments(answer),
+        tuning={
+            "sentence": tuning_sentence(answer.tuning),
+            "rows": list(table_rows(answer.tuning)),
+            "notes": tuning_notes(answer.tuning),
+            "settings": settings_lines(answer.tuning),
+        },
         confidence=f"{100 * confidence:g} %",
     )
 
 
 def _number(value: float) -> str:
     return f"{value:.3f}"
-
-
-def _interval(one: epb.Estimate) -> str:
-    if not one.HasField("value"):
-        return REFUSED
-    return f"{one.value:.3f} [{one.intervals[0].low:.3f}, {one.intervals[0].high:.3f}]"
 
 
 def _segments(answer: pb.EvaluateResponse) -> list[tuple[str, str, list[epb.Estimate]]]:
@@ -86,7 +82,7 @@ def _segments(answer: pb.EvaluateResponse) -> list[tuple[str, str, list[epb.Esti
 def _picture(
     draw: Callable[[Figure, pb.EvaluateResponse], None], answer: pb.EvaluateResponse, height: float
 ) -> Markup:
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(9.0, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure, answer)
@@ -99,7 +95,7 @@ def _picture(
 
 def _values(figure: Figure, answer: pb.EvaluateResponse) -> None:
     axes = figure.add_subplot()
-    _forest(
+    forest(
         axes,
         [
             (f"{policy.name}  {one.estimator}", one, COLOURS[row % len(COLOURS)])
@@ -118,36 +114,13 @@ def _values(figure: Figure, answer: pb.EvaluateResponse) -> None:
 def _differences(figure: Figure, answer: pb.EvaluateResponse) -> None:
     axes = figure.add_subplot()
     pairs = answer.differences
-    _forest(
-        axes, [(f"{pair.policy} - {pair.other}", pair.difference, COLOURS[0]) for pair in pairs]
-    )
+    forest(axes, [(f"{pair.policy} - {pair.other}", pair.difference, COLOURS[0]) for pair in pairs])
     axes.axvline(0.0, color="#777777", linewidth=1)
     axes.set_xlabel("difference in reward a recommendation")
 
 
-def _forest(axes: Axes, rows: Sequence[tuple[str, epb.Estimate, str]]) -> None:
-    """Draws estimates with their first interval, top to bottom, and the numbers beside them."""
-    for position, (_, one, colour) in enumerate(rows):
-        known = one.HasField("value")
-        if known:
-            interval = one.intervals[0]
-            axes.plot((interval.low, interval.high), (position, position), color=colour)
-            axes.plot(one.value, position, "o", color=colour, markersize=5)
-        axes.annotate(
-            _interval(one),
-            (1.02, position),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8.5,
-            color="#222222" if known else "#777777",
-            fontstyle="normal" if known else "italic",
-        )
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(axis="x", color="#e5e5e5")
-    axes.set_axisbelow(True)
-    if not any(one.HasField("value") for _, one, _ in rows):
-        axes.set_xticks([])
+def _tuning(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    draw_differences(figure, answer.tuning)
 
 
 def _daily(figure: Figure, answer: pb.EvaluateResponse) -> None:

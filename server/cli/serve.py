@@ -61,7 +61,7 @@ def serve(config: str | None, **given: Any) -> None:
 
     \b
     recparams serve
-    recparams serve --port 50052 --exploration schedule
+    recparams serve --port 50052 --exploration off
     recparams serve --workers 4
     DATABASE_URL=postgresql://u:p@db/recparams RECPARAMS_ADMIN_KEY=... \\
         recparams serve --environment production --host 0.0.0.0

@@ -79,6 +79,10 @@ def _served(served: pb.ServedHealth) -> Iterator[tuple[str, object]]:
         yield "in memory", version_name(served.serving_version)
     if served.refused_reason:
         yield "REFUSED", served.refused_reason
+    if served.exploration == "off":
+        yield "exploration", "off: what is not served is not learned, and cannot be compared"
+    else:
+        yield "exploration", served.exploration
 
 
 def _ago(moment: Timestamp) -> str:

@@ -1,4 +1,4 @@
-"""Entry of a job: train RUN | evaluate JSON | experiment ID | gain | export VERSION | import."""
+"""Entry of a job: train N, evaluate JSON, tune JSON, experiment N, gain, export N or import."""
 
 import asyncio
 import os
@@ -48,6 +48,11 @@ def _work(settings: Settings, arguments: list[str]) -> int:
             from server.jobs.requests import EvaluationRequest
 
             return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request), output))
+        case ["tune", request]:
+            from server.jobs.requests import TuningRequest
+            from server.jobs.tuning import tune_log
+
+            return asyncio.run(tune_log(settings, TuningRequest.from_json(request), output))
         case ["experiment", experiment_id]:
             from server.jobs.experiment import compare_arms
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import TypeVar
 
 import grpc
@@ -32,6 +32,10 @@ STORE_AWAY = 4
 """Exit code of a job that cannot reach the database."""
 UNUSABLE_MODEL = 5
 """Exit code of a job that needs a version that cannot be used; its output is `REASON message`."""
+UNDER_WAY = 6
+"""Exit code of a job of which there is one at a time, while another is under way."""
+LENGTH_BYTES = 4
+"""Of the big-endian length that comes before each message of a job that writes several."""
 
 
 class Jobs:
@@ -154,6 +158,18 @@ class Jobs:
                 if held:
                     yield held
 
+    async def messages(self, *arguments: str) -> AsyncGenerator[bytes, None]:
+        """Yields the messages that a job writes, as they come. Raises as `stream`."""
+        with self._place(arguments[0]):
+            async with self._process(*arguments) as process:
+                assert process.stdout is not None  # noqa: S101 - it is a pipe
+                with contextlib.suppress(asyncio.IncompleteReadError):
+                    while True:
+                        length = await process.stdout.readexactly(LENGTH_BYTES)
+                        yield await process.stdout.readexactly(int.from_bytes(length, "big"))
+                if await _ended(process, b"") != 0:
+                    raise RuntimeError(f"job {arguments[0]} failed")
+
     async def feed(self, pieces: AsyncIterator[bytes], *arguments: str) -> tuple[int, bytes]:
         """Returns exit code and output of a job that reads these pieces from its standard input.
 
@@ -205,7 +221,7 @@ async def _ended(process: ForkedProcess, output: bytes) -> int:
     """Returns the exit code of a job.
 
     Raises UNAVAILABLE if it could not reach the database, and FAILED_PRECONDITION if a version that
-    it needs cannot be used.
+    it needs cannot be used, or another is under way.
     """
     code = await process.wait()
     if code == STORE_AWAY:
@@ -213,4 +229,10 @@ async def _ended(process: ForkedProcess, output: bytes) -> int:
     if code == UNUSABLE_MODEL:
         reason, _, message = output.decode().partition(" ")
         raise error(grpc.StatusCode.FAILED_PRECONDITION, reason, message)
+    if code == UNDER_WAY:
+        raise error(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "TUNING_ALREADY_RUNNING",
+            "another tuning is under way: try again when it is over",
+        )
     return code

@@ -19,7 +19,7 @@ async def usable_pscore(
         settings: the exploration that is served.
         pscore: propensities as they were stored, float32 (n,), NaN where not known.
     """
-    epsilon = settings.served_exploration()
+    epsilon = settings.served_exploration().epsilon
     if epsilon is None:
         of_versions = await model_rows.least_exploration(connection)
         epsilon = min(settings.exploration_rate, of_versions or 1.0)

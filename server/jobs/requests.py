@@ -88,6 +88,25 @@ class EvaluationRequest:
         return _EVALUATION.validate_json(text)
 
 
+@with_config(extra="forbid")
+@dataclass(frozen=True)
+class TuningRequest:
+    """Interactions to tune on: those of a period, half open; and the confidence of intervals."""
+
+    start: datetime
+    end: datetime
+    confidence: float = 0.95
+
+    def to_json(self) -> str:
+        """Returns the request as JSON text."""
+        return _TUNING.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "TuningRequest":
+        """Returns the request that `to_json` wrote. Raises pydantic.ValidationError."""
+        return _TUNING.validate_json(text)
+
+
 def _with_own_hyperparameters(data: dict[str, Any]) -> dict[str, Any]:
     """Makes the hyperparameters of the type that the algorithm has for them."""
     algorithm = data.get("algorithm", DEFAULT_ALGORITHM)
@@ -96,3 +115,4 @@ def _with_own_hyperparameters(data: dict[str, Any]) -> dict[str, Any]:
 
 _RUN = TypeAdapter(Annotated[RunRequest, BeforeValidator(_with_own_hyperparameters)])
 _EVALUATION = TypeAdapter(EvaluationRequest)
+_TUNING = TypeAdapter(TuningRequest)

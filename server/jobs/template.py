@@ -29,6 +29,7 @@ NEEDED_BY_JOBS = (
     "server.jobs.learning_gain",
     "server.jobs.tables",
     "server.jobs.training.run",
+    "server.jobs.tuning",
     "server.jobs.warm",
 )
 NAME = "job template"

@@ -64,6 +64,7 @@ METHODS = {
     "WatchTrainingRun": MethodPolicy(Role.TRAIN, Kind.ENDLESS),
     "CancelTrainingRun": MethodPolicy(Role.TRAIN),
     "Evaluate": MethodPolicy(Role.TRAIN, Kind.LONG),
+    "Tune": MethodPolicy(Role.TRAIN, Kind.ENDLESS),
     "ListModels": MethodPolicy(Role.ADMINISTER),
     "GetModel": MethodPolicy(Role.ADMINISTER),
     "ActivateModel": MethodPolicy(Role.ADMINISTER),

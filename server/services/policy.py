@@ -12,7 +12,7 @@ from server.contract.errors import invalid, store_unavailable
 from server.observability import metrics
 from server.services.runtime import Runtime
 from server.services.served_plans import told_to_callers
-from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey, Exploration
+from server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey, Told
 from server.serving.snapshots import EncodedSnapshot, Snapshots
 from server.settings import Settings
 
@@ -47,7 +47,7 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         if not self._runtime.holder.is_loaded:
             raise store_unavailable()
         key: DelegatedKey | None = None
-        told: Exploration | None = None
+        told: Told | None = None
         with metrics.WATCHERS.track_inprogress():
             while not self._stopping.is_set():
                 # Taken before the snapshot, so that no change in between is missed.

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import groupby
 
 from rl.arms import RULES_VERSION
+from rl.exploration import Exploration
 from rl.policy import Policy
 from server.contract.errors import Violations
 from server.contract.vocabulary import Contexts
 from server.rpc.decoding import in_turns
 from server.serving.delegated_decisions import DelegatedDecision, ServedPlan, problem
-from server.serving.delegated_tokens import Exploration
+from server.serving.delegated_tokens import Told
 from server.serving.policies import PolicyHolder
 from server.store.activations import fetch_activation
 from server.store.database import Pool
@@ -23,15 +25,17 @@ MOST_PLANS = 4
 """Kept of those lately asked for. A table takes two bytes a state."""
 
 
-def told_to_callers(exploration: float | None, holder: PolicyHolder) -> Exploration:
+def told_to_callers(exploration: Exploration, holder: PolicyHolder) -> Told:
     """Returns the exploration that this server tells callers.
 
     Args:
-        exploration: probability of a random action, 0 to 1; None follows what is served.
+        exploration: how it explores.
         holder: holds the policies in memory.
     """
-    of_all = holder.serving.exploration if exploration is None else exploration
-    return Exploration.told(of_all, holder.rules)
+    current = exploration.beside(holder.serving.version)
+    if current.epsilon is None:
+        current = replace(current, epsilon=holder.serving.exploration)
+    return Told.of(current, holder.rules)
 
 
 class ServedPlans:
@@ -39,10 +43,10 @@ class ServedPlans:
 
     Args:
         holder: holds the policies in memory.
-        exploration: probability of a random action, 0 to 1; None follows what is served.
+        exploration: how the server explores.
     """
 
-    def __init__(self, holder: PolicyHolder, exploration: float | None) -> None:
+    def __init__(self, holder: PolicyHolder, exploration: Exploration) -> None:
         self._holder = holder
         self._exploration = exploration
         self._plans: OrderedDict[int, ServedPlan] = OrderedDict()

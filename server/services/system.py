@@ -56,7 +56,11 @@ class SystemService(grpc_pb.SystemServiceServicer):
                 started_at=stamp(self._started_at),
                 uptime_seconds=time.monotonic() - self._started,
             ),
-            served=pb.ServedHealth(serving_version=serving.version, refused_reason=serving.refused),
+            served=pb.ServedHealth(
+                serving_version=serving.version,
+                refused_reason=serving.refused,
+                exploration=str(self._settings.exploration),
+            ),
             scheduled_jobs=self._scheduled_jobs(),
         )
         try:

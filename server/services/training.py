@@ -13,6 +13,7 @@ import grpc
 
 from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
+from recparams.v1 import tuning_pb2
 from rl.state import StateSpace
 from server.contract.errors import ServiceError, Violations, error, not_found
 from server.jobs.processes import run_for
@@ -25,12 +26,14 @@ from server.services.training_requests import (
     MOST_DAYS,
     as_of_or_now,
     bounded,
+    confidence_of,
     policies_of,
     run_request,
+    tuning_request,
 )
 from server.services.versions import check_evaluated, refused
 from server.settings import Settings
-from server.store import learning_gain, model_rows, tasks, training
+from server.store import learning_gain, model_rows, tasks, training, tuning
 from server.store.database import Connection, Pool
 
 LONGEST_PROBLEM = 300
@@ -171,14 +174,21 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
             raise not_found(f"training run {run_id}")
         return run_message(row)
 
+    async def Tune(  # type: ignore[override]
+        self, request: tuning_pb2.TuneRequest, context: Any
+    ) -> AsyncIterator[tuple[bytes, ...]]:
+        wanted = tuning_request(request)
+        jobs = self._runtime.require_jobs()
+        async with aclosing(jobs.messages("tune", wanted.to_json())) as responses:
+            async for response in responses:
+                yield (response,)
+
     async def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:
         violations = Violations()
         days = bounded(request, "test_days", 3, MOST_DAYS, violations)
         end = as_of_or_now(request, violations)
         policies = policies_of(request.policies, violations)
-        confidence = request.confidence if request.HasField("confidence") else 0.95
-        if not 0.5 <= confidence <= 0.999:
-            violations.add("confidence", f"must be from 0.5 to 0.999, not {confidence:g}")
+        confidence = confidence_of(request, violations)
         violations.raise_any()
         wanted = EvaluationRequest(
             start=end - timedelta(days=days or 3),
@@ -192,7 +202,10 @@ class TrainingService(grpc_pb.TrainingServiceServicer):
         response = await run_for(
             self._runtime.require_jobs(), pb.EvaluateResponse, "evaluate", wanted.to_json()
         )
-        gain = await learning_gain.newest(self._runtime.require_pool())
+        pool = self._runtime.require_pool()
+        gain, found = await learning_gain.newest(pool), await tuning.newest(pool)
         if gain is not None:
             response.learning_gain.CopyFrom(gain)
+        if found is not None:
+            response.tuning.CopyFrom(found)
         return response

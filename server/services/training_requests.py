@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.message import Message
 
-from recparams.v1 import evaluation_pb2
+from recparams.v1 import evaluation_pb2, tuning_pb2
 from recparams.v1 import training_pb2 as pb
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.registry import LEARNERS, settings_of
 from rl.learners.tabular import TabularLearner
 from rl.objectives import Objectives
 from server.contract.errors import Violations
-from server.jobs.requests import ACTIVE, PROCESS, RANDOM, RAY, RULES, RunRequest
+from server.jobs.requests import ACTIVE, PROCESS, RANDOM, RAY, RULES, RunRequest, TuningRequest
 from server.services.checks import FUTURE_ALLOWED, check_count, check_timestamp, to_datetime
 from server.settings import Settings
 
 MOST_DAYS = 3650
+TUNING_DAYS = 28
 MOST_INTERACTIONS = 1_000_000_000
 LONGEST_REQUEST_ID = 64
 LONGEST_FOLDER = 1000
@@ -179,6 +180,24 @@ def bounded(
     if not 1 <= value <= most:
         violations.add(name, f"must be from 1 to {most}, not {value}")
     return value
+
+
+def tuning_request(request: tuning_pb2.TuneRequest) -> TuningRequest:
+    """Returns the checked request of a tuning. Raises INVALID_ARGUMENT with everything wrong."""
+    violations = Violations()
+    days = bounded(request, "days_back", TUNING_DAYS, MOST_DAYS, violations)
+    end = as_of_or_now(request, violations)
+    confidence = confidence_of(request, violations)
+    violations.raise_any()
+    return TuningRequest(end - timedelta(days=days or TUNING_DAYS), end, confidence)
+
+
+def confidence_of(request: Any, violations: Violations) -> float:
+    """Returns the confidence of a request, by default 0.95; notes one that is out of range."""
+    confidence: float = request.confidence if request.HasField("confidence") else 0.95
+    if not 0.5 <= confidence <= 0.999:
+        violations.add("confidence", f"must be from 0.5 to 0.999, not {confidence:g}")
+    return confidence
 
 
 def as_of_or_now(request: Any, violations: Violations) -> datetime:

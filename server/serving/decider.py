@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
+from rl.exploration import Exploration
 from rl.policy import EXPLORATION, RULE_BASED
 from rl.state import TRAITS, StateSpace
 from server.contract.vocabulary import (
@@ -44,14 +45,14 @@ class Decider:
     Args:
         holder: holds the policy in memory.
         tokens: issues the tokens.
-        exploration: probability of a random action, 0 to 1; None follows the served policy's.
+        exploration: how it explores.
 
     Attributes:
         contexts: context index of each (content type, mood, time of day), as enum numbers.
         decided: counts of decisions by (arm, version), each a list with one count a source.
     """
 
-    def __init__(self, holder: PolicyHolder, tokens: TokenCodec, exploration: float | None) -> None:
+    def __init__(self, holder: PolicyHolder, tokens: TokenCodec, exploration: Exploration) -> None:
         self._holder = holder
         self._tokens = tokens
         self._exploration = exploration
@@ -77,7 +78,8 @@ class Decider:
             KeyError: if the context is none of them.
             ValueError: if a score is out of range.
         """
-        state = self._space.cell(traits) * self._n_contexts + self.contexts[context]
+        cell, number = self._space.cell(traits), self.contexts[context]
+        state = cell * self._n_contexts + number
         plan = self._plan
         if plan.serving is not self._holder.serving:
             plan = self._current_plan()
@@ -87,24 +89,25 @@ class Decider:
         arm = plan.only_arm or plan.arm_of(user)
         greedy = action = arm.actions[state]
         source = arm.sources[state]
-        if arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
+        propensity = 0.0
+        if arm.lookup is not None:
+            action, propensity = arm.lookup.explore(cell, number, greedy)
+        elif arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
             action = int(random.random() * N_ACTIONS)  # noqa: S311
-            if action != greedy:
-                source = EXPLORATION
+        if action != greedy:
+            source = EXPLORATION
         shadow = plan.serving.shadow
         if shadow is not None:
             shadow.decisions += 1
             shadow.agreements += shadow.actions[state] == greedy
-        if plan.only_arm is not None:
+        if plan.only_arm is not None and arm.lookup is None:
             propensity = arm.greedy_propensity if action == greedy else arm.other_propensity
             ending = arm.endings[source]
         else:
             # Over the arms too: which one a person is in was drawn as well, by the salt.
-            propensity = 0.0
             for one in plan.arms.values():
-                propensity += (
-                    one.greedy_propensity if one.actions[state] == action else one.other_propensity
-                )
+                if one is not arm or one.lookup is None:
+                    propensity += one.chance_of(cell, number, state, action)
             # Shares that sum to 1 may, in floating point, sum to a little more.
             propensity = min(propensity, 1.0)
             ending = (
@@ -253,7 +256,7 @@ class Decider:
             arm.decided[s] += 1
             ending = (
                 arm.endings[s]
-                if len(arms) == 1 and arm.is_table
+                if len(arms) == 1 and arm.is_table and arm.draws is None
                 else arm.version_and_arm_part
                 + propensities[8 * i : 8 * i + 8]
                 + arm.source_parts[s]

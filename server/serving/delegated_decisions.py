@@ -14,7 +14,7 @@ from rl.evaluation.overlap import least_pscore
 from rl.policy import EXPLORATION, RULE_BASED, GreedyTable, Policy
 from rl.state import StateSpace
 from server.contract.vocabulary import ARM_NAMES, SOURCE_NUMBERS, Contexts, Traits
-from server.serving.delegated_tokens import Exploration
+from server.serving.delegated_tokens import Told
 from server.serving.policies import neutral_action
 from server.serving.tokens import Decision
 
@@ -36,7 +36,7 @@ class DelegatedDecision:
     path: str
     user_id: str
     decision: Decision
-    told: Exploration
+    told: Told
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def problem(
     space: StateSpace,
     contexts: Contexts,
     found: DelegatedDecision,
-    now: Exploration,
+    now: Told,
 ) -> str:
     """Returns a sentence that says why a plan cannot have led to a decision; empty if it can.
 
@@ -112,14 +112,11 @@ def problem(
             return f"names propensity {decision.propensity:g}, below {least:g}"
         return ""
     state = space.cell(traits) * space.n_contexts + contexts[context]
-    chosen = {
-        version: _chosen(policy, state, traits, decision.action)
-        for version, policy in served.policies.items()
-    }
-    if decision.source != SOURCE_NUMBERS[chosen[own].source]:
+    place = _Place(state, traits, decision.action)
+    if decision.source != SOURCE_NUMBERS[_source(served.policies[own], place)]:
         return "names another source of its action than it has"
     for exploration in explorations:
-        possible = _propensity(served, own, chosen, exploration)
+        possible = _propensity(served, own, place, exploration)
         if possible > 0.0 and math.isclose(possible, decision.propensity, rel_tol=CLOSE):
             return ""
     return (
@@ -128,39 +125,47 @@ def problem(
     )
 
 
-class _Chosen(NamedTuple):
-    """What a policy makes of an action: its probability without exploration, and its source."""
+class _Place(NamedTuple):
+    """A state, the scores of somebody in it, and an action taken there."""
 
-    probability: float
-    source: int
+    state: int
+    traits: Traits
+    action: int
 
 
-def _chosen(policy: Policy, state: int, traits: Traits, action: int) -> _Chosen:
+def _source(policy: Policy, place: _Place) -> int:
+    """Returns the source of the action, as `rl.policy` numbers sources."""
+    states = np.array([place.state])
+    likeliest = policy.likeliest(states, np.array([place.traits]))[0]
+    return int(policy.sources_of(states)[0]) if place.action == likeliest else EXPLORATION
+
+
+def _probability(policy: Policy, place: _Place, *, by_draws: bool) -> float:
+    """Returns the probability of the action, without random ones."""
+    states = np.array([place.state])
     if isinstance(policy, GreedyTable):
-        if action == policy.actions[state]:
-            return _Chosen(1.0, policy.sources[state])
-        return _Chosen(0.0, EXPLORATION)
-    states = np.array([state])
-    (dist,) = policy.action_dist(states, np.array([traits]))
-    source = int(policy.sources_of(states)[0]) if action == dist.argmax() else EXPLORATION
-    return _Chosen(float(dist[action]), source)
+        greedy = policy.greedy[states]
+        if by_draws and policy.draws is not None:
+            return float(policy.draws.dist(states, greedy)[0, place.action])
+        return float(place.action == greedy[0])
+    return float(policy.action_dist(states, np.array([place.traits]))[0, place.action])
 
 
-def _propensity(
-    served: ServedPlan, own: int, chosen: Mapping[int, _Chosen], exploration: Exploration
-) -> float:
+def _propensity(served: ServedPlan, own: int, place: _Place, exploration: Told) -> float:
     """Returns the propensity of an action over all arms; 0 if the person's own cannot take it.
 
     Args:
         served: the plan, whole.
         own: the version of the person's arm.
-        chosen: of the action, by version.
+        place: the action, and where.
         exploration: what was explored.
     """
     total = 0.0
     for arm in served.arms.values():
-        epsilon = exploration.of(arm.version, served.policies[arm.version])
-        chance = epsilon / N_ACTIONS + (1.0 - epsilon) * chosen[arm.version].probability
+        policy = served.policies[arm.version]
+        epsilon = exploration.epsilon_of(arm.version, policy)
+        probability = _probability(policy, place, by_draws=exploration.by_draws)
+        chance = epsilon / N_ACTIONS + (1.0 - epsilon) * probability
         if arm.version == own and chance == 0.0:
             return 0.0
         total += arm.share * chance

@@ -10,7 +10,6 @@ nonce, and a client needs Python's hashlib alone.
 
 import hashlib
 import hmac
-import math
 import secrets
 import struct
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import lru_cache
 from typing import Self
 
 from rl.arms import RULES_VERSION
+from rl.exploration import Exploration
 from rl.policy import Policy
 
 FORMAT = b"\x05"
@@ -29,34 +29,41 @@ LIFETIME_SECONDS = 24 * 3600
 CLOCKS_APART_MS = 5 * 60 * 1000
 """Milliseconds by which a caller's clock may be off."""
 
-_ID = struct.Struct("<IIf4s")
+_ID = struct.Struct("<IIfB3s")
+_EVERYWHERE, _BY_DRAWS = 1, 2
+"""Flags of what was told."""
+
 OVERHEAD_BYTES = len(FORMAT) + _ID.size + TAG_BYTES
 _PURPOSE = b"recparams delegated token key\0"
 
 
 @dataclass(frozen=True)
-class Exploration:
-    """Probabilities of a random action, as callers that decide by themselves are told them.
+class Told:
+    """Exploration, as callers that decide by themselves are told it.
 
     Attributes:
-        epsilon: where the rules are served, 0 to 1.
+        epsilon: probability of a random action where the rules are served, 0 to 1.
         everywhere: True if it is that of every version; False if each has its own.
+        by_draws: True if versions with draws explore by them too.
     """
 
     epsilon: float
     everywhere: bool
+    by_draws: bool = False
 
     @classmethod
-    def told(cls, exploration: float | None, rules: Policy) -> Self:
+    def of(cls, exploration: Exploration, rules: Policy) -> Self:
         """Returns what a server tells callers.
 
         Args:
-            exploration: probability of a random action, 0 to 1; None follows each policy's.
+            exploration: how it explores.
             rules: the rules as this server serves them.
         """
-        return cls(rules.epsilon, False) if exploration is None else cls(exploration, True)
+        if exploration.epsilon is None:
+            return cls(rules.epsilon, False, exploration.by_draws)
+        return cls(exploration.epsilon, True, exploration.by_draws)
 
-    def of(self, version: int, policy: Policy) -> float:
+    def epsilon_of(self, version: int, policy: Policy) -> float:
         """Returns the probability of a random action where a version is served, by its policy."""
         return self.epsilon if self.everywhere or version == RULES_VERSION else policy.epsilon
 
@@ -76,7 +83,7 @@ class DelegatedKey:
     expires_at: int
 
 
-def delegate(master: bytes, now: int, told: Exploration) -> DelegatedKey:
+def delegate(master: bytes, now: int, told: Told) -> DelegatedKey:
     """Returns a new key, valid for `LIFETIME_SECONDS`.
 
     Args:
@@ -85,9 +92,8 @@ def delegate(master: bytes, now: int, told: Exploration) -> DelegatedKey:
         told: the exploration that its holder is told.
     """
     expires_at = now + LIFETIME_SECONDS
-    # The sign has room for the flag; zero has one too.
-    signed = math.copysign(told.epsilon, -1.0 if told.everywhere else 1.0)
-    id_ = _ID.pack(now, expires_at, signed, secrets.token_bytes(4))
+    flags = _EVERYWHERE * told.everywhere + _BY_DRAWS * told.by_draws
+    id_ = _ID.pack(now, expires_at, told.epsilon, flags, secrets.token_bytes(3))
     return DelegatedKey(id_, _derived(master, id_), expires_at)
 
 
@@ -127,11 +133,11 @@ def open_sealed(master: bytes, token: bytes, user: bytes) -> Sealed | None:
     proof = hashlib.blake2b(id_ + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
     if not hmac.compare_digest(proof, tag):
         return None
-    issued, expires, _, _ = _ID.unpack(id_)
+    issued, expires, _, _, _ = _ID.unpack(id_)
     return Sealed(record, 1000 * issued, 1000 * expires)
 
 
-def told_of(token: bytes) -> Exploration | None:
+def told_of(token: bytes) -> Told | None:
     """Returns the exploration that the caller was told who sealed a token.
 
     None if the server issued it.
@@ -141,5 +147,5 @@ def told_of(token: bytes) -> Exploration | None:
     """
     if token[:1] != FORMAT:
         return None
-    _, _, signed, _ = _ID.unpack_from(token, len(FORMAT))
-    return Exploration(abs(signed), everywhere=math.copysign(1.0, signed) < 0.0)
+    _, _, epsilon, flags, _ = _ID.unpack_from(token, len(FORMAT))
+    return Told(epsilon, bool(flags & _EVERYWHERE), bool(flags & _BY_DRAWS))

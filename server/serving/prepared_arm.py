@@ -4,6 +4,7 @@ A policy with one action a state is a table to look up. Any other is asked for t
 all actions, from which one is drawn.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from recparams.v1 import recommendation_pb2 as pb
 from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION
-from rl.policy import EXPLORATION, GreedyTable, Policy, draw, propensity
+from rl.draws import Draws
+from rl.exploration import Exploration
+from rl.policy import EXPLORATION, GreedyTable, Policy, draw, propensity, with_epsilon
 from server.contract.vocabulary import ARM_NUMBERS, SOURCE_NUMBERS
 from server.serving.answers import PROPENSITY, source_part, version_and_arm_part
 from server.serving.policies import Arm, Serving
@@ -31,13 +34,65 @@ class Choices:
         source: the source of the likeliest action, as `rl.policy` numbers sources.
         action: an action drawn from the policy and its exploration.
         propensities: the arm's share times the probability of every action, (n, 27); None for a
-            table, whose propensities are `greedy_propensity` and `other_propensity` of the arm.
+            table without draws, whose propensities are `greedy_propensity` and `other_propensity`
+            of the arm.
     """
 
     likeliest: NDArray[np.uint8]
     source: NDArray[np.uint8]
     action: NDArray[np.int64]
     propensities: NDArray[np.float64] | None
+
+
+class DrawLookup:
+    """The draws of an arm, looked up for one decision at a time.
+
+    Args:
+        draws: the draws.
+        share: the arm's share of all people, 0 to 1.
+        epsilon: probability of a random action, 0 to 1.
+    """
+
+    __slots__ = ("_actions", "_cells", "_chances", "_epsilon", "_n", "_scale", "_starts", "_stride")
+
+    def __init__(self, draws: Draws, share: float, epsilon: float) -> None:
+        self._n, self._actions, self._starts = draws.n, draws.actions, draws.starts
+        self._cells, self._stride = tuple(draws.cells.tolist()), draws.space.n_cells
+        self._epsilon, self._scale = epsilon, draws.n / (1.0 - epsilon) if epsilon < 1.0 else 0.0
+        self._chances = tuple(
+            share * (epsilon / N_ACTIONS + (1.0 - epsilon) * count / draws.n)
+            for count in range(draws.n + 1)
+        )
+
+    def explore(self, cell: int, context: int, greedy: int) -> tuple[int, float]:
+        """Returns an action, and the share times its probability.
+
+        Args:
+            cell: the personality cell.
+            context: the index of the context.
+            greedy: the table's action.
+        """
+        own = self._cells[cell] + self._stride * context
+        start, stop = self._starts[own], self._starts[own + 1]
+        chance = random.random()  # noqa: S311 - not secrecy
+        action = greedy
+        if chance < self._epsilon:
+            action = int(random.random() * N_ACTIONS)  # noqa: S311
+        else:
+            place = start + int((chance - self._epsilon) * self._scale)
+            if place < stop:
+                action = self._actions[place]
+        count = self._actions.count(action, start, stop)
+        if action == greedy:
+            count += self._n - (stop - start)
+        return action, self._chances[count]
+
+    def chance_of(self, cell: int, context: int, action: int, *, is_greedy: bool) -> float:
+        """Returns the share times the probability of an action, which may be the table's own."""
+        own = self._cells[cell] + self._stride * context
+        start, stop = self._starts[own], self._starts[own + 1]
+        count = self._actions.count(action, start, stop)
+        return self._chances[count + self._n - (stop - start) if is_greedy else count]
 
 
 @dataclass(frozen=True)
@@ -53,7 +108,8 @@ class PreparedArm:
         share: the arm's share of all people, 0 to 1.
         epsilon: probability of a random action, 0 to 1.
         greedy_propensity, other_propensity: the share times the propensity of a table's action and
-            of any other one.
+            of any other one, without draws.
+        draws, lookup: the draws that it explores by, and their lookup; or None.
         version_and_arm_part: the encoded version and arm of its answers.
         source_parts: by source, the encoded source and fallback reason.
         endings: by source, all that follows the token where this is the only arm and a table.
@@ -69,10 +125,24 @@ class PreparedArm:
     epsilon: float
     greedy_propensity: float
     other_propensity: float
+    draws: Draws | None
+    lookup: DrawLookup | None
     version_and_arm_part: bytes
     source_parts: tuple[bytes, ...]
     endings: tuple[bytes, ...]
     decided: list[int]
+
+    def chance_of(self, cell: int, context: int, state: int, action: int) -> float:
+        """Returns the share times the probability of a table's action.
+
+        Args:
+            cell, context, state: where.
+            action: the action, 0 to 26.
+        """
+        is_greedy = self.actions[state] == action
+        if self.lookup is None:
+            return self.greedy_propensity if is_greedy else self.other_propensity
+        return self.lookup.chance_of(cell, context, action, is_greedy=is_greedy)
 
     @property
     def is_table(self) -> bool:
@@ -91,14 +161,23 @@ class PreparedArm:
         explores = generator.random(n) < self.epsilon
         anything = generator.integers(N_ACTIONS, size=n)
         source = self.policy.sources_of(states).copy()
-        if self.is_table:
-            likeliest = self.policy.likeliest(states, scores)
-            return Choices(likeliest, source, np.where(explores, anything, likeliest), None)
+        if isinstance(self.policy, GreedyTable):
+            likeliest = usual = self.policy.likeliest(states, scores)
+            if self.draws is None:
+                return Choices(likeliest, source, np.where(explores, anything, usual), None)
+            usual = self.draws.take(states, likeliest, generator.integers(self.draws.n, size=n))
+            dist = self.draws.dist(states, likeliest)
+            return Choices(
+                likeliest, source, np.where(explores, anything, usual), self._explored(dist)
+            )
         dist = self.policy.action_dist(states, scores)
         drawn = draw(generator, dist)
         likeliest = dist.argmax(axis=1).astype(np.uint8)
-        propensities = self.share * ((1.0 - self.epsilon) * dist + self.epsilon / N_ACTIONS)
-        return Choices(likeliest, source, np.where(explores, anything, drawn), propensities)
+        return Choices(likeliest, source, np.where(explores, anything, drawn), self._explored(dist))
+
+    def _explored(self, dist: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the share times probabilities with random actions among them, (n, 27)."""
+        return self.share * with_epsilon(dist, self.epsilon)
 
     def propensity(self, choices: Choices, action: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the share times the probability that the arm takes these actions, (n,)."""
@@ -135,21 +214,22 @@ class PreparedPlan:
 
 
 def prepare_plan(
-    serving: Serving, exploration: float | None, counts: Callable[[str, int], list[int]]
+    serving: Serving, exploration: Exploration, counts: Callable[[str, int], list[int]]
 ) -> PreparedPlan:
     """Prepares a plan.
 
     Args:
         serving: the plan.
-        exploration: probability of a random action, 0 to 1; None follows each policy's.
+        exploration: how it explores.
         counts: returns the counts by source of an arm, by name and version.
     """
     no_model = serving.version == RULES_VERSION
     reason = pb.FALLBACK_REASON_NO_MODEL if no_model else pb.FALLBACK_REASON_UNSPECIFIED
+    exploration = exploration.beside(serving.version)
     arms = {
         arm.name: prepare_arm(
             arm,
-            arm.policy.epsilon if exploration is None else exploration,
+            exploration,
             reason,
             counts(arm.name, arm.version),
         )
@@ -166,21 +246,23 @@ def prepare_plan(
 
 
 def prepare_arm(
-    arm: Arm, epsilon: float, reason: pb.FallbackReason.ValueType, decided: list[int]
+    arm: Arm, exploration: Exploration, reason: pb.FallbackReason.ValueType, decided: list[int]
 ) -> PreparedArm:
     """Prepares an arm.
 
     Args:
         arm: the arm.
-        epsilon: probability of a random action, 0 to 1.
+        exploration: how it explores.
         reason: the fallback reason of its answers.
         decided: the counts of its decisions, by source.
     """
     number = ARM_NUMBERS[arm.name]
+    epsilon = arm.policy.epsilon if exploration.epsilon is None else exploration.epsilon
     greedy, other = (arm.share * propensity(epsilon, greedy=greedy) for greedy in (True, False))
     beginning = version_and_arm_part(arm.version, number)
     source_parts = tuple(source_part(source, reason) for source in SOURCE_NUMBERS)
     table = arm.policy if isinstance(arm.policy, GreedyTable) else None
+    draws = table.draws if table is not None and exploration.by_draws else None
     return PreparedArm(
         version=arm.version,
         number=number,
@@ -191,6 +273,8 @@ def prepare_arm(
         epsilon=epsilon,
         greedy_propensity=greedy,
         other_propensity=other,
+        draws=draws,
+        lookup=None if draws is None else DrawLookup(draws, arm.share, epsilon),
         version_and_arm_part=beginning,
         source_parts=source_parts,
         endings=tuple(

@@ -11,6 +11,7 @@ from recparams.v1 import policy_pb2 as pb
 from recparams.v1.recommendation_pb2 import FallbackReason
 from recparams.v1.types_pb2 import ContentType, Mood, TimeOfDay
 from rl.arms import HOLDBACK_SALT, RULES_VERSION
+from rl.exploration import Exploration
 from rl.policy import GreedyTable
 from rl.state import StateSpace
 from server.contract.enums import enum_number
@@ -36,10 +37,10 @@ class Snapshots:
 
     Args:
         holder: holds the policy in memory.
-        exploration: probability of a random action, 0 to 1; None follows the served policy's.
+        exploration: how it explores.
     """
 
-    def __init__(self, holder: PolicyHolder, exploration: float | None) -> None:
+    def __init__(self, holder: PolicyHolder, exploration: Exploration) -> None:
         self._holder = holder
         self._exploration = exploration
         self._lock = asyncio.Lock()
@@ -58,7 +59,7 @@ class Snapshots:
             return self._encoded[1]
 
 
-def encode(space: StateSpace, serving: Serving, exploration: float | None) -> EncodedSnapshot:
+def encode(space: StateSpace, serving: Serving, exploration: Exploration) -> EncodedSnapshot:
     """Encodes a snapshot.
 
     Args:
@@ -70,9 +71,10 @@ def encode(space: StateSpace, serving: Serving, exploration: float | None) -> En
     return EncodedSnapshot(zlib.compress(data), hashlib.sha256(data).digest())
 
 
-def _message(space: StateSpace, serving: Serving, exploration: float | None) -> pb.PolicySnapshot:
+def _message(space: StateSpace, serving: Serving, exploration: Exploration) -> pb.PolicySnapshot:
     plan = serving.plan
     no_model = serving.version == RULES_VERSION
+    exploration = exploration.beside(serving.version)
     return pb.PolicySnapshot(
         activation=plan.id,
         bins=space.bins,
@@ -89,12 +91,12 @@ def _message(space: StateSpace, serving: Serving, exploration: float | None) -> 
     )
 
 
-def _arm(arm: Arm, exploration: float | None, no_model: bool) -> pb.ServedArm:
+def _arm(arm: Arm, exploration: Exploration, no_model: bool) -> pb.ServedArm:
     message = pb.ServedArm(
         arm=ARM_NUMBERS[arm.name],
         version=arm.version,
         share=arm.share,
-        epsilon=arm.policy.epsilon if exploration is None else exploration,
+        epsilon=arm.policy.epsilon if exploration.epsilon is None else exploration.epsilon,
     )
     if no_model:
         message.fallback_reason = FallbackReason.FALLBACK_REASON_NO_MODEL
@@ -102,4 +104,15 @@ def _arm(arm: Arm, exploration: float | None, no_model: bool) -> pb.ServedArm:
         sources = np.frombuffer(arm.policy.sources, dtype=np.uint8)
         message.actions = arm.policy.actions
         message.sources = np.array(SOURCE_NUMBERS, dtype=np.uint8)[sources].tobytes()
+        draws = arm.policy.draws
+        if exploration.by_draws and draws is not None:
+            message.draws.CopyFrom(
+                pb.Draws(
+                    n=draws.n,
+                    bins=draws.space.bins,
+                    cells=draws.cells.tolist(),
+                    counts=draws.counts,
+                    actions=draws.actions,
+                )
+            )
     return message

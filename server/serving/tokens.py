@@ -142,9 +142,7 @@ class TokenCodec:
             for i, user in enumerate(users)
         ]
 
-    def delegate(
-        self, now: int, told: delegated_tokens.Exploration
-    ) -> delegated_tokens.DelegatedKey:
+    def delegate(self, now: int, told: delegated_tokens.Told) -> delegated_tokens.DelegatedKey:
         """Returns a key for a caller that decides by itself.
 
         Args:

@@ -7,8 +7,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 
+from rl.exploration import OFF, POSTERIOR, SCHEDULE, Exploration
 from server.settings.database_url import DatabaseUrl, parse_database_url
 from server.settings.fields import Secret
+
+ExplorationName = Literal["off", "schedule", "posterior"]
 
 
 class ServingSettings(BaseModel):
@@ -50,10 +53,11 @@ class ServingSettings(BaseModel):
     max_jobs_of_a_kind: int = Field(
         2, ge=1, le=1000, description="The same of each of these four kinds."
     )
-    exploration: Literal["off", "schedule"] | Annotated[float, Field(ge=0, le=1)] = Field(
-        "off",
-        description="Probability of a random action while serving: off (0), schedule (falls with "
-        "the interactions that were trained, whatever is served), or a number from 0 to 1.",
+    exploration: ExplorationName | Annotated[float, Field(ge=0, le=1)] = Field(
+        "posterior",
+        description="How often another action than the best is tried while serving: posterior "
+        "(where it may be the best, by what is known), schedule (at random, the less the more "
+        "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
     )
     reload_poll_seconds: float = Field(
         5.0, gt=0, description="How often to look for a new model when notifications fail."
@@ -135,11 +139,12 @@ class ServingSettings(BaseModel):
             return None
         return parse_database_url(self.database_url.get_secret_value())
 
-    def served_exploration(self) -> float | None:
-        """Returns the probability of a random action, or None to follow the served version's."""
-        if self.exploration == "schedule":
-            return None
-        return 0.0 if self.exploration == "off" else float(self.exploration)
+    def served_exploration(self) -> Exploration:
+        """Returns the configured exploration."""
+        named = {"off": OFF, "schedule": SCHEDULE, "posterior": POSTERIOR}
+        if isinstance(self.exploration, str):
+            return named[self.exploration]
+        return Exploration(float(self.exploration))
 
     @property
     def retention(self) -> timedelta:

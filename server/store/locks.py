@@ -27,6 +27,8 @@ WATCH_LOCK = 7270005
 """Held by the replica that compares the arms of a rollout."""
 SCHEDULE_LOCK = 7270006
 """Held by the replica that starts a scheduled run."""
+TUNING_LOCK = 7270007
+"""Held by a tuning: there is one at a time."""
 LONGEST_INSERT_SECONDS = 60.0
 
 

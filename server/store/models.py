@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rl.action import N_ACTIONS
 from rl.arms import RULES_VERSION, Activation
+from rl.draws import Draws
 from rl.learners.registry import POLICIES
 from rl.packing import pack, unpack
 from rl.policy import GreedyTable, Policy
@@ -30,6 +31,8 @@ from server.store.model_errors import (
 )
 
 COMPRESSION_LEVEL = 3
+POLICY_COMPRESSION_LEVEL = 9
+"""Policies are read by every replica, and small beside tables."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ def encode(model: NewModel) -> EncodedModel:
         )
     if model.learner:
         learner = compressor.compress(pack(model.learner))
-    policy = compressor.compress(_policy_bytes(model.policy))
+    policy = zstandard.ZstdCompressor(level=POLICY_COMPRESSION_LEVEL).compress(
+        _policy_bytes(model.policy)
+    )
     serving = model.policy.space
     space = canonical(
         model.space.to_dict() | {"serving_bins": serving.bins, "serving_cuts": serving.cuts}
@@ -158,8 +163,7 @@ async def load_policy(connection: Connection, version: int, space: StateSpace | 
             raise ValueError("the policy fails its checksum")
         epsilon = float(row["epsilon"])
         if row["policy_kind"] == GreedyTable.kind:
-            data = _decompress(row["policy"], 2 * own.n_states)
-            return GreedyTable(own, data[: own.n_states], data[own.n_states :], epsilon)
+            return _greedy_table(own, decompress_any(row["policy"]), epsilon)
         kind = POLICIES.get(row["policy_kind"])
         if kind is None:
             raise ValueError(f"this server knows no policy of the kind {row['policy_kind']}")
@@ -195,8 +199,15 @@ async def load_plan(
 def _policy_bytes(policy: Policy) -> bytes:
     # Tables of bytes as they are: they are most of what is loaded, and the fastest.
     if isinstance(policy, GreedyTable):
-        return policy.actions + policy.sources
+        draws = b"" if policy.draws is None else pack(policy.draws.arrays())
+        return policy.actions + policy.sources + draws
     return pack(policy.arrays())
+
+
+def _greedy_table(space: StateSpace, data: bytes, epsilon: float) -> GreedyTable:
+    n = space.n_states
+    draws = Draws.from_arrays(space, unpack(data[2 * n :])) if len(data) > 2 * n else None
+    return GreedyTable(space, data[:n], data[n : 2 * n], epsilon, draws)
 
 
 @dataclass(frozen=True)

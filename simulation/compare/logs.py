@@ -26,6 +26,7 @@ BEHAVIOUR_EPSILON = 0.3
 START = 20_000 * DAY
 MICROSECONDS = 1_000_000
 
+Choose = Callable[[Situations], tuple[NDArray[np.int64], NDArray[np.float64]]]
 Question = tuple[list[float], Context]
 """Five scores, 0 to 100, and a context."""
 
@@ -106,12 +107,27 @@ def play(
     policy: Policy,
     epsilon: float,
 ) -> tuple[Log, NDArray[np.int64]]:
-    """Plays visits to their end under a policy; arguments and result are as in `play_by`."""
+    """Plays visits to their end under a policy with random actions; result as `play_by`."""
 
     def usual(at: Situations) -> NDArray[np.uint8]:
         return likeliest(policy, population.traits[at.person], contexts(at))
 
-    return play_by(rng, population, visits, usual, epsilon)
+    return play_by(rng, population, visits, epsilon_greedy(rng, usual, epsilon))
+
+
+def epsilon_greedy(
+    rng: np.random.Generator, usual: Callable[[Situations], NDArray[np.uint8]], epsilon: float
+) -> Choose:
+    """Returns the choice of usual actions, uint8 (m,), or with some probability of any action."""
+    greedy, other = (propensity(epsilon, greedy=one) for one in (True, False))
+
+    def choose(at: Situations) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        likely = usual(at)
+        explores = rng.random(len(at)) < epsilon
+        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), likely)
+        return action, np.where(action == likely, greedy, other)
+
+    return choose
 
 
 def likeliest(
@@ -125,8 +141,7 @@ def play_by(
     rng: np.random.Generator,
     population: Population,
     visits: Situations,
-    usual: Callable[[Situations], NDArray[np.uint8]],
-    epsilon: float,
+    choose: Choose,
 ) -> tuple[Log, NDArray[np.int64]]:
     """Plays visits to their end.
 
@@ -134,8 +149,7 @@ def play_by(
         rng: the generator.
         population: the people.
         visits: first situation of each visit.
-        usual: returns the actions that are taken in m situations, uint8 (m,),
-        epsilon: but with this probability any action at random.
+        choose: returns the actions that are taken in m situations, and their propensities, (m,).
 
     Returns:
         The log, and the people who never come back, indices without repetition.
@@ -145,13 +159,9 @@ def play_by(
     at = visits
     parts: list[tuple[NDArray[Any], ...]] = []
     leavers = []
-    greedy, other = (propensity(epsilon, greedy=one) for one in (True, False))
     while len(at):
         traits, context = population.traits[at.person], contexts(at)
-        likely = usual(at)
-        explores = rng.random(len(at)) < epsilon
-        action = np.where(explores, rng.integers(N_ACTIONS, size=len(at)), likely)
-        chance = np.where(action == likely, greedy, other)
+        action, chance = choose(at)
         out = react(rng, population, at, action)
         reward = rewards(RewardWeights(), out.mask, out.completion_rate, out.mood_change)
         moment = at.person, at.time, at.content_type, at.mood

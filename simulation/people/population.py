@@ -51,10 +51,10 @@ class Population:
     def __len__(self) -> int:
         return len(self.traits)
 
-    @property
-    def standardised(self) -> Floats:
-        """Traits in standard deviations from the sample's means, (n, 5)."""
-        return standardise(self.traits)
+    def __getitem__(self, people: Ints) -> "Population":
+        """Returns the people of some indices, shape (k,); who is named twice becomes two people."""
+        columns = {name: column[people] for name, column in vars(self).items() if name != "world"}
+        return replace(self, **columns)
 
     def utilities(self, at: "Situations") -> Floats:
         """Returns the utility of each of the 27 actions, above 0 up to 1, shape (m, 27)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rl.reward import REACTIONS, RewardWeights
 from rl.state import TRAITS
 from simulation.people.population import MOOD_VALENCES, Ints, Population, Situations, choose
-from simulation.people.traits import Floats
+from simulation.people.traits import Floats, standardise
 
 ATTENTION = 0.85
 """Share of recommendations that are reacted to at all."""
@@ -80,13 +80,26 @@ def _chances(utility: Floats, extraversion: Floats) -> _Chances:
 
 
 def _extraversion(population: Population, at: Situations) -> Floats:
-    scores: Floats = population.standardised[at.person, TRAITS.index("extraversion")]
+    scores: Floats = standardise(population.traits[at.person])[:, TRAITS.index("extraversion")]
     return scores
 
 
-def expected_rewards(population: Population, at: Situations, weights: RewardWeights) -> Floats:
-    """Returns the exact mean immediate reward of each of the 27 actions, shape (m, 27)."""
-    chances = _chances(population.utilities(at), _extraversion(population, at)[:, None])
+def expected_rewards(
+    population: Population,
+    at: Situations,
+    weights: RewardWeights,
+    utilities: Floats | None = None,
+) -> Floats:
+    """Returns the exact mean immediate reward of each of the 27 actions, shape (m, 27).
+
+    Args:
+        population: the people.
+        at: the situations.
+        weights: of the reward.
+        utilities: those of the situations, (m, 27), where they are known.
+    """
+    suits = population.utilities(at) if utilities is None else utilities
+    chances = _chances(suits, _extraversion(population, at)[:, None])
     unfinished = 1.0 - chances.complete - chances.skip
     completion_rate = (
         chances.complete
@@ -117,6 +130,7 @@ def react(
     population: Population,
     at: Situations,
     action: NDArray[np.integer[Any]],
+    utilities: Floats | None = None,
 ) -> Outcomes:
     """Draws the reactions of people to the actions they were given.
 
@@ -125,9 +139,11 @@ def react(
         population: the people.
         at: the situations.
         action: 0 to 26, shape (m,).
+        utilities: those of the situations, (m, 27), where they are known.
     """
     m = len(at)
-    utility = population.utilities(at)[np.arange(m), action]
+    suits = population.utilities(at) if utilities is None else utilities
+    utility = suits[np.arange(m), action]
     chances = _chances(utility, _extraversion(population, at))
 
     attentive = rng.random(m) < ATTENTION

@@ -7,7 +7,7 @@ would make it wrong: another version trained, people forgotten.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -170,7 +170,7 @@ def read_file(
     """Reads a shard from a file; returns what is due in it, and counts of its people."""
     import pyarrow.parquet as pq
 
-    assembler = Assembler(settings, replace(reading, traits=True), lambda _: None)
+    assembler = Assembler(settings, reading.request.objectives, traits=True, on_rows=lambda _: None)
     with pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(ROW_GROUP):
             assembler.add(_Batch(batch))  # type: ignore[arg-type]

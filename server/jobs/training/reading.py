@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.objectives import weighted_reward
+from rl.objectives import Objectives, weighted_reward
 from rl.reward import rewards
 from rl.state import TRAITS
 from rl.transitions import Batch, Interactions, prepare
@@ -69,18 +69,24 @@ class Assembler:
 
     Args:
         settings: state space and rewards.
-        reading: the selection.
+        objectives: factors of the reward.
+        traits: True to keep personality scores as well.
         on_rows: called with the number of rows so far.
     """
 
     def __init__(
-        self, settings: Settings, reading: Reading, on_rows: Callable[[int], None]
+        self,
+        settings: Settings,
+        objectives: Objectives,
+        *,
+        traits: bool,
+        on_rows: Callable[[int], None],
     ) -> None:
         self._encode = StateEncoder(settings.space())
         self._encode_serving = StateEncoder(settings.serving_space())
         self._weights = settings.reward_weights()
-        self._objectives = reading.request.objectives
-        self._traits = TRAITS if reading.traits else ()
+        self._objectives = objectives
+        self._traits = TRAITS if traits else ()
         self._columns = Collector(**_COLUMNS, **dict.fromkeys(self._traits, np.float32))
         self._on_rows = on_rows
 
@@ -137,7 +143,9 @@ async def read(
         on_rows: called with the number of rows so far.
         condition: SQL that rows have to satisfy as well.
     """
-    assembler = Assembler(settings, reading, on_rows)
+    assembler = Assembler(
+        settings, reading.request.objectives, traits=reading.traits, on_rows=on_rows
+    )
 
     async def add(rows: Rows) -> None:
         assembler.add(rows)
@@ -164,15 +172,16 @@ def due_transitions(interactions: Interactions, request: RunRequest, n_contexts:
     return prepare(
         interactions,
         n_contexts=n_contexts,
-        session_gap=_microseconds(hyperparameters.session_gap_seconds),
-        settled_before=_instant(request.as_of) - _microseconds(hyperparameters.settling),
+        session_gap=microseconds(hyperparameters.session_gap_seconds),
+        settled_before=_instant(request.as_of) - microseconds(hyperparameters.settling),
         min_interactions=request.min_interactions_per_user,
     )
 
 
 def _instant(moment: datetime) -> int:
-    return _microseconds((moment - POSTGRES_EPOCH).total_seconds())
+    return microseconds((moment - POSTGRES_EPOCH).total_seconds())
 
 
-def _microseconds(seconds: float) -> int:
+def microseconds(seconds: float) -> int:
+    """Returns seconds in the unit of an interaction's time."""
     return round(seconds * 1_000_000)

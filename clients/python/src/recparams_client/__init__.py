@@ -6,6 +6,7 @@ from recparams_client.deciding import LocalDecision
 from recparams_client.errors import RecParamsError, Violation
 from recparams_client.exiting import exit_on_sigterm
 from recparams_client.local import LocalPolicy
+from recparams_client.orchestrator import RLTrainingOrchestrator, get_rl_orchestrator
 from recparams_client.reporter import InteractionReporter
 from recparams_client.sync import RecParamsClient
 from recparams_client.types import (
@@ -25,6 +26,7 @@ __all__ = [
     "LocalDecision",
     "LocalPolicy",
     "PersonalityProfile",
+    "RLTrainingOrchestrator",
     "RecParamsClient",
     "RecParamsError",
     "Recommendation",
@@ -32,5 +34,6 @@ __all__ = [
     "RecordResult",
     "Violation",
     "exit_on_sigterm",
+    "get_rl_orchestrator",
     "tls_credentials",
 ]

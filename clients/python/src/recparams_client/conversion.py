@@ -22,22 +22,22 @@ from recparams_client.types import (
 _PARAM_NAMES = tuple(field.name for field in fields(RecommendationParams))
 
 
-def _names(enum: Any, prefix: str) -> dict[int, str]:
+def enum_names(enum: Any, prefix: str) -> dict[int, str]:
     """Returns number -> name in lower case; the unspecified value has an empty name."""
     names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
     return {**names, 0: ""}
 
 
-CONTENT_TYPES = _names(types.ContentType, "CONTENT_TYPE_")
-MOODS = _names(types.Mood, "MOOD_")
-TIMES_OF_DAY = _names(types.TimeOfDay, "TIME_OF_DAY_")
-REACTIONS = _names(types.Reaction, "REACTION_")
-ENERGIES = _names(types.Energy, "ENERGY_")
-DIVERSITIES = _names(types.Diversity, "DIVERSITY_")
-NOVELTIES = _names(types.Novelty, "NOVELTY_")
-ARMS = _names(pb.PolicyArm, "POLICY_ARM_")
-SOURCES = _names(pb.DecisionSource, "DECISION_SOURCE_")
-REASONS = _names(pb.FallbackReason, "FALLBACK_REASON_")
+CONTENT_TYPES = enum_names(types.ContentType, "CONTENT_TYPE_")
+MOODS = enum_names(types.Mood, "MOOD_")
+TIMES_OF_DAY = enum_names(types.TimeOfDay, "TIME_OF_DAY_")
+REACTIONS = enum_names(types.Reaction, "REACTION_")
+ENERGIES = enum_names(types.Energy, "ENERGY_")
+DIVERSITIES = enum_names(types.Diversity, "DIVERSITY_")
+NOVELTIES = enum_names(types.Novelty, "NOVELTY_")
+ARMS = enum_names(pb.PolicyArm, "POLICY_ARM_")
+SOURCES = enum_names(pb.DecisionSource, "DECISION_SOURCE_")
+REASONS = enum_names(pb.FallbackReason, "FALLBACK_REASON_")
 
 
 def _number(names: dict[int, str], what: str, name: str) -> Any:

@@ -11,12 +11,14 @@ from recparams.v1 import policy_pb2
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import fallback
 from recparams_client.conversion import ARMS, REASONS, SOURCES
+from recparams_client.draws import Draws
 from recparams_client.sealing import Scores, SealingKey, pack, seal
 from recparams_client.snapshot import N_ACTIONS, Context, Snapshot
 from recparams_client.types import PersonalityProfile, Recommendation
 
 _pack, _unpack = struct.Struct("<5f").pack, struct.Struct("<5f").unpack
 _UNKNOWN: Scores = (float("nan"),) * 5
+_MOST_MADE = 10_000
 _EXPLORATION = pb.DECISION_SOURCE_EXPLORATION
 _RULE_BASED = pb.DECISION_SOURCE_RULE_BASED
 
@@ -92,7 +94,7 @@ class Decider:
             tuple(one * bins**place * n_contexts for one in ladder) for place in (4, 3, 2, 1, 0)
         )
         self._contexts = snapshot.contexts
-        self._arms = [_Arm(arm) for arm in snapshot.arms]
+        self._arms = [_Arm(arm, n_contexts) for arm in snapshot.arms]
         self._only = self._arms[0] if len(self._arms) == 1 else None
         self.is_complete = all(arm.actions for arm in self._arms)
 
@@ -150,17 +152,14 @@ class Decider:
             arm = self._arms[self.snapshot.arm_of(user_id.encode())]
         action = arm.actions[state]
         source = arm.sources[state]
-        if arm.epsilon > 0.0 and random.random() < arm.epsilon:  # noqa: S311 - not secrecy
-            drawn = int(random.random() * N_ACTIONS)  # noqa: S311
+        if arm.explores:
+            drawn = arm.explore(state, action)
             if drawn != action:
                 action, source = drawn, _EXPLORATION
-        if self._only is not None:
+        if self._only is not None and arm.draws is None:
             shared = arm.recommendations[source][action]
         else:
-            chance = sum(
-                one.greedy_chance if one.actions[state] == action else one.other_chance
-                for one in self._arms
-            )
+            chance = sum(one.chance_of(state, action) for one in self._arms)
             shared = arm.recommendation(action, source, min(chance, 1.0))
         made = user_id, scores, context, action, arm.number, source, time.time_ns()
         return LocalDecision(self, shared, made, self._key())
@@ -205,13 +204,18 @@ class Decider:
 class _Arm:
     """An arm of a snapshot, with every recommendation it can make."""
 
-    def __init__(self, message: policy_pb2.ServedArm) -> None:
+    def __init__(self, message: policy_pb2.ServedArm, n_contexts: int) -> None:
+        self._n_contexts = n_contexts
         self.number: int = message.arm
         self.epsilon = message.epsilon
         self.actions = message.actions
         self.sources = message.sources
         self.other_chance = message.share * (message.epsilon / N_ACTIONS)
         self.greedy_chance = message.share * (message.epsilon / N_ACTIONS + (1.0 - message.epsilon))
+        self.draws = Draws(message.draws) if message.HasField("draws") else None
+        self.explores = self.epsilon > 0.0 or self.draws is not None
+        n = 1 if self.draws is None else self.draws.n
+        self._chance_of_draw = message.share * (1.0 - message.epsilon) / n
         self._templates = [
             fallback.recommendation(
                 action,
@@ -237,12 +241,35 @@ class _Arm:
             for source in sorted(pb.DecisionSource.values())
         ]
 
+    def explore(self, state: int, action: int) -> int:
+        """Returns the action of a state, or another that is explored in its place."""
+        chance = random.random()  # noqa: S311 - not secrecy
+        if chance < self.epsilon:
+            return int(random.random() * N_ACTIONS)  # noqa: S311
+        if self.draws is None:
+            return action
+        cell, context = divmod(state, self._n_contexts)
+        draw = int((chance - self.epsilon) / (1.0 - self.epsilon) * self.draws.n)
+        drawn = self.draws.take(cell, context, draw)
+        return action if drawn is None else drawn
+
+    def chance_of(self, state: int, action: int) -> float:
+        """Returns the share of all people times the probability of an action in a state."""
+        is_own = self.actions[state] == action
+        if self.draws is None:
+            return self.greedy_chance if is_own else self.other_chance
+        cell, context = divmod(state, self._n_contexts)
+        drawn = self.draws.count(cell, context, action, is_own=is_own)
+        return self.other_chance + drawn * self._chance_of_draw
+
     def recommendation(self, action: int, source: int, propensity: float) -> Recommendation:
         """Returns the recommendation of an action, 0 to 26."""
-        # There are few propensities: each arm takes an action or does not.
+        # There are few propensities: each arm has an action in so many draws, if not in none.
         key = action, source, propensity
         found = self._made.get(key)
         if found is None:
+            if len(self._made) >= _MOST_MADE:
+                self._made.clear()
             found = replace(self._templates[action], source=SOURCES[source], propensity=propensity)
             self._made[key] = found
         return found

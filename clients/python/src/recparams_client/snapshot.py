@@ -162,3 +162,17 @@ def _check(message: policy_pb2.PolicySnapshot, n_contexts: int) -> None:
             raise SnapshotError(f"an arm has {len(arm.actions)} states, not {n_states}")
         if max(arm.actions) >= N_ACTIONS or not known.issuperset(arm.sources):
             raise SnapshotError("an arm has actions or sources that do not exist")
+        if arm.HasField("draws"):
+            _check_draws(arm.draws, message.bins**5, n_contexts)
+
+
+def _check_draws(draws: policy_pb2.Draws, n_cells: int, n_contexts: int) -> None:
+    if not (1 <= draws.n <= 255 and 1 <= draws.bins <= 100):
+        raise SnapshotError("draws are out of range")
+    own = draws.bins**5
+    if len(draws.cells) != n_cells or not all(0 <= cell < own for cell in draws.cells):
+        raise SnapshotError("draws are of cells that do not exist")
+    if len(draws.counts) != own * n_contexts or max(draws.counts) > draws.n:
+        raise SnapshotError(f"draws are of {len(draws.counts)} states, not {own * n_contexts}")
+    if len(draws.actions) != sum(draws.counts) or max(draws.actions, default=0) >= N_ACTIONS:
+        raise SnapshotError("draws have other actions than they count")

@@ -210,6 +210,7 @@ class ServedArm(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     FALLBACK_REASON_FIELD_NUMBER: _builtins.int
+    DRAWS_FIELD_NUMBER: _builtins.int
     arm: _recommendation_pb2.PolicyArm.ValueType
     """Which arm."""
     version: _builtins.int
@@ -227,6 +228,10 @@ class ServedArm(_message.Message):
     """One byte a state: the DecisionSource of that action. Empty where actions is."""
     fallback_reason: _recommendation_pb2.FallbackReason.ValueType
     """Why the rules stand in, where they do."""
+    @_builtins.property
+    def draws(self) -> Global___Draws:
+        """What it explores by beside random actions. Absent where it does not."""
+
     def __init__(
         self,
         *,
@@ -237,11 +242,56 @@ class ServedArm(_message.Message):
         actions: _builtins.bytes = ...,
         sources: _builtins.bytes = ...,
         fallback_reason: _recommendation_pb2.FallbackReason.ValueType = ...,
+        draws: Global___Draws | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draws", b"draws"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "arm", b"arm", "epsilon", b"epsilon", "fallback_reason", b"fallback_reason", "share", b"share", "sources", b"sources", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "arm", b"arm", "draws", b"draws", "epsilon", b"epsilon", "fallback_reason", b"fallback_reason", "share", b"share", "sources", b"sources", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServedArm: _TypeAlias = ServedArm  # noqa: Y015
+
+@_typing.final
+class Draws(_message.Message):
+    """Actions that are taken in place of those of ServedArm.actions: every state has n draws, each as
+    likely. counts of them are of other actions, and the rest of the arm's own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    n: _builtins.int
+    """Draws of a state, 1 to 255."""
+    bins: _builtins.int
+    """Bins of the cells of draws, which are fewer than those of actions."""
+    counts: _builtins.bytes
+    """One byte a state: its draws of other actions. In the order of content type, mood, time of day
+    and then of cells, bins ** 5 of them.
+    """
+    actions: _builtins.bytes
+    """These, one byte each, 0 to 26, in the same order."""
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The cell of the draws for each cell of actions, in order."""
+
+    def __init__(
+        self,
+        *,
+        n: _builtins.int = ...,
+        bins: _builtins.int = ...,
+        cells: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _builtins.bytes = ...,
+        actions: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "bins", b"bins", "cells", b"cells", "counts", b"counts", "n", b"n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Draws: _TypeAlias = Draws  # noqa: Y015

@@ -177,12 +177,17 @@ class ServedHealth(_message.Message):
     ACTIVE_VERSION_FIELD_NUMBER: _builtins.int
     ACTIVE_SINCE_FIELD_NUMBER: _builtins.int
     ACTIVE_CREATED_AT_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
     serving_version: _builtins.int
     """The version that the answering server has in memory; 0 is the hand-written rules."""
     refused_reason: _builtins.str
     """Why the answering server does not serve the active version; empty where it does."""
     active_version: _builtins.int
     """The version to serve; 0 is the hand-written rules. Absent while the database is away."""
+    exploration: _builtins.str
+    """The answering server's setting exploration: off, posterior, schedule, or a probability. With off
+    nothing more is learned of actions that are not taken, and no versions can be compared.
+    """
     @_builtins.property
     def active_since(self) -> _timestamp_pb2.Timestamp:
         """Since when it has been the one to serve, to the same share of the people. Absent before any
@@ -203,10 +208,11 @@ class ServedHealth(_message.Message):
         active_version: _builtins.int | None = ...,
         active_since: _timestamp_pb2.Timestamp | None = ...,
         active_created_at: _timestamp_pb2.Timestamp | None = ...,
+        exploration: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_active_version", b"_active_version", "active_created_at", b"active_created_at", "active_since", b"active_since", "active_version", b"active_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_version", b"_active_version", "active_created_at", b"active_created_at", "active_since", b"active_since", "active_version", b"active_version", "refused_reason", b"refused_reason", "serving_version", b"serving_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_version", b"_active_version", "active_created_at", b"active_created_at", "active_since", b"active_since", "active_version", b"active_version", "exploration", b"exploration", "refused_reason", b"refused_reason", "serving_version", b"serving_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active_version: _TypeAlias = _typing.Literal["active_version"]  # noqa: Y015
     _WhichOneofArgType__active_version: _TypeAlias = _typing.Literal["_active_version", b"_active_version"]  # noqa: Y015

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from recparams.v1 import evaluation_pb2 as _evaluation_pb2
+from recparams.v1 import tuning_pb2 as _tuning_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -925,6 +926,7 @@ class EvaluateResponse(_message.Message):
     LOGGED_ACTION_SHARES_FIELD_NUMBER: _builtins.int
     LOGGED_OBJECTIVES_FIELD_NUMBER: _builtins.int
     LEARNING_GAIN_FIELD_NUMBER: _builtins.int
+    TUNING_FIELD_NUMBER: _builtins.int
     interactions: _builtins.int
     """Interactions in the period."""
     users: _builtins.int
@@ -985,6 +987,10 @@ class EvaluateResponse(_message.Message):
         asked for. Absent before that.
         """
 
+    @_builtins.property
+    def tuning(self) -> _tuning_pb2.Tuning:
+        """What the last Tune found, whatever period was asked for. Absent before one."""
+
     def __init__(
         self,
         *,
@@ -1006,10 +1012,11 @@ class EvaluateResponse(_message.Message):
         logged_action_shares: _abc.Iterable[_builtins.float] | None = ...,
         logged_objectives: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         learning_gain: _evaluation_pb2.LearningGain | None = ...,
+        tuning: _tuning_pb2.Tuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["learning_gain", b"learning_gain", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["learning_gain", b"learning_gain", "period_end", b"period_end", "period_start", b"period_start", "tuning", b"tuning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "learning_gain", b"learning_gain", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_reward", b"average_reward", "coverage", b"coverage", "daily", b"daily", "differences", b"differences", "evaluated", b"evaluated", "interactions", b"interactions", "learning_gain", b"learning_gain", "like_rate", b"like_rate", "logged_action_shares", b"logged_action_shares", "logged_objectives", b"logged_objectives", "period_end", b"period_end", "period_start", b"period_start", "policies", b"policies", "reaction_counts", b"reaction_counts", "trained_excluded", b"trained_excluded", "tuning", b"tuning", "unknown_propensity", b"unknown_propensity", "unknown_state", b"unknown_state", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from recparams.v1 import training_pb2 as recparams_dot_v1_dot_training__pb2
+from recparams.v1 import tuning_pb2 as recparams_dot_v1_dot_tuning__pb2
 
 GRPC_GENERATED_VERSION = '1.83.2'
 GRPC_VERSION = grpc.__version__
@@ -65,6 +66,11 @@ class TrainingServiceStub:
                 request_serializer=recparams_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=recparams_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
+        self.Tune = channel.unary_stream(
+                '/recparams.v1.TrainingService/Tune',
+                request_serializer=recparams_dot_v1_dot_tuning__pb2.TuneRequest.SerializeToString,
+                response_deserializer=recparams_dot_v1_dot_tuning__pb2.TuneResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -119,6 +125,18 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tune(self, request, context):
+        """Which learner and which hyperparameters suit these people: learns every configuration of a small
+        grid from the earlier half of the interactions, values each on the later half, and chooses. It
+        sends how far it is, and at last what it found. It changes nothing that is served or learned, and
+        is over when the call is cancelled. Errors: INVALID_ARGUMENT; FAILED_PRECONDITION (reason
+        TUNING_ALREADY_RUNNING) while another one is under way; RESOURCE_EXHAUSTED with RetryInfo while
+        the server has too much such work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -151,6 +169,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=recparams_dot_v1_dot_training__pb2.EvaluateRequest.FromString,
                     response_serializer=recparams_dot_v1_dot_training__pb2.EvaluateResponse.SerializeToString,
+            ),
+            'Tune': grpc.unary_stream_rpc_method_handler(
+                    servicer.Tune,
+                    request_deserializer=recparams_dot_v1_dot_tuning__pb2.TuneRequest.FromString,
+                    response_serializer=recparams_dot_v1_dot_tuning__pb2.TuneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +339,33 @@ class TrainingService:
             '/recparams.v1.TrainingService/Evaluate',
             recparams_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
             recparams_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/recparams.v1.TrainingService/Tune',
+            recparams_dot_v1_dot_tuning__pb2.TuneRequest.SerializeToString,
+            recparams_dot_v1_dot_tuning__pb2.TuneResponse.FromString,
             options,
             channel_credentials,
             insecure,

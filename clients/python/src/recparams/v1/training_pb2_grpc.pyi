@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from recparams.v1 import training_pb2 as _training_pb2
+from recparams.v1 import tuning_pb2 as _tuning_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -54,6 +55,14 @@ class TrainingServiceStub:
     been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
     MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
     """
+    Tune: _grpc.UnaryStreamMultiCallable[_tuning_pb2.TuneRequest, _tuning_pb2.TuneResponse]
+    """Which learner and which hyperparameters suit these people: learns every configuration of a small
+    grid from the earlier half of the interactions, values each on the later half, and chooses. It
+    sends how far it is, and at last what it found. It changes nothing that is served or learned, and
+    is over when the call is cancelled. Errors: INVALID_ARGUMENT; FAILED_PRECONDITION (reason
+    TUNING_ALREADY_RUNNING) while another one is under way; RESOURCE_EXHAUSTED with RetryInfo while
+    the server has too much such work.
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -80,6 +89,14 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """How people reacted to what they were given in the last days, and what other policies would have
     been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
     MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
+    """
+    Tune: _aio.UnaryStreamMultiCallable[_tuning_pb2.TuneRequest, _tuning_pb2.TuneResponse]  # type: ignore[assignment]
+    """Which learner and which hyperparameters suit these people: learns every configuration of a small
+    grid from the earlier half of the interactions, values each on the later half, and chooses. It
+    sends how far it is, and at last what it found. It changes nothing that is served or learned, and
+    is over when the call is cancelled. Errors: INVALID_ARGUMENT; FAILED_PRECONDITION (reason
+    TUNING_ALREADY_RUNNING) while another one is under way; RESOURCE_EXHAUSTED with RetryInfo while
+    the server has too much such work.
     """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -140,6 +157,20 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """How people reacted to what they were given in the last days, and what other policies would have
         been worth. Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (reason MODEL_CORRUPT or
         MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED with RetryInfo while the server has too much such work.
+        """
+
+    @_abc_1.abstractmethod
+    def Tune(
+        self,
+        request: _tuning_pb2.TuneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tuning_pb2.TuneResponse], _abc.AsyncIterator[_tuning_pb2.TuneResponse]]:
+        """Which learner and which hyperparameters suit these people: learns every configuration of a small
+        grid from the earlier half of the interactions, values each on the later half, and chooses. It
+        sends how far it is, and at last what it found. It changes nothing that is served or learned, and
+        is over when the call is cancelled. Errors: INVALID_ARGUMENT; FAILED_PRECONDITION (reason
+        TUNING_ALREADY_RUNNING) while another one is under way; RESOURCE_EXHAUSTED with RetryInfo while
+        the server has too much such work.
         """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
