@@ -22,13 +22,13 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
 	$(BIN)/recparams demo $(if $(ONCE),--once)
 
+# Threads of BLAS would spin on the cores that other tests use.
+test: export OPENBLAS_NUM_THREADS = 1
 test: setup ## Run the tests, three files at a time: they often wait
 	@# They start hundreds of processes, where the environment may forbid to keep bytecode.
 	$(BIN)/python -m compileall -q rl server simulation clients/python/src benchmarks
 	$(BIN)/python -m server.jobs.warm
-	@# Threads of BLAS would spin on the cores that other tests use.
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
-		--numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

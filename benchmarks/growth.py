@@ -19,9 +19,7 @@ from benchmarks.report import Section, Table
 from benchmarks.synthetic import (
     ACTIONS_TRIED,
     SECOND,
-    SERVING,
     SETTINGS,
-    SPACE,
     published,
     random_interactions,
     random_model,
@@ -29,6 +27,8 @@ from benchmarks.synthetic import (
 from rl.action import N_ACTIONS
 from rl.learners import q_learning
 from rl.learners.tabular import table_statistics
+from rl.smoothing import Smoothing
+from rl.state import StateSpace
 from rl.transitions import Batch, Interactions, prepare
 from server.store import models
 from server.store.columns import INTERACTIONS
@@ -46,26 +46,28 @@ Series = dict[int, float]
 def run(effort: Effort, folder: Path) -> Section:
     """All costs by size; draws `CHART` in the folder."""
     sizes = [10**3, 10**4] if effort.quick else [10**4, 10**5, 10**6, 10**7]
+    space, smoothing = effort.space, effort.smoothing
     by_interactions: dict[str, Series] = {name: {} for name in (TRAIN, READ, PREPARE, UPDATE)}
     smallest: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as data, postgres() as server:
         for n in sizes[: effort.of(3, 1)]:
             url = make_database(server, f"growth_{n}", n)
-            trained = [train(url, Path(data), **effort.settings()) for _ in range(effort.of(3, 1))]
+            trained = [train(url, Path(data), **effort.settings) for _ in range(effort.of(3, 1))]
             smallest = smallest or trained[-1].stages
             by_interactions[TRAIN][n] = float(np.median([one.seconds for one in trained]))
             by_interactions[READ][n] = float(np.median([one.stages["reading"] for one in trained]))
     rng = np.random.default_rng(5)
     for n in sizes:
         by_interactions[PREPARE][n], by_interactions[UPDATE][n] = _learning(
-            random_interactions(rng, n), rounds=effort.of(3, 1)
+            random_interactions(rng, n, space), space, rounds=effort.of(3, 1)
         )
 
-    states = [10**3, 10**4] if effort.quick else [10**3, 10**4, 10**5, SPACE.n_states]
+    states = [100, 10**3] if effort.quick else [10**3, 10**4, 10**5, space.n_states]
     by_states: dict[str, Series] = {n: {} for n in (PUBLISH, ENCODE, DECODE, STATISTICS)}
     stored = {}
     for n in states:
-        spent, stored[n] = _storing(random_model(rng, n), rounds=effort.of(3, 1))
+        model = random_model(rng, n, space, smoothing)
+        spent, stored[n] = _storing(model, smoothing, rounds=effort.of(3, 1))
         for name, seconds in spent.items():
             by_states[name][n] = seconds
     longest = sorted(smallest, key=lambda name: -smallest[name])[:3]
@@ -100,7 +102,7 @@ def run(effort: Effort, folder: Path) -> Section:
                     ("bytes stored", *(_size(stored[n]) for n in states), _exponent(stored)),
                 ],
             ),
-            f"Of {SPACE.n_states:,} states, {ACTIONS_TRIED} of {N_ACTIONS} actions tried in each "
+            f"Of {space.n_states:,} states, {ACTIONS_TRIED} of {N_ACTIONS} actions tried in each "
             "that was visited. *Smoothing* makes the policy, *encoding* compresses and checksums "
             "table and policy, *decoding* is loading the policy from a row already fetched. The "
             "table is an array with a place for every pair and the policy one with a place for "
@@ -112,21 +114,21 @@ def run(effort: Effort, folder: Path) -> Section:
     )
 
 
-def _learning(interactions: Interactions, *, rounds: int) -> tuple[float, float]:
+def _learning(interactions: Interactions, space: StateSpace, *, rounds: int) -> tuple[float, float]:
     """Seconds to prepare interactions, and to learn them."""
-    shape = SPACE.n_states, N_ACTIONS
+    shape = space.n_states, N_ACTIONS
     q, visits = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int32)
     preparing: Callable[[], Batch] = partial(
         prepare,
         interactions,
-        n_contexts=SPACE.n_contexts,
+        n_contexts=space.n_contexts,
         session_gap=int(SETTINGS.session_gap_seconds * SECOND),
         settled_before=np.iinfo(np.int64).max,
         min_interactions=1,
     )
     transitions = preparing().transitions
     learning = partial(
-        q_learning.train, q, visits, transitions, SETTINGS, states_per_cell=SPACE.n_contexts
+        q_learning.train, q, visits, transitions, SETTINGS, states_per_cell=space.n_contexts
     )
     found = side_by_side({PREPARE: preparing, UPDATE: learning}, rounds=rounds)
     return found[PREPARE], found[UPDATE]
@@ -142,9 +144,12 @@ class _Fetched:
         return self._row
 
 
-def _storing(model: models.NewModel, *, rounds: int) -> tuple[dict[str, float], int]:
+def _storing(
+    model: models.NewModel, smoothing: Smoothing, *, rounds: int
+) -> tuple[dict[str, float], int]:
     """Seconds by what is done with a table, and the bytes stored of table and policy."""
     _, _, _, _, space, _, _, table, _, policy, checksum, *_ = models.encode(model).values
+    serving = model.policy.space
     row = {
         "space": space,
         "epsilon": str(model.policy.epsilon),
@@ -156,9 +161,9 @@ def _storing(model: models.NewModel, *, rounds: int) -> tuple[dict[str, float], 
     loop = asyncio.new_event_loop()
     found = side_by_side(
         {
-            PUBLISH: lambda: published(model),
+            PUBLISH: lambda: published(model, smoothing),
             ENCODE: lambda: models.encode(model),
-            DECODE: lambda: loop.run_until_complete(models.load_policy(fetched, 1, SERVING)),
+            DECODE: lambda: loop.run_until_complete(models.load_policy(fetched, 1, serving)),
             STATISTICS: lambda: table_statistics(model.q, model.visits),
         },
         rounds=rounds,

@@ -27,6 +27,7 @@ from benchmarks.learning_trials import (
 from benchmarks.measure import Effort
 from benchmarks.report import FOLDER, Section, Table
 from rl.evaluation.rollout import DeliveryRules
+from rl.smoothing import Smoothing
 from simulation.compare.logs import BEHAVIOUR_EPSILON
 from simulation.compare.measure import Plan
 from simulation.people.worlds import KINDS
@@ -49,6 +50,7 @@ class Scope:
         held_out, visits: as in `Plan`.
         weeks, people: of use.
         kinds: of worlds, the usual one among them.
+        smoothing: of our learners.
         use: under the rules of delivery.
         ages, harms: weeks of it after which worse versions are tried, and their kinds.
     """
@@ -61,6 +63,7 @@ class Scope:
     weeks: int
     people: int
     kinds: tuple[str, ...]
+    smoothing: Smoothing
     use: Use
     ages: tuple[int, ...]
     harms: tuple[str, ...]
@@ -79,6 +82,7 @@ FULL = Scope(
     weeks=26,
     people=1_500,
     kinds=tuple(KINDS),
+    smoothing=Smoothing(),
     use=Use(people=1_500, weeks=26, looks=28, bins=0),
     ages=(4, 16),
     harms=HARMS,
@@ -92,6 +96,7 @@ QUICK = Scope(
     weeks=SETTLED + 1,
     people=50,
     kinds=(OWN, "jumps"),
+    smoothing=Smoothing(serving_bins=0),
     use=Use(people=50, weeks=2, looks=2, bins=0),
     ages=(2,),
     harms=HARMS[-1:],
@@ -170,12 +175,12 @@ def _delivery(use: Use, delivered: Delivered) -> list[str | Table]:
 
 def measure(scope: Scope) -> tuple[Found, Delivered, dict[str, float]]:
     """Returns all that is found, and the seconds of each part. Tells stderr of each job done."""
-    here = [name for name, make in SYSTEMS.items() if make().installed]
+    here = [name for name, make in SYSTEMS.items() if make(scope.smoothing).installed]
     seeds = range(FIRST_SEED, FIRST_SEED + scope.seeds)
     # What takes longest comes first, so that no process waits for it at the end.
     using: Jobs = {
         ("weeks", f"seed {seed}"): partial(
-            use_for_weeks, scope.plan(OWN), seed, scope.weeks, scope.people
+            use_for_weeks, scope.plan(OWN), seed, scope.weeks, scope.people, scope.smoothing
         )
         for seed in seeds
     }
@@ -191,14 +196,21 @@ def measure(scope: Scope) -> tuple[Found, Delivered, dict[str, float]]:
     }
     learning: Jobs = {
         (f"{scope.largest:,}", f"seed {seed}"): partial(
-            learn_logs, scope.plan(OWN, scope.largest), seed, (RULES, OURS), visits=True
+            learn_logs,
+            scope.plan(OWN, scope.largest),
+            seed,
+            (RULES, OURS),
+            visits=True,
+            smoothing=scope.smoothing,
         )
         for seed in seeds
     }
     for kind in scope.kinds:
         plan = scope.plan(kind)
         for seed in seeds:
-            learning[kind, f"seed {seed}"] = partial(learn_logs, plan, seed, here)
+            learning[kind, f"seed {seed}"] = partial(
+                learn_logs, plan, seed, here, smoothing=scope.smoothing
+            )
             learning["limits", f"{kind}, seed {seed}"] = partial(find_limits, plan, seed)
     done, seconds = run_jobs("learning", {**promoting, **staging, **using, **learning})
     worths = [worth for job in learning for worth in done[job]]

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.learning_limits import BY_CELL, BY_PROFILE, best_by_cell, best_by_profile
+from rl.smoothing import Smoothing
 from simulation.compare.logs import START, play
 from simulation.compare.measure import Plan, draw_held_out, draw_logs
 from simulation.compare.peers import MABWiser, VowpalWabbit
@@ -15,15 +16,17 @@ from simulation.people.population import WEEK, draw_population, draw_visits
 
 OWN = "own"
 RULES, OURS = "rules", "q_learning"
-SYSTEMS: dict[str, Callable[[], Contestant]] = {
-    RULES: RulesSystem,
+SYSTEMS: dict[str, Callable[[Smoothing], Contestant]] = {
+    RULES: lambda _: RulesSystem(),
     OURS: partial(LearnerSystem, OURS),
     "lin_ucb": partial(LearnerSystem, "lin_ucb"),
     "lin_ts": partial(LearnerSystem, "lin_ts"),
     "dqn": partial(LearnerSystem, "dqn"),
-    "MABWiser LinUCB": partial(MABWiser, "LinUCB", alpha=1.0),
-    "Vowpal Wabbit": partial(VowpalWabbit, epsilon=0.0),
+    "MABWiser LinUCB": lambda _: MABWiser("LinUCB", alpha=1.0),
+    "Vowpal Wabbit": lambda _: VowpalWabbit(epsilon=0.0),
 }
+"""What makes each system; the smoothing is that of our learners."""
+DEFAULT = Smoothing()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,12 @@ class Worth:
 
 
 def learn_logs(
-    plan: Plan, seed: int, systems: Sequence[str], *, visits: bool = False
+    plan: Plan,
+    seed: int,
+    systems: Sequence[str],
+    *,
+    visits: bool = False,
+    smoothing: Smoothing = DEFAULT,
 ) -> list[Worth]:
     """Returns the worth of systems after logs of each size.
 
@@ -57,12 +65,13 @@ def learn_logs(
         seed: of the world and of the people.
         systems: names in `SYSTEMS`, of what is installed.
         visits: if whole visits are to be evaluated too.
+        smoothing: of our learners.
     """
     log, held_out = draw_logs(plan, seed)
     found = []
     for size in plan.sizes:
         for name in systems:
-            system = SYSTEMS[name]()
+            system = SYSTEMS[name](smoothing)
             system.prepare(log[:size])
             system.reset()
             system.learn()
@@ -86,7 +95,9 @@ def find_limits(plan: Plan, seed: int) -> list[Worth]:
     ]
 
 
-def use_for_weeks(plan: Plan, seed: int, weeks: int, people: int) -> list[float]:
+def use_for_weeks(
+    plan: Plan, seed: int, weeks: int, people: int, smoothing: Smoothing = DEFAULT
+) -> list[float]:
     """Returns the regret on people never seen, of the rules and after each of some weeks.
 
     Every week is decided by the version of the week before, explores at the learner's rate and is
@@ -95,7 +106,7 @@ def use_for_weeks(plan: Plan, seed: int, weeks: int, people: int) -> list[float]
     """
     rng = np.random.default_rng([seed, 2])
     population, held_out = draw_population(rng, people), draw_held_out(rng, plan)
-    system = LearnerSystem(OURS)
+    system = LearnerSystem(OURS, smoothing)
     system.reset()
     system.policy = RulesSystem().policy
     regrets = []

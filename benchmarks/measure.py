@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rl.smoothing import Smoothing
+from rl.state import StateSpace
+
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
@@ -21,9 +24,20 @@ class Effort:
         """A size or a number of rounds."""
         return quick if self.quick else full
 
+    @property
+    def space(self) -> StateSpace:
+        """State space of learning."""
+        return StateSpace(bins=2) if self.quick else StateSpace()
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """Smoothing, with the bins of serving."""
+        return Smoothing(serving_bins=3) if self.quick else Smoothing()
+
+    @property
     def settings(self) -> dict[str, object]:
-        """Returns the settings of a server that has less to do than by default, if that is all."""
-        return {"bins": 2, "serving_bins": 3} if self.quick else {}
+        """Settings of a server with that space and smoothing."""
+        return {"bins": self.space.bins, "serving_bins": self.smoothing.serving_bins}
 
 
 FULL, QUICK = Effort(quick=False), Effort(quick=True)

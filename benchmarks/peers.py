@@ -38,13 +38,17 @@ COLUMNS = ("", "learning, rows/s", "preparing, µs", "decision, µs", "from scor
 def run(effort: Effort, folder: Path) -> Section:
     """All systems on one log and the same questions, in one process."""
     rng = np.random.default_rng(7)
-    n = effort.of(200_000, 2_000)
+    n = effort.of(200_000, 1_000)
     log = simulate(rng, draw_population(rng, n // 8), n)
     newcomers = draw_population(rng, effort.of(2_000, 100))
     at = draw_visits(rng, newcomers, np.arange(len(newcomers)), START)[: effort.of(2_000, 100)]
     questions = _questions(newcomers, at)
 
-    ours, plain, greedy = Recparams(), DictOfDicts(), MABWiser("LinGreedy", epsilon=EPSILON)
+    ours, plain, greedy = (
+        Recparams(effort.smoothing),
+        DictOfDicts(),
+        MABWiser("LinGreedy", epsilon=EPSILON),
+    )
     systems: list[System] = [
         ours,
         plain,
@@ -78,7 +82,7 @@ def run(effort: Effort, folder: Path) -> Section:
         for candidates, rounds, calls in (
             (answering, effort.of(7, 2), effort.of(5, 1)),
             (asking, effort.of(7, 2), effort.of(5, 1)),
-            (lookup, effort.of(25, 5), 100),
+            (lookup, effort.of(25, 5), effort.of(100, 10)),
         )
     )
     gc.unfreeze()

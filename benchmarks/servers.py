@@ -7,11 +7,12 @@ empty handler on grpc's threaded server.
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,16 @@ def _sync(port: int) -> None:
 
 
 @contextlib.contextmanager
-def running(kind: str, core: int, *arguments: str | Path) -> Iterator[tuple[int, psutil.Process]]:
-    """A server of a kind, pinned to a core: its port and process."""
+def running(
+    kind: str, core: int, *arguments: str | Path, settings: Mapping[str, object] | None = None
+) -> Iterator[tuple[int, psutil.Process]]:
+    """A server of a kind, pinned to a core, with settings besides its own: its port and process."""
     port = free_port("127.0.0.1", 0)
     command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.servers", kind]
-    process = subprocess.Popen([*command, str(port), *map(str, arguments)])
+    given = {f"RECPARAMS_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+    process = subprocess.Popen(
+        [*command, str(port), *map(str, arguments)], env={**os.environ, **given}
+    )
     try:
         measured = psutil.Process(process.pid)
         wait_ready(port, health=kind != "sync")

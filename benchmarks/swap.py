@@ -25,10 +25,11 @@ from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort, cores, side_by_side
 from benchmarks.report import Goal, Section, Table
 from benchmarks.servers import DECIDE, request, running
-from benchmarks.synthetic import ACTIONS_TRIED, SERVING, SPACE, random_model
+from benchmarks.synthetic import ACTIONS_TRIED, random_model
 from recparams.v1 import recommendation_pb2 as pb
 from rl import q_table
 from rl.action import N_ACTIONS
+from rl.state import StateSpace
 from server.store import activations, models
 
 CALLERS = 4
@@ -62,10 +63,11 @@ def run(effort: Effort, folder: Path) -> Section:
     with tempfile.TemporaryDirectory() as data, postgres() as database:
         url = make_database(database, "swap", 0)
         for percent in (1,) if effort.quick else (1, 10, 100):
-            model = random_model(rng, SPACE.n_states * percent // 100)
+            states = effort.space.n_states * percent // 100
+            model = random_model(rng, states, effort.space, effort.smoothing)
             versions.append(_store(url, model))
             text = _seed_json(model)
-            spent = _loading(url, versions[-1], text, rounds=effort.of(3, 1))
+            spent = _loading(url, versions[-1], model.policy.space, text, rounds=effort.of(3, 1))
             rows.append(
                 (
                     f"{percent} %",
@@ -76,7 +78,7 @@ def run(effort: Effort, folder: Path) -> Section:
             )
         del text
         both = versions[-1], _store(url, model)
-        with running("real", server_core, url, data) as (port, _):
+        with running("real", server_core, url, data, settings=effort.settings) as (port, _):
             for _ in range(effort.of(4, 1)):
                 for felt, swaps in ((quiet, False), (swapped, True)):
                     felt.append(_client(port, client_core, url, both, effort.of(4, 1), swaps=swaps))
@@ -143,17 +145,19 @@ def _store(url: str, model: models.NewModel) -> int:
 
 def _seed_json(model: models.NewModel) -> str:
     """The table as the seed wrote it: without visit counts, which `dump` adds."""
-    table = q_table.QTable(SPACE, model.q, model.visits, model.rewards, model.hyperparameters)
+    table = q_table.QTable(model.space, model.q, model.visits, model.rewards, model.hyperparameters)
     return json.dumps(json.loads("".join(q_table.dump(table)))["q_table"])
 
 
-def _loading(url: str, version: int, text: str, *, rounds: int) -> dict[str, float]:
+def _loading(
+    url: str, version: int, serving: StateSpace, text: str, *, rounds: int
+) -> dict[str, float]:
     # Not asyncio.Runner: its `run` makes text of the policy it returns, half of the time measured.
     loop = uvloop.new_event_loop()
     connection = loop.run_until_complete(asyncpg.connect(url))
     spent = side_by_side(
         {
-            OURS: lambda: loop.run_until_complete(models.load_policy(connection, version, SERVING)),
+            OURS: lambda: loop.run_until_complete(models.load_policy(connection, version, serving)),
             TEXT: partial(json.loads, text),
             TUPLES: partial(_load_tuples, text),
         },

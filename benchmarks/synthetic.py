@@ -14,8 +14,6 @@ from rl.transitions import Interactions, TrainedThrough
 from server.store.models import NewModel
 from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
-SPACE = StateSpace()
-SERVING = serving_space(SPACE, Smoothing.serving_bins)
 SETTINGS = Hyperparameters()
 EPSILON = 0.05
 SECOND = 1_000_000
@@ -24,12 +22,14 @@ ACTIONS_TRIED = 4
 """In a visited state: mostly one action is served there, and exploration adds a few."""
 
 
-def random_model(rng: np.random.Generator, states: int) -> NewModel:
+def random_model(
+    rng: np.random.Generator, states: int, space: StateSpace, smoothing: Smoothing
+) -> NewModel:
     """A model with so many visited states, `ACTIONS_TRIED` random actions in each."""
-    shape = SPACE.n_states, N_ACTIONS
+    shape = space.n_states, N_ACTIONS
     q, visits = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int32)
     rewards = np.zeros(shape, dtype=np.float32)
-    visited = rng.choice(SPACE.n_states, states, replace=False)[:, None]
+    visited = rng.choice(space.n_states, states, replace=False)[:, None]
     tried = rng.random((states, N_ACTIONS)).argpartition(ACTIONS_TRIED)[:, :ACTIONS_TRIED]
     q[visited, tried] = rng.normal(0.5, 0.3, tried.shape)
     visits[visited, tried] = 1 + rng.poisson(5.0, tried.shape)
@@ -39,48 +39,48 @@ def random_model(rng: np.random.Generator, states: int) -> NewModel:
         run_id=None,
         parent_version=None,
         algorithm="q_learning",
-        space=SPACE,
+        space=space,
         hyperparameters=SETTINGS.to_dict(),
         metrics={**asdict(table_statistics(q, visits)), "exploration_rate": EPSILON},
         q=q,
         visits=visits,
         rewards=rewards,
-        policy=rule_based_policy(SERVING, EPSILON),
+        policy=rule_based_policy(serving_space(space, smoothing.serving_bins), EPSILON),
         objectives={},
         main_line=False,
         trained=TrainedThrough.nothing(),
     )
-    return replace(model, policy=published(model))
+    return replace(model, policy=published(model, smoothing))
 
 
-def published(model: NewModel) -> GreedyTable:
+def published(model: NewModel, smoothing: Smoothing) -> GreedyTable:
     """The policy of a model's table."""
     return publish(
-        SPACE,
+        model.space,
         model.q,
         model.visits,
         model.rewards,
         learning_rate=SETTINGS.learning_rate,
         epsilon=EPSILON,
-        smoothing=Smoothing(),
+        smoothing=smoothing,
     )
 
 
-def random_interactions(rng: np.random.Generator, n: int) -> Interactions:
+def random_interactions(rng: np.random.Generator, n: int, space: StateSpace) -> Interactions:
     """Three weeks of n interactions, distributed as those of benchmarks/database.py.
 
     Visits of five interactions by a fiftieth as many people, reported up to 5 s late, so that they
     are not quite in the order in which they happened.
     """
     people = max(1, n // 50)
-    cells = SPACE.cells(np.clip(rng.normal(TRAIT_MEANS, TRAIT_SDS, (people, 5)), 0.0, 100.0))
+    cells = space.cells(np.clip(rng.normal(TRAIT_MEANS, TRAIT_SDS, (people, 5)), 0.0, 100.0))
     user = np.repeat(rng.integers(people, size=n // 5 + 1), 5)[:n]
     happened = np.arange(n) * (21 * 86400 * SECOND // n) - rng.integers(5 * SECOND, size=n)
     return Interactions(
         id=np.arange(n),
         user=user,
         time=happened,
-        state=(cells[user] * SPACE.n_contexts + rng.integers(SPACE.n_contexts, size=n)).astype(
+        state=(cells[user] * space.n_contexts + rng.integers(space.n_contexts, size=n)).astype(
             np.int32
         ),
         action=rng.integers(N_ACTIONS, size=n, dtype=np.uint8),

@@ -10,6 +10,7 @@ from rl.action import N_ACTIONS
 from rl.learners.hyperparameters import Hyperparameters
 from rl.learners.q_learning import QLearning
 from rl.policy import GreedyTable, publish
+from rl.smoothing import Smoothing
 from rl.state import Context
 from rl.transitions import TERMINAL
 from simulation.compare.logs import SPACE, Log, transitions
@@ -24,9 +25,9 @@ class Recparams(System):
 
     policy: GreedyTable
 
-    def __init__(self) -> None:
+    def __init__(self, smoothing: Smoothing) -> None:
         super().__init__("recparams")
-        self.learner = QLearning(SPACE, SETTINGS)
+        self.learner = QLearning(SPACE, SETTINGS, smoothing=smoothing)
         self.serving = self.learner.serving_space
 
     def prepare(self, log: Log) -> None:

@@ -25,7 +25,7 @@ def run(effort: Effort, folder: Path) -> Section:
     rounds = effort.of(5, 1), effort.of(3, 1)
     rows, stage_rows, goals = [], [], []
     peaks: list[int] = []
-    settings = effort.settings()
+    settings = effort.settings
     with postgres() as server, TemporaryDirectory() as scratch:
         for size, turns in zip(sizes, rounds, strict=True):
             url = make_database(server, f"training_{size}", size)

@@ -144,7 +144,7 @@ def fit(
         prior: of the coefficients.
         curve: the mean as a function of eta; None for the average of y plus eta.
     """
-    from scipy.linalg.lapack import dpotri
+    from scipy.linalg.lapack import dtrtri
 
     centre = float(np.average(y, weights=rows.weight)) if curve is None else curve.centre
     expected_noise = max(0.9 * float(np.mean(rows.weight * (y - centre) ** 2)), _LEAST_NOISE)
@@ -154,8 +154,10 @@ def fit(
     problem = _linearised(basis, rows, y, traits, start, curve)
     mean, factor = _solved(problem, noise, start, variances[group])
     for number in range(1, _ROUNDS):
-        inverse, _ = dpotri(factor, lower=1)
-        uncertain = np.bincount(group, np.diagonal(inverse)) / variances
+        # The posterior variances, which are the diagonal of the inverse of the precision.
+        inverse, _ = dtrtri(factor, lower=1)
+        spread = np.einsum("ij,ij->j", inverse, inverse)
+        uncertain = np.bincount(group, spread) / variances
         effective = np.maximum(sizes - uncertain, 0.0)
         moved = np.bincount(group, (mean - start) ** 2)
         before = variances
@@ -214,8 +216,10 @@ def _solved(
     """
     from scipy.linalg import cho_solve, cholesky
 
-    precision = problem.matrix / noise + np.diag(1.0 / variance)
-    factor: Floats = cholesky(precision, lower=True, overwrite_a=True, check_finite=False)
+    precision = problem.matrix / noise
+    precision.flat[:: len(precision) + 1] += 1.0 / variance
+    # Transposed, which changes nothing in it, it is laid out as LAPACK takes it, without a copy.
+    factor: Floats = cholesky(precision.T, lower=True, overwrite_a=True, check_finite=False)
     right = problem.right / noise + start / variance
     mean: Floats = cho_solve((factor, True), right, check_finite=False)
     return mean, factor

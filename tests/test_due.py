@@ -90,7 +90,7 @@ class Ledger:
                 1,
                 None,
                 None,
-                Choice(1, 1, 1, 3, (10.0, 20.0, 30.0, 40.0, 50.0)),
+                Choice(1, 1, 3, 3, (10.0, 20.0, 30.0, 40.0, 50.0)),
             )
             for person, days in arrivals
         ]

@@ -270,7 +270,7 @@ async def test_a_snapshot_waits_for_inserts_under_way(
         INSERT INTO interactions (occurred_at, user_key, interaction_id, content_type, mood,
             time_of_day, action, reactions, openness, conscientiousness, extraversion,
             agreeableness, neuroticism)
-        SELECT now() - interval '1 hour', user_key, 'slow', 1, 1, 1, 5, 1, 50, 50, 50, 50, 50
+        SELECT now() - interval '1 hour', user_key, 'slow', 1, 1, 3, 5, 1, 50, 50, 50, 50, 50
         FROM users WHERE user_id = 'slow'
     """
     async with holding(database_url, insert) as slow:
@@ -346,7 +346,7 @@ async def test_a_profile_and_an_interaction_that_do_not_see_each_other(
     insert = """
         INSERT INTO interactions (occurred_at, user_key, interaction_id, content_type, mood,
             time_of_day, action, reactions)
-        SELECT now() - interval '1 hour', user_key, 'i', 1, 1, 1, 5, 1 FROM users
+        SELECT now() - interval '1 hour', user_key, 'i', 1, 1, 3, 5, 1 FROM users
     """
     async with holding(database_url, insert) as inserting:
         await put_profile(client, "ada")

@@ -3,9 +3,7 @@
 import asyncio
 import gc
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,7 +19,16 @@ from recparams.v1 import recommendation_pb2 as pb
 from server.store.database import create_pool
 from simulation.demo_server import free_port
 from tests.faults import SMALL, Address, OwnPostgres, Standby, eventually
-from tests.support import Client, connect, logged, record, request, train, wait_serving
+from tests.support import (
+    Client,
+    connect,
+    logged,
+    own_folder,
+    record,
+    request,
+    train,
+    wait_serving,
+)
 
 DATABASE = "recparams"
 CONNECTIONS = 8
@@ -30,8 +37,8 @@ CONNECTIONS = 8
 
 @pytest.fixture
 def primary() -> Iterator[OwnPostgres]:
-    with tempfile.TemporaryDirectory(prefix="recparams-") as folder:
-        postgres = OwnPostgres(Path(folder) / "pg")
+    with own_folder() as folder:
+        postgres = OwnPostgres(folder / "pg")
         yield postgres
         postgres.stop()
 
@@ -56,13 +63,12 @@ async def client(address: Address, start_server: Any) -> AsyncIterator[Client]:
 @pytest.fixture
 async def standby(primary: OwnPostgres, client: Client) -> AsyncIterator[Standby]:
     """In a folder whose name is short enough for a socket."""
-    folder = Path(tempfile.mkdtemp(prefix="recparams-"))
-    await asyncio.to_thread(folder.chmod, 0o755)
-    copied = await asyncio.to_thread(primary.copy, folder / "pg")
-    await asyncio.to_thread(copied.start)
-    yield copied
-    await asyncio.to_thread(copied.stop)
-    shutil.rmtree(folder)
+    with own_folder() as folder:
+        await asyncio.to_thread(folder.chmod, 0o755)
+        copied = await asyncio.to_thread(primary.copy, folder / "pg")
+        await asyncio.to_thread(copied.start)
+        yield copied
+        await asyncio.to_thread(copied.stop)
 
 
 async def recorded(client: Client, number: int) -> bool:

@@ -11,6 +11,7 @@ from benchmarks.learning_trials import OURS, RULES, Worth, learn_logs, use_for_w
 from rl.action import N_ACTIONS
 from rl.policy import GreedyTable, rule_based_policy
 from rl.reward import RewardWeights
+from rl.smoothing import Smoothing
 from rl.state import StateSpace
 from simulation.compare.logs import SPACE, START, joined, play, states
 from simulation.compare.measure import HeldOut, Plan, draw_held_out, draw_logs
@@ -20,6 +21,7 @@ from simulation.people.simulator import expected_rewards
 from simulation.people.worlds import KINDS, draw_world
 
 SMALL = Plan(sizes=(400,), seeds=1, held_out=1500, visits=50)
+COARSE = Smoothing(serving_bins=0)
 
 
 def regret(held_out: HeldOut, actions: np.ndarray) -> float:
@@ -59,7 +61,9 @@ def test_best_by_cell_is_one_action_for_a_state() -> None:
 
 
 def test_a_log_is_learned_by_systems_of_ones_choice() -> None:
-    found = learn_logs(replace(SMALL, world="jumps"), 7, (RULES, "lin_ucb"), visits=True)
+    found = learn_logs(
+        replace(SMALL, world="jumps"), 7, (RULES, "lin_ucb"), visits=True, smoothing=COARSE
+    )
     assert [(one.kind, one.size, one.system, one.seed) for one in found] == [
         ("jumps", 400, RULES, 7),
         ("jumps", 400, "lin_ucb", 7),
@@ -71,9 +75,9 @@ def test_a_log_is_learned_by_systems_of_ones_choice() -> None:
 
 
 def test_weeks_of_use_begin_with_the_rules_and_go_on_from_what_was_learned() -> None:
-    regrets = use_for_weeks(SMALL, 3, weeks=2, people=200)
+    regrets = use_for_weeks(SMALL, 3, 2, 200, COARSE)
     assert len(set(regrets)) == 3
-    assert regrets[:2] == use_for_weeks(SMALL, 3, weeks=1, people=200)
+    assert regrets[:2] == use_for_weeks(SMALL, 3, 1, 200, COARSE)
 
 
 def test_leavers_are_played_out_and_newcomers_take_their_places() -> None:

@@ -21,7 +21,7 @@ from server.jobs.processes import INVALID_FILE
 from server.jobs.tables import import_table
 from server.settings import Settings
 from server.store.models import load_table
-from tests.faults import SPACE
+from tests.faults import IN_SPACE
 from tests.support import (
     ADMIN,
     Client,
@@ -42,7 +42,7 @@ SMALL_KEY = "(1, 1, 0, 1, 0, 'music', 'calm', 'evening')"
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return in_process(database_url, tmp_path, bins=SPACE.bins, gates="report")
+    return in_process(database_url, tmp_path, **IN_SPACE, gates="report")
 
 
 async def version_trained(client: Client, name: str, action: tuple[int, int, int]) -> int:

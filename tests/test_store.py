@@ -525,7 +525,7 @@ class TestChecksums:
             await models.load_policy(db, version, SPACE)
 
     async def test_another_space_is_refused(self, db: asyncpg.Connection) -> None:
-        version = await store(db, new_model(StateSpace(bins=2, moods=("happy", "calm"))))
+        version = await store(db, new_model(replace(SPACE, moods=("happy", "calm"))))
         for load in (models.load_policy, models.load_table):
             with pytest.raises(models.IncompatibleModelError, match="moods differ"):
                 await load(db, version, SPACE)

@@ -18,7 +18,7 @@ from server.app import App
 from server.jobs.forked import Template
 from server.settings import Settings
 from server.store.models import load_table
-from tests.faults import SPACE
+from tests.faults import IN_SPACE, SPACE
 from tests.support import (
     ADMIN,
     ADMIN_KEY,
@@ -38,7 +38,7 @@ SEED_STATE = SPACE.index((75, 60, 40, 80, 30), Context("music", "calm", "evening
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return in_process(database_url, tmp_path, bins=SPACE.bins, gates="report")
+    return in_process(database_url, tmp_path, **IN_SPACE, gates="report")
 
 
 async def record_week(client: Client, users: int = 3, each: int = 6) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import numpy as np
 
 from rl.learners.registry import LEARNERS
+from rl.smoothing import Smoothing
 from rl.state import TRAITS, StateSpace
 from rl.transitions import Interactions, prepare
 
@@ -39,7 +40,8 @@ def learn_one(algorithm: str) -> None:
         one, n_contexts=space.n_contexts, session_gap=1, settled_before=1, min_interactions=1
     )
     kind = LEARNERS[algorithm]
-    learner = kind(space, kind.Settings())
+    # On the bins of serving, it would take a second more to publish, by the same calls.
+    learner = kind(space, kind.Settings(), smoothing=Smoothing(serving_bins=0))
     learner.learn(batch.transitions)
     learner.publish()
 

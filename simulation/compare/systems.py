@@ -16,6 +16,7 @@ from rl.learners.deep import DeepHyperparameters
 from rl.learners.registry import LEARNERS, settings_of
 from rl.packing import pack
 from rl.policy import GreedyTable, Policy, rule_based_policy
+from rl.smoothing import Smoothing
 from rl.state import Context
 from simulation.compare.logs import SPACE, Log, states, transitions
 
@@ -117,19 +118,22 @@ class LearnerSystem(PolicySystem):
 
     Args:
         algorithm: its name.
+        smoothing: as in `Learner`; None for the default.
     """
 
     learner: Learner
 
-    def __init__(self, algorithm: str) -> None:
+    def __init__(self, algorithm: str, smoothing: Smoothing | None = None) -> None:
         deep = issubclass(LEARNERS[algorithm].Settings, DeepHyperparameters)
         super().__init__(algorithm, "torch" if deep else "")
+        self.smoothing = smoothing
 
     def prepare(self, log: Log) -> None:
         self.transitions = transitions(log)
 
     def reset(self) -> None:
-        self.learner = LEARNERS[self.name](SPACE, settings_of(self.name, {}))
+        hyperparameters = settings_of(self.name, {})
+        self.learner = LEARNERS[self.name](SPACE, hyperparameters, smoothing=self.smoothing)
 
     def learn(self) -> None:
         self.learner.learn(self.transitions)
