@@ -184,7 +184,7 @@ async def test_training_step_by_step(cli: Any, client: Client) -> None:
     assert last["hyperparameters"]["learning_rate"] == 0.2
 
     listed = await cli("runs", "list")
-    assert listed.out.split()[:3] == ["run", "created", "status"]
+    assert listed.out.split()[:3] == ["run", "created", "(UTC)"]
     assert "completed" in listed.out
     assert (await cli("runs", "list", "--json")).json["runs"][0]["run_id"] == last["run_id"]
     shown = await cli("runs", "show", last["run_id"])

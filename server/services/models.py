@@ -5,10 +5,12 @@ from typing import Any
 
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
+from rl.arms import Activation
 from server.contract.errors import LONGEST_DESCRIPTION, ServiceError, invalid, not_found
 from server.contract.sizes import LARGEST_CHUNK
 from server.jobs.processes import INVALID_FILE
 from server.services.conversion import model_message, page_bounds
+from server.services.model_states import set_state
 from server.services.runtime import Runtime
 from server.services.versions import check_plan, check_reason, check_servable, refused
 from server.settings import Settings
@@ -32,10 +34,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with self._runtime.require_pool().acquire() as connection:
             active = await activations.current_activation(connection)
             rows = await model_rows.page(connection, below, size + 1)
-            messages = [
-                model_message(row, active.version, await model_rows.problem(connection, row))
-                for row in rows[:size]
-            ]
+            messages = await _messages(connection, rows[:size], active)
         return pb.ListModelsResponse(
             models=messages,
             next_page_token=str(rows[size - 1]["version"]) if len(rows) > size else "",
@@ -146,4 +145,17 @@ async def _model(connection: Connection, version: int) -> pb.Model:
     if row is None:
         raise _no_model(version)
     active = await activations.current_activation(connection)
-    return model_message(row, active.version, await model_rows.problem(connection, row))
+    (message,) = await _messages(connection, [row], active)
+    return message
+
+
+async def _messages(connection: Connection, rows: list[Any], active: Activation) -> list[pb.Model]:
+    """Returns the messages of rows of `model_rows`, each version read whole."""
+    pasts = await model_rows.pasts(connection, [row["version"] for row in rows])
+    messages = []
+    for row in rows:
+        problem = await model_rows.problem(connection, row)
+        message = model_message(row, active.version, problem)
+        set_state(message, active, pasts[row["version"]])
+        messages.append(message)
+    return messages

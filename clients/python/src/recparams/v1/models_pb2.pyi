@@ -46,6 +46,58 @@ MODEL_ORIGIN_IMPORTED: ModelOrigin.ValueType  # 2
 """ImportModel."""
 Global___ModelOrigin: _TypeAlias = ModelOrigin  # noqa: Y015
 
+class _ModelState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
+    """Never sent."""
+    MODEL_STATE_STORED: _ModelState.ValueType  # 1
+    """Stored, and never served."""
+    MODEL_STATE_SERVING: _ModelState.ValueType  # 2
+    """Served to everybody who is not held back."""
+    MODEL_STATE_ROLLING_OUT: _ModelState.ValueType  # 3
+    """Served to the people of a step of its rollout."""
+    MODEL_STATE_PREVIOUS: _ModelState.ValueType  # 4
+    """Served to those whom the rollout of a later version has not reached."""
+    MODEL_STATE_WAITING: _ModelState.ValueType  # 5
+    """Waits for the rollout of an earlier version to end."""
+    MODEL_STATE_SUPERSEDED: _ModelState.ValueType  # 6
+    """Waited until a newer version took its place, or somebody said what to serve."""
+    MODEL_STATE_REFUSED: _ModelState.ValueType  # 7
+    """A gate refused it."""
+    MODEL_STATE_TAKEN_BACK: _ModelState.ValueType  # 8
+    """The server took it back by itself."""
+    MODEL_STATE_REPLACED: _ModelState.ValueType  # 9
+    """Was served before."""
+
+class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
+    """What becomes of a version."""
+
+MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
+"""Never sent."""
+MODEL_STATE_STORED: ModelState.ValueType  # 1
+"""Stored, and never served."""
+MODEL_STATE_SERVING: ModelState.ValueType  # 2
+"""Served to everybody who is not held back."""
+MODEL_STATE_ROLLING_OUT: ModelState.ValueType  # 3
+"""Served to the people of a step of its rollout."""
+MODEL_STATE_PREVIOUS: ModelState.ValueType  # 4
+"""Served to those whom the rollout of a later version has not reached."""
+MODEL_STATE_WAITING: ModelState.ValueType  # 5
+"""Waits for the rollout of an earlier version to end."""
+MODEL_STATE_SUPERSEDED: ModelState.ValueType  # 6
+"""Waited until a newer version took its place, or somebody said what to serve."""
+MODEL_STATE_REFUSED: ModelState.ValueType  # 7
+"""A gate refused it."""
+MODEL_STATE_TAKEN_BACK: ModelState.ValueType  # 8
+"""The server took it back by itself."""
+MODEL_STATE_REPLACED: ModelState.ValueType  # 9
+"""Was served before."""
+Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """One model version."""
@@ -72,6 +124,8 @@ class Model(_message.Message):
     HALTED_AT_FIELD_NUMBER: _builtins.int
     HALTED_REASON_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SERVED_PERCENT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version's number, 1 upwards."""
     active: _builtins.bool
@@ -98,6 +152,10 @@ class Model(_message.Message):
     """Why it cannot be served, built on or shown whole, in one sentence that names it; empty where
     nothing is known to be wrong. What cannot be read of it is left out.
     """
+    state: Global___ModelState.ValueType
+    """What becomes of it."""
+    served_percent: _builtins.float
+    """Share of the people to whom it is served, 0 to 100."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
@@ -153,10 +211,12 @@ class Model(_message.Message):
         halted_at: _timestamp_pb2.Timestamp | None = ...,
         halted_reason: _builtins.str = ...,
         problem: _builtins.str = ...,
+        state: Global___ModelState.ValueType = ...,
+        served_percent: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "halted_at", b"halted_at", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "problem", b"problem", "run_id", b"run_id", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "problem", b"problem", "run_id", b"run_id", "served_percent", b"served_percent", "state", b"state", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
