@@ -16,6 +16,7 @@ _COMMANDS = {
     "shadow": "server.cli.shadow:shadow",
     "recommend": "server.cli.recommend:recommend",
     "status": "server.cli.status:status",
+    "doctor": "server.cli.doctor:doctor",
     "interactions": "server.cli.interactions:interactions",
     "forget": "server.cli.forget:forget",
     "simulate": "server.cli.simulate:simulate",
@@ -51,6 +52,7 @@ def main() -> None:
     recparams serve                run a server on 127.0.0.1:50051
     recparams train --wait         learn from what was recorded (what the CronJob runs)
     recparams status               how the service does, and when it trains next
+    recparams doctor               what is wrong with it, and what mends that
     recparams evaluate             what other policies would have been worth
     recparams rollout next         serve a version to more people
     recparams models rollback      serve what was served before

@@ -18,6 +18,8 @@ from server.cli.connection import (
     json_option,
     server_options,
 )
+from server.cli.model_deletion import delete, prune
+from server.cli.model_diff import diff
 from server.cli.options import int64
 from server.cli.output import (
     enum_name,
@@ -34,7 +36,12 @@ CHUNK_BYTES = 256 * 1024
 
 @click.group()
 def models() -> None:
-    """Look at model versions, serve another one, or move tables in and out."""
+    """Look at model versions, serve another one, compare, move or delete them."""
+
+
+models.add_command(diff)
+models.add_command(delete)
+models.add_command(prune)
 
 
 @models.command("list")

@@ -1,4 +1,7 @@
-"""Entry of a job: train RUN | evaluate JSON | experiment ID | gain | export VERSION | import."""
+"""Entry of a job.
+
+train RUN | evaluate JSON | diff JSON | experiment ID | gain | export VERSION | import
+"""
 
 import asyncio
 import os
@@ -48,6 +51,13 @@ def _work(settings: Settings, arguments: list[str]) -> int:
             from server.jobs.requests import EvaluationRequest
 
             return asyncio.run(evaluate(settings, EvaluationRequest.from_json(request), output))
+        case ["diff", request]:
+            from server.jobs.differences import diff_versions
+            from server.jobs.requests import DifferenceRequest
+
+            return asyncio.run(
+                diff_versions(settings, DifferenceRequest.from_json(request), output)
+            )
         case ["experiment", experiment_id]:
             from server.jobs.experiment import compare_arms
 
