@@ -184,25 +184,25 @@ async def test_training_step_by_step(cli: Any, client: Client) -> None:
     *steps, last = [json.loads(line) for line in trained.out.splitlines()]
     assert all({"run_id", "stage", "progress"} == set(step) for step in steps)
     assert last["status"] == "TRAINING_RUN_STATUS_COMPLETED"
-    assert last["interactions_trained"] == "20"
+    assert last["interactions_trained"] == 20
     assert last["hyperparameters"]["learning_rate"] == 0.2
 
     listed = await cli("runs", "list")
     assert listed.out.split()[:3] == ["run", "created", "(UTC)"]
     assert "completed" in listed.out
     assert (await cli("runs", "list", "--json")).json["runs"][0]["run_id"] == last["run_id"]
-    shown = await cli("runs", "show", last["run_id"])
+    shown = await cli("runs", "show", str(last["run_id"]))
     assert "20 (0 waiting)" in shown.out
-    again = await cli("runs", "watch", last["run_id"])
+    again = await cli("runs", "watch", str(last["run_id"]))
     assert again.code == 0
-    ended = await cli("runs", "cancel", last["run_id"])
+    ended = await cli("runs", "cancel", str(last["run_id"]))
     assert (ended.code, ended.err.strip()) == (2, "recparams: training run 1 has ended")
 
     started = await cli("train", "--request-id", "r2")
     assert "training run 2 started" in started.out
     assert (await cli("runs", "watch", "2")).code == 0
     repeated = await cli("train", "--request-id", "r2", "--json")
-    assert repeated.json["run_id"] == "2"
+    assert repeated.json["run_id"] == 2
 
 
 async def test_a_progress_bar_on_a_terminal(client: Client, app: App) -> None:
@@ -301,7 +301,7 @@ async def test_models(cli: Any, client: Client, tmp_path: Path) -> None:
     assert "q_table" in json.loads(file.read_text())
     assert (await cli("models", "export")).json == json.loads(file.read_text())
     imported = await cli("models", "import", str(file), "--activate", "--json")
-    assert (imported.json["version"], imported.json["active"]) == ("2", True)
+    assert (imported.json["version"], imported.json["active"]) == (2, True)
     file.write_text('{"q_table": {"nowhere": {}}}')
     refused = await cli("models", "import", str(file))
     assert (refused.code, refused.err.strip()) == (
@@ -320,7 +320,7 @@ async def test_evaluate(cli: Any, client: Client) -> None:
     assert re.search(r"^average reward +1\.0000$", shown.out, re.MULTILINE)
     assert re.search(r"^like rate +100\.0%$", shown.out, re.MULTILINE)
     answer = (await cli("evaluate", "--json")).json
-    assert answer["interactions"] == "20"
+    assert answer["interactions"] == 20
     assert answer["average_reward"] == 1.0
 
 

@@ -219,7 +219,19 @@ BROKEN: tuple[tuple[Check, str, str, str, str], ...] = (
         UPDATE model_versions SET q_table = 'nonsense';
         INSERT INTO model_activations (version) VALUES (NULL)
         """,
-        *("versions", "problem", "recparams models delete 1"),
+        *("versions", "problem", "recparams train --wait --mode rebuild"),
+    ),
+    (
+        learning.check_versions,
+        """
+        INSERT INTO model_versions (
+            origin, algorithm, space, hyperparameters, metrics, q_table, q_table_checksum, policy,
+            policy_checksum
+        ) SELECT 'imported', algorithm, space, hyperparameters, metrics, q_table, q_table_checksum,
+            'nonsense', policy_checksum
+        FROM model_versions
+        """,
+        *("versions", "problem", "recparams models delete 2"),
     ),
     (
         learning.check_versions,

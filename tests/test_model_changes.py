@@ -162,7 +162,7 @@ async def test_versions_in_use_are_kept(app: App, client: Client, db: asyncpg.Co
     done = await run("models", "delete", "6", **where)
     assert done.out.startswith("deleted 6 (")
     pruned = await run("models", "prune", "--keep", "1", "--json", **where)
-    assert pruned.json["versions"] == ["7"]
+    assert pruned.json["versions"] == [7]
     assert await stored(db) == [1, 2, 3, 4, 5, 8]
     # Numbers stay on record: a version that is gone from the end of the chain is no obstacle.
     await client.models.RollbackModel(mpb.RollbackModelRequest(), metadata=ADMIN)

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import click
+from click.exceptions import NoSuchCommand
 
 _COMMANDS = {
     "serve": "server.cli.serve:serve",
@@ -41,6 +42,14 @@ class LazyGroup(click.Group):
         module, _, name = where.partition(":")
         command: click.Command = getattr(import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns a command by the first argument; an unknown one ends with what it is like."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            raise NoSuchCommand(args[0], possibilities=_COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

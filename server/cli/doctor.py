@@ -8,12 +8,12 @@ from importlib.metadata import version
 
 import click
 import grpc
-from pydantic import ValidationError
 
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import system_pb2_grpc as grpc_pb
 from server.cli.connection import Exit, json_option, open_channel, server_options
-from server.cli.output import print_facts, refuse_settings, version_name
+from server.cli.given_settings import read_settings
+from server.cli.output import print_facts, version_name
 from server.diagnosis.database import skew
 from server.diagnosis.examination import examine
 from server.diagnosis.findings import Finding, is_healthy
@@ -66,10 +66,7 @@ def doctor(
       2  bad settings
       4  the database cannot be reached
     """
-    try:
-        settings = Settings(database_url=database_url) if database_url else Settings()
-    except ValidationError as failure:
-        refuse_settings(failure)
+    settings = read_settings(database_url=database_url or None)
     findings = _of_server(address)
     code = Exit.OK
     try:

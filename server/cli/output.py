@@ -5,9 +5,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,19 +19,39 @@ from rich.table import Table
 from recparams.v1.evaluation_pb2 import Estimate, LearningGain, PolicyDifference, PolicyEvaluation
 from server.contract import enums
 
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-
 LEAST_NOTE = 30
 """Characters of a line from which notes stand beside a row rather than below it."""
 _GAP = "  "
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """Returns a message as JSON types, with the contract's field names and every plain field."""
-    return MessageToDict(
+    """Returns a message as JSON types, with the contract's field names and every plain field.
+
+    Numbers are numbers, whatever their width; those of the contract stay exact in a double.
+    """
+    found = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    _make_numbers(message.DESCRIPTOR, found)
+    return found
+
+
+def _make_numbers(kind: Any, found: dict[str, Any]) -> None:
+    """Makes numbers of what the JSON form of protobuf has as text: those of 64 bits."""
+    for name in found.keys() & kind.fields_by_name.keys():
+        field, value = kind.fields_by_name[name], found[name]
+        entry = field.message_type
+        if entry is not None and entry.GetOptions().map_entry:
+            if entry.fields_by_name["value"].cpp_type in _WIDE:
+                found[name] = {key: int(one) for key, one in value.items()}
+        elif field.cpp_type in _WIDE:
+            found[name] = [int(one) for one in value] if isinstance(value, list) else int(value)
+        elif isinstance(value, list | dict) and entry is not None:
+            for one in value if isinstance(value, list) else (value,):
+                _make_numbers(entry, one)
+
+
+_WIDE = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
 def print_json(message: Message) -> None:
@@ -178,14 +199,6 @@ def give_up(failure: Exception, code: int) -> NoReturn:
     """Prints what failed and exits with a code."""
     click.echo(f"recparams: {failure or type(failure).__name__}", err=True)
     raise SystemExit(code) from None
-
-
-def refuse_settings(failure: "ValidationError") -> NoReturn:
-    """Prints what is wrong with settings, without their values, and exits with 2."""
-    for problem in failure.errors(include_url=False, include_input=False):
-        where = ".".join(map(str, problem["loc"])) or "settings"
-        click.echo(f"recparams: {where}: {problem['msg']}", err=True)
-    raise SystemExit(2) from None
 
 
 def _interval(one: Estimate) -> str:
