@@ -167,6 +167,8 @@ def test_names_and_files_that_are_not_settings(
     told = settings_problems(failure.value, Settings.model_fields)
     assert told == ["prot: is no setting; did you mean port?"]
     file = tmp_path / "settings.toml"
+    # The command sets it; so it is as before in the end.
+    monkeypatch.setenv("RECPARAMS_CONFIG", "")
     for text, said in (
         ("port = \n", "is no TOML file"),
         ('colour = "red"', "colour: is no setting"),
