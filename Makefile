@@ -60,9 +60,10 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Regenerate the client stub, docs/api.md and test vectors
+generate: setup ## Regenerate the client stub, docs/api.md, the schemas of --json and test vectors
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 	$(BIN)/python proto/reference.py
+	$(BIN)/python -m server.cli.schemas
 	$(BIN)/python tests/local_policy_vectors.py
 
 lock: ## Renew constraints.txt (needs uv)

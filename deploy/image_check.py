@@ -167,7 +167,7 @@ def use(image: Image, database_url: str) -> None:
             time.sleep(0.5)
         print(f"CMD: healthy as {process.name()}, user {process.uids().real}")
         container.run("simulate", "--decisions", "500", "--people", "50")
-        run = json.loads(container.run("train", "--wait").splitlines()[-1])
+        run = json.loads(container.run("train", "--wait", "--json").splitlines()[-1])
         print(f"train: {run['status']}, {run['interactions_trained']} interactions")
         if int(run["interactions_trained"]) == 0:
             raise ImageError("train: nothing was trained")

@@ -24,7 +24,7 @@ from recparams.v1 import (
     training_pb2,
 )
 from server.background import monitor
-from server.background.maintenance import maintain_partitions
+from server.background.maintenance import maintain
 from server.background.reload import keep_up_to_date
 from server.background.restarting import restarting
 from server.background.rollout_watch import watch_rollouts
@@ -268,7 +268,7 @@ class App:
                 ready.set,
             )
         )
-        self._run_forever(lambda: maintain_partitions(pool, settings.retention))
+        self._run_forever(lambda: maintain(pool, settings.retention, settings.retention_versions))
         self._run_forever(lambda: count_shadow(self._holder, pool))
         jobs = runtime.jobs
         self._run_forever(lambda: watch_rollouts(settings, pool, jobs))

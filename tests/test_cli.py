@@ -7,12 +7,14 @@ import pty
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import grpc
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -39,6 +41,9 @@ SEED_OPTIONS = (
     ),
     *("--extraversion", "40", "--agreeableness", "80", "--neuroticism", "30"),
 )
+
+
+SCHEMAS = json.loads((ROOT / "docs/cli.schema.json").read_text())
 
 
 class Outcome:
@@ -80,7 +85,20 @@ async def finish(process: asyncio.subprocess.Process) -> Outcome:
 
 
 async def run(*arguments: str, **options: Any) -> Outcome:
-    return await finish(await start(*arguments, **options))
+    outcome = await finish(await start(*arguments, **options))
+    if "--json" in arguments and outcome.out:
+        check_schema(arguments, outcome.out)
+    return outcome
+
+
+def check_schema(arguments: Sequence[str], out: str) -> None:
+    """Checks that what a command printed is as docs/cli.schema.json has it."""
+    known = SCHEMAS["properties"]
+    name = next(n for n in (" ".join(arguments[:2]), arguments[0]) if n in known)
+    schema = {**known[name], "$defs": SCHEMAS["$defs"]}
+    whole = out.startswith("{\n")
+    for document in [out] if whole else out.splitlines():
+        jsonschema.validate(json.loads(document), schema)
 
 
 @pytest.fixture
@@ -148,6 +166,10 @@ async def until_running(db: asyncpg.Connection) -> None:
         ("models", "rollback"),
         ("models", "export"),
         ("models", "import"),
+        ("models", "diff"),
+        ("models", "delete"),
+        ("models", "prune"),
+        ("doctor",),
         ("rollout",),
         ("rollout", "show"),
         ("rollout", "set"),
@@ -175,30 +197,32 @@ def test_help_teaches(command: tuple[str, ...]) -> None:
 
 async def test_training_step_by_step(cli: Any, client: Client) -> None:
     await fill(client)
-    trained = await cli("train", "--wait", "--min-interactions", "3", "--learning-rate", "0.2")
+    trained = await cli(
+        "train", "--wait", "--json", "--min-interactions", "3", "--learning-rate", "0.2"
+    )
     assert trained.code == 0, trained.err
     *steps, last = [json.loads(line) for line in trained.out.splitlines()]
     assert all({"run_id", "stage", "progress"} == set(step) for step in steps)
     assert last["status"] == "TRAINING_RUN_STATUS_COMPLETED"
-    assert last["interactions_trained"] == "20"
+    assert last["interactions_trained"] == 20
     assert last["hyperparameters"]["learning_rate"] == 0.2
 
     listed = await cli("runs", "list")
-    assert listed.out.split()[:3] == ["run", "created", "status"]
-    assert "completed" in listed.out
+    assert listed.out.split()[:3] == ["run", "created", "(UTC)"]
+    assert "activated" in listed.out
     assert (await cli("runs", "list", "--json")).json["runs"][0]["run_id"] == last["run_id"]
-    shown = await cli("runs", "show", last["run_id"])
+    shown = await cli("runs", "show", str(last["run_id"]))
     assert "20 (0 waiting)" in shown.out
-    again = await cli("runs", "watch", last["run_id"])
+    again = await cli("runs", "watch", str(last["run_id"]))
     assert again.code == 0
-    ended = await cli("runs", "cancel", last["run_id"])
+    ended = await cli("runs", "cancel", str(last["run_id"]))
     assert (ended.code, ended.err.strip()) == (2, "recparams: training run 1 has ended")
 
     started = await cli("train", "--request-id", "r2")
     assert "training run 2 started" in started.out
     assert (await cli("runs", "watch", "2")).code == 0
     repeated = await cli("train", "--request-id", "r2", "--json")
-    assert repeated.json["run_id"] == "2"
+    assert repeated.json["run_id"] == 2
 
 
 async def test_a_progress_bar_on_a_terminal(client: Client, app: App) -> None:
@@ -263,7 +287,7 @@ async def test_exit_codes_of_train(
 
     await fill(client)
     await db.execute("ALTER TABLE model_versions RENAME COLUMN metrics TO metrics_")
-    failed = await cli("train", "--wait")
+    failed = await cli("train", "--wait", "--json")
     assert failed.code == 1
     assert "metrics" in json.loads(failed.out.splitlines()[-1])["error"]
 
@@ -297,7 +321,7 @@ async def test_models(cli: Any, client: Client, tmp_path: Path) -> None:
     assert "q_table" in json.loads(file.read_text())
     assert (await cli("models", "export")).json == json.loads(file.read_text())
     imported = await cli("models", "import", str(file), "--activate", "--json")
-    assert (imported.json["version"], imported.json["active"]) == ("2", True)
+    assert (imported.json["version"], imported.json["active"]) == (2, True)
     file.write_text('{"q_table": {"nowhere": {}}}')
     refused = await cli("models", "import", str(file))
     assert (refused.code, refused.err.strip()) == (
@@ -316,7 +340,7 @@ async def test_evaluate(cli: Any, client: Client) -> None:
     assert re.search(r"^average reward +1\.0000$", shown.out, re.MULTILINE)
     assert re.search(r"^like rate +100\.0%$", shown.out, re.MULTILINE)
     answer = (await cli("evaluate", "--json")).json
-    assert answer["interactions"] == "20"
+    assert answer["interactions"] == 20
     assert answer["average_reward"] == 1.0
 
 
@@ -348,7 +372,7 @@ async def test_waiting_outlives_a_restart(
     await hold_runs(db)
     assert (await cli("train")).code == 0
     await until_running(db)
-    watcher = await start("runs", "watch", "1", RECPARAMS_ADDRESS=watched.target)
+    watcher = await start("runs", "watch", "1", "--json", RECPARAMS_ADDRESS=watched.target)
     assert watcher.stdout is not None
     assert json.loads(await watcher.stdout.readline())["run_id"] == 1
     watched.process.send_signal(end)
@@ -367,7 +391,7 @@ async def test_waiting_ends_where_the_server_stays_away(
     await hold_runs(db)
     assert (await cli("train")).code == 0
     variables = {"RECPARAMS_ADDRESS": watched.target}
-    watcher = await start("runs", "watch", "1", command=IMPATIENT, **variables)
+    watcher = await start("runs", "watch", "1", "--json", command=IMPATIENT, **variables)
     assert watcher.stdout is not None
     await watcher.stdout.readline()
     watched.kill()
@@ -380,7 +404,7 @@ async def test_waiting_ends_where_the_server_stays_away(
 async def test_ctrl_c_leaves_the_run_going(cli: Any, app: App, db: asyncpg.Connection) -> None:
     await hold_runs(db)
     address = f"127.0.0.1:{app.port}"
-    waiting = await start("train", "--wait", RECPARAMS_ADDRESS=address)
+    waiting = await start("train", "--wait", "--json", RECPARAMS_ADDRESS=address)
     assert waiting.stdout is not None
     await waiting.stdout.readline()
     waiting.send_signal(signal.SIGINT)

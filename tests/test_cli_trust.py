@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 async def test_a_refused_version_has_its_own_exit_code(cli: Any, client: Client) -> None:
     await live(client, PEOPLE, likes_high_energy)
-    outcome = await cli("train", "--wait")
+    outcome = await cli("train", "--wait", "--json")
     assert outcome.code == 6
     said = json.loads(outcome.out.splitlines()[-1])
     assert said["status"] == "TRAINING_RUN_STATUS_COMPLETED"
@@ -88,7 +88,7 @@ async def test_versions_that_start_wait_or_are_stored_exit_with_0(
 
     async def trains(*options: str) -> tuple[int, str, str]:
         await live(client, PEOPLE, likes_high_energy)
-        done = await run("train", "--wait", *options, cwd=tmp_path, **variables)
+        done = await run("train", "--wait", "--json", *options, cwd=tmp_path, **variables)
         return done.code, json.loads(done.out.splitlines()[-1])["outcome"], done.err.strip()
 
     async with connect(server.target) as client:
@@ -108,7 +108,7 @@ async def test_versions_that_start_wait_or_are_stored_exit_with_0(
         code, outcome, said = await trains("--no-activate")
         assert (code, outcome) == (0, "TRAINING_OUTCOME_STORED")
         assert said.endswith("stored, and served if somebody says so")
-        done = await run("train", "--wait", cwd=tmp_path, **variables)
+        done = await run("train", "--wait", "--json", cwd=tmp_path, **variables)
         assert done.code == 0
         assert "nothing new to learn" in done.err
 
@@ -224,7 +224,9 @@ async def test_shadowing(cli: Any, client: Client) -> None:
 
 async def test_other_objectives(cli: Any, client: Client) -> None:
     await live(client, PEOPLE, likes_high_energy)
-    outcome = await cli("train", "--wait", "--mode", "rebuild", "--objective", "novelty=0.5")
+    outcome = await cli(
+        "train", "--wait", "--json", "--mode", "rebuild", "--objective", "novelty=0.5"
+    )
     assert outcome.code == 0, outcome.err
     assert '"novelty": 0.5' in outcome.out
     for given in ("novelty", "joy=1", "novelty=much"):

@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
+from server.cli import main
 from server.settings import Settings
+from server.settings.errors import settings_problems
 from tests.processes import run
 from tests.support import ROOT, environment
 
@@ -123,6 +126,72 @@ def test_a_server_that_cannot_start_says_why(
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("BINS", "many", "bins: must be a whole number"),
+        ("LEARNING_RATE", "fast", "learning_rate: must be a number"),
+        ("METRICS_PORT", "65536", "metrics_port: must be 65535 or less"),
+        ("WORKERS", "0", "workers: must be 1 or more"),
+        ("ROLLOUT_STEPS", "4", "rollout_steps must be as in canary=10,half=50,full=100"),
+        ("LOG_LEVEL", "loud", "log_level: must be debug, info, warning or error"),
+        ("PORT", "tcp://10.0.0.1:50051", "enableServiceLinks: false"),
+    ],
+)
+def test_wrong_settings_are_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"RECPARAMS_{name}", value)
+    with pytest.raises(ValidationError) as failure:
+        Settings()
+    (told,) = settings_problems(failure.value, Settings.model_fields)
+    assert said in told
+    assert value not in told
+
+
+def test_an_exploration_that_cannot_be_is_told_once() -> None:
+    with pytest.raises(ValidationError) as failure:
+        Settings(exploration="sometimes")
+    (told,) = settings_problems(failure.value, Settings.model_fields)
+    assert told.startswith("exploration: must be off")
+    assert told.endswith("or a number")
+
+
+def test_names_and_files_that_are_not_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError) as failure:
+        Settings(prot=1)
+    told = settings_problems(failure.value, Settings.model_fields)
+    assert told == ["prot: is no setting; did you mean port?"]
+    file = tmp_path / "settings.toml"
+    # The command sets it; so it is as before in the end.
+    monkeypatch.setenv("RECPARAMS_CONFIG", "")
+    for text, said in (
+        ("port = \n", "is no TOML file"),
+        ('colour = "red"', "colour: is no setting"),
+    ):
+        file.write_text(text)
+        told = CliRunner().invoke(main, ["serve", "--config", str(file)])
+        assert (told.exit_code, said in told.stderr) == (2, True)
+    monkeypatch.setenv("RECPARAMS_CONFIG", str(tmp_path / "none.toml"))
+    gone = CliRunner().invoke(main, ["serve"])
+    assert (gone.exit_code, "there is no file" in gone.stderr) == (2, True)
+    misspelt = CliRunner().invoke(main, ["serv"])
+    assert "Did you mean 'serve'?" in misspelt.stderr
+
+
+def test_empty_variables_are_absent_and_words_have_any_case(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"RECPARAMS_{name.upper()}", "")
+    assert Settings().port == 50051
+    monkeypatch.setenv("RECPARAMS_LOG_LEVEL", "INFO")
+    monkeypatch.setenv("RECPARAMS_ROLLOUT", "Staged")
+    assert (Settings().log_level, Settings().rollout) == ("info", "staged")
 
 
 def test_every_setting_has_an_option_with_help() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import asyncpg
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from deploy.prometheus import operator_rules
 from server.app import App
+from server.cli import main
 from server.cli.connection import Exit
 from server.settings import Settings
 from server.settings.callers import key_hash
@@ -33,7 +37,8 @@ SECRET = {
     "admin-key-hashes": key_hash(ADMIN_KEY),
     "token-key": "a-key-of-thirty-two-characters-or-more",
 }
-VARIABLES = {f"RECPARAMS_{name.upper()}" for name in Settings.model_fields} | {"RECPARAMS_ADDRESS"}
+VARIABLES = {f"RECPARAMS_{name.upper()}" for name in Settings.model_fields}
+VARIABLES |= {"RECPARAMS_ADDRESS", "RECPARAMS_CA"}
 
 Object = dict[str, Any]
 
@@ -121,6 +126,91 @@ def test_every_object_is_valid(overlay: list[Object]) -> None:
             kubernetes_validate.validate(one, version, strict=True)
 
 
+def test_the_schema_is_migrated_before_a_server_starts(overlay: list[Object]) -> None:
+    for name in ("recparams", "recparams-trainer"):
+        (first,) = pods(overlay)[name]["spec"]["initContainers"]
+        assert first["args"] == ["migrate"]
+        source = first["env"][0]["valueFrom"]["secretKeyRef"]
+        assert source == {"name": "recparams", "key": "database-url"}
+    assert not [one for one in overlay if one["kind"] == "Job"], "it would have to be deleted"
+
+
+def with_component(tmp_path: Path, name: str) -> list[Object]:
+    """What kustomize makes of the production overlay with a component."""
+    deploy = tmp_path / "deploy"
+    shutil.copytree(DEPLOY, deploy)
+    file = deploy / "overlays/production/kustomization.yaml"
+    file.write_text(f"{file.read_text()}components:\n  - ../../components/{name}\n")
+    return build(str(file.parent))
+
+
+def test_the_component_for_monitoring(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "monitoring")
+    monitor = named(objects, "PodMonitor", "recparams")["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    (wanted,) = monitor["selector"]["matchExpressions"]
+    scraped = {
+        name
+        for name, pod in pods(objects).items()
+        if pod["metadata"]["labels"][wanted["key"]] in wanted["values"]
+    }
+    assert scraped == {"recparams", "recparams-trainer"}
+    for name in scraped:
+        (container,) = pods(objects)[name]["spec"]["containers"]
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
+        assert pods(objects)[name]["metadata"]["labels"][monitor["jobLabel"]] == "recparams"
+    rules = named(objects, "PrometheusRule", "recparams")["spec"]
+    assert rules == yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
+    assert operator_rules.FILE.read_text() == operator_rules.text()
+    elsewhere = operator_rules.prometheus_rule("https://wiki.example.com/operations")
+    runbooks = re.findall(r"'runbook_url': '([^']*)'", str(elsewhere))
+    assert len(runbooks) == str(rules).count("runbook_url") > 10
+    assert all(one.startswith("https://wiki.example.com/operations#recparams") for one in runbooks)
+
+
+def test_the_component_for_another_port_of_the_database(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "database-port")
+    (way_out,) = named(objects, "NetworkPolicy", "recparams-database")["spec"]["egress"]
+    assert way_out["ports"] == [{"port": 6432}]
+
+
+def test_the_component_for_tls(tmp_path: Path) -> None:
+    objects = with_component(tmp_path, "tls")
+    certificate = named(objects, "Certificate", "recparams")["spec"]
+    made = pods(objects)
+    for name in ("recparams", "recparams-trainer"):
+        (container,) = made[name]["spec"]["containers"]
+        given = {one["name"]: one.get("value") for one in container["env"]}
+        assert given["RECPARAMS_TLS_CERTIFICATE"] == "/tls/tls.crt"
+        assert given["RECPARAMS_TLS_KEY"] == "/tls/tls.key"
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert "grpc" not in container[probe], "it does not speak TLS"
+            program, *arguments = container[probe]["exec"]["command"]
+            assert program == "recparams"
+            host, _ = arguments[arguments.index("--address") + 1].split(":")
+            assert host in certificate["dnsNames"]
+            known = CliRunner().invoke(main, ["health", "--help"]).output
+            assert all(one in known for one in arguments if one.startswith("--"))
+        assert name in certificate["dnsNames"]
+    (trains,) = made["recparams-training"]["spec"]["containers"]
+    assert {"name": "RECPARAMS_CA", "value": "/tls/ca.crt"} in trains["env"]
+    for pod in made.values():
+        secrets = {one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one}
+        assert secrets == {certificate["secretName"]}
+    for one in objects:
+        if one["kind"] != "Certificate":
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+
+
+def test_what_network_policies_let_out(production: list[Object]) -> None:
+    (dns,) = named(production, "NetworkPolicy", "recparams-dns")["spec"]["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in dns["to"]
+    (traces,) = named(production, "NetworkPolicy", "recparams-traces")["spec"]["egress"]
+    assert [one["port"] for one in traces["ports"]] == [4317, 4318]
+    ports = named(production, "Service", "recparams")["spec"]["ports"]
+    assert {one["name"]: one["port"] for one in ports} == {"grpc": 50051, "metrics": 9464}
+
+
 def test_a_wrong_object_is_noticed(production: list[Object]) -> None:
     wrong = json.loads(json.dumps(named(production, "CronJob", "recparams-training")))
     wrong["spec"]["concurencyPolicy"] = "Forbid"
@@ -137,10 +227,13 @@ def test_every_object_is_in_the_overlays_namespace(overlay: list[Object]) -> Non
 
 
 def test_pods_are_restricted(overlay: list[Object]) -> None:
-    assert len(pods(overlay)) == 4
+    assert len(pods(overlay)) == 3
     for pod in pods(overlay).values():
         spec = pod["spec"]
         (container,) = spec["containers"]
+        for first in spec.get("initContainers", ()):
+            assert first["securityContext"] == container["securityContext"]
+            assert first["image"] == container["image"]
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False

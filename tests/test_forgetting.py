@@ -250,6 +250,6 @@ async def test_the_command_line(client: Client, app: App) -> None:
     again = await run("forget", "ada", "--yes", **variables)
     assert (again.code, again.out) == (0, "nothing is stored about ada\n")
     answer = await run("forget", "ada", "--yes", "--json", **variables)
-    assert answer.json["users"] == "0"
+    assert answer.json["users"] == 0
     wrong = await run("forget", "ada", "--yes", "--admin-key", "nonsense", **variables)
     assert wrong.code == 7

@@ -3,6 +3,7 @@
 import html
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -116,8 +117,59 @@ def test_every_figure_is_there() -> None:
 
 def test_what_is_refused_has_no_number() -> None:
     shown = words(answer())
-    # Five estimators, one difference, three objectives, one segment.
-    assert shown.count(REFUSED) == 10
+    # Five estimators and the one to go by, one difference, three objectives, one segment.
+    assert shown.count(REFUSED) == 11
+
+
+def lead(*differences: epb.PolicyDifference) -> list[str]:
+    page = Page(render(pb.EvaluateResponse(differences=differences), 0.95))
+    text = "".join(page.words)
+    return [line for line in text.splitlines() if "the rules" in line and line.endswith(".")]
+
+
+def difference(policy: str, other: str, value: float, low: float, high: float) -> Any:
+    found = epb.Estimate(estimator="dr", value=value)
+    found.intervals.add(method="normal", low=low, high=high)
+    return epb.PolicyDifference(policy=policy, other=other, difference=found)
+
+
+def test_it_opens_with_what_a_version_is_worth() -> None:
+    better = difference("version 5", "rule-based", 0.5, 0.44, 0.55)
+    told = "Version 5 is worth 0.50 more than the rules a recommendation, 0.44 to 0.55."
+    random = difference("rule-based", "random", 0.6, 0.5, 0.7)
+    assert lead(better, random) == [told]
+    # The other way round it is the same.
+    assert lead(difference("rule-based", "version 5", -0.5, -0.55, -0.44)) == [told]
+    assert lead(difference("version 5", "rule-based", -0.5, -0.55, -0.44)) == [
+        "Version 5 is worth 0.50 less than the rules a recommendation, 0.44 to 0.55."
+    ]
+    assert lead(difference("version 5", "rule-based", 0.1, -0.1, 0.3)) == [
+        "Version 5 cannot be told from the rules: +0.10 reward a recommendation, -0.10 to +0.30."
+    ]
+    unknown = epb.PolicyDifference(
+        policy="version 5", other="rule-based", difference=refused("dr", "nothing was tried")
+    )
+    assert lead(unknown) == ["Version 5 cannot be compared with the rules: nothing was tried."]
+
+
+def test_a_day_that_is_not_over_is_marked() -> None:
+    message = answer()
+    message.period_end.FromJsonString("2026-03-01T12:00:00Z")
+    assert "the day is not over" in render(message, 0.95)
+    message.period_end.FromJsonString("2026-03-02T00:00:00Z")
+    assert "the day is not over" not in render(message, 0.95)
+
+
+def test_it_fits_a_phone_and_either_theme() -> None:
+    page = render(answer(), 0.95)
+    assert "prefers-color-scheme: dark" in page
+    assert "color-scheme: light dark" in page
+    assert "width=device-width" in page
+    # Nothing is painted behind the pictures, and what is wide scrolls by itself.
+    assert not re.search("<path[^>]*fill: #ffffff", page)
+    outside = re.sub(r'<div class="wide">.*?</div>', "", page, flags=re.DOTALL)
+    assert outside.count("<svg") == 2
+    assert "<table" not in outside
 
 
 def test_nothing_comes_from_outside() -> None:

@@ -150,7 +150,7 @@ def compare(
         for rounds_of in apart
     ]
     optimal = _pareto([[e.value for e in one.values()] for one in by_objective])
-    segments = list(_segments(space, log)) if by_segment else []
+    parts = list(segments(space, log.state, log.traits)) if by_segment else []
     return Comparison(
         policies=tuple(
             PolicyReport(
@@ -167,7 +167,7 @@ def compare(
                             for one in ESTIMATORS
                         ),
                     )
-                    for dimension, value, rows in segments
+                    for dimension, value, rows in parts
                 ),
                 action_shares=share,
                 objectives=values,
@@ -277,9 +277,17 @@ def _pareto(values: list[list[float]]) -> list[bool]:
     ]
 
 
-def _segments(space: StateSpace, log: Log) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Yields dimension, value and a mask of rows, bool (n,), of every segment that has rows."""
-    parts = np.unravel_index(log.state % space.n_contexts, space.context_shape)
+def segments(
+    space: StateSpace, state: NDArray[np.int32], traits: NDArray[np.float32] | None
+) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Yields dimension, value and a mask of rows, bool (n,), of every segment that has rows.
+
+    Args:
+        space: the state space.
+        state: int32 (n,), 0 to n_states - 1.
+        traits: scores 0 to 100, float32 (n, 5), or None for no segments by trait.
+    """
+    parts = np.unravel_index(state % space.n_contexts, space.context_shape)
     names = {
         "content_type": space.content_types,
         "mood": space.moods,
@@ -290,10 +298,10 @@ def _segments(space: StateSpace, log: Log) -> Iterator[tuple[str, str, NDArray[n
             rows = part == position
             if rows.any():
                 yield dimension, word, rows
-    if log.traits is None:
+    if traits is None:
         return
     for position, trait in enumerate(TRAITS):
-        scores = log.traits[:, position]
+        scores = traits[:, position]
         edges = np.quantile(scores, (1 / 3, 2 / 3)) if len(scores) else np.zeros(2)
         tercile = np.searchsorted(edges, scores, side="right")
         for part_of, word in enumerate(TERCILES):

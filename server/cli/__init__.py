@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import click
+from click.exceptions import NoSuchCommand
 
 _COMMANDS = {
     "serve": "server.cli.serve:serve",
@@ -17,6 +18,7 @@ _COMMANDS = {
     "shadow": "server.cli.shadow:shadow",
     "recommend": "server.cli.recommend:recommend",
     "status": "server.cli.status:status",
+    "doctor": "server.cli.doctor:doctor",
     "interactions": "server.cli.interactions:interactions",
     "forget": "server.cli.forget:forget",
     "simulate": "server.cli.simulate:simulate",
@@ -42,6 +44,14 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns a command by the first argument; an unknown one ends with what it is like."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            raise NoSuchCommand(args[0], possibilities=_COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
@@ -52,6 +62,7 @@ def main() -> None:
     recparams serve                run a server on 127.0.0.1:50051
     recparams train --wait         learn from what was recorded (what the CronJob runs)
     recparams status               how the service does, and when it trains next
+    recparams doctor               what is wrong with it, and what mends that
     recparams evaluate             what other policies would have been worth
     recparams tune                 which learner and settings suit your people
     recparams rollout next         serve a version to more people

@@ -18,6 +18,7 @@ from server.cli.output import (
     print_estimates,
     print_facts,
     print_json,
+    print_sentence,
     print_table,
     when,
 )
@@ -130,7 +131,8 @@ def print_evaluation(answer: pb.EvaluateResponse) -> None:
         )
     )
     if answer.HasField("learning_gain"):
-        click.echo(f"\nLearning is worth {gain_sentence(answer.learning_gain)}")
+        click.echo()
+        print_sentence(f"Learning is worth {gain_sentence(answer.learning_gain)}")
     click.echo("\nValue, had it been served (reward a recommendation):\n")
     print_estimates(answer.policies)
     if answer.differences:
@@ -154,4 +156,4 @@ def print_evaluation(answer: pb.EvaluateResponse) -> None:
     )
     for one in answer.policies:
         if not one.training_known:
-            click.echo(f"{one.name} was imported: nobody knows what it was trained on")
+            print_sentence(f"{one.name} was imported: nobody knows what it was trained on")

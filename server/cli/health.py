@@ -1,10 +1,12 @@
 """`recparams health`: the health check, which the image's HEALTHCHECK runs."""
 
+import json
+
 import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.cli.connection import Exit, channel, server_options
+from server.cli.connection import Exit, channel, json_option, server_options
 
 _SECONDS = 5.0
 _Status = health_pb2.HealthCheckResponse
@@ -12,7 +14,12 @@ _Status = health_pb2.HealthCheckResponse
 
 @click.command()
 @server_options
-def health(address: str, admin_key: str | None) -> None:  # noqa: ARG001 - health needs no key
+@json_option
+def health(
+    address: str,
+    admin_key: str | None,  # noqa: ARG001 - health needs no key
+    as_json: bool,
+) -> None:
     """Ask a server whether it serves.
 
     \b
@@ -31,6 +38,7 @@ def health(address: str, admin_key: str | None) -> None:  # noqa: ARG001 - healt
         except grpc.RpcError as raised:
             click.echo(f"recparams: {address}: {raised.details()}", err=True)
             raise SystemExit(Exit.FAILED) from None
-    click.echo(_Status.ServingStatus.Name(answer.status))
+    status = _Status.ServingStatus.Name(answer.status)
+    click.echo(json.dumps({"status": status}) if as_json else status)
     if answer.status != _Status.SERVING:
         raise SystemExit(Exit.FAILED)

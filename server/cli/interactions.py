@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.cli.connection import Exit
-from server.cli.output import give_up, refuse_settings
+from server.cli.given_settings import read_settings
+from server.cli.output import give_up
 from server.settings import Settings
 from server.store.errors import STORE_ERRORS
 
@@ -93,10 +93,7 @@ def export(
       2  bad input
       4  the database cannot be reached
     """
-    try:
-        settings = Settings(database_url=database_url) if database_url else Settings()
-    except ValidationError as failure:
-        refuse_settings(failure)
+    settings = read_settings(database_url=database_url or None)
     try:
         if purpose == "analysis":
             if mode is not None or files is not None:

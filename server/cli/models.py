@@ -9,6 +9,7 @@ import click
 
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
+from recparams.v1.training_pb2 import ModelStatistics
 from server.cli.connection import (
     Exit,
     admin_call,
@@ -17,8 +18,17 @@ from server.cli.connection import (
     json_option,
     server_options,
 )
+from server.cli.model_deletion import delete, prune
+from server.cli.model_diff import diff
 from server.cli.options import int64
-from server.cli.output import enum_name, print_facts, print_json, print_table, when
+from server.cli.output import (
+    enum_name,
+    print_facts,
+    print_json,
+    print_table,
+    when,
+    when_listed,
+)
 
 LONG_SECONDS = 600.0
 CHUNK_BYTES = 256 * 1024
@@ -26,7 +36,12 @@ CHUNK_BYTES = 256 * 1024
 
 @click.group()
 def models() -> None:
-    """Look at model versions, serve another one, or move tables in and out."""
+    """Look at model versions, serve another one, compare, move or delete them."""
+
+
+models.add_command(diff)
+models.add_command(delete)
+models.add_command(prune)
 
 
 @models.command("list")
@@ -35,6 +50,9 @@ def models() -> None:
 @json_option
 def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
     """List the newest versions; * marks the one to serve.
+
+    The state says who is served it, or what became of it. States are those it has visited, where
+    its algorithm counts them.
 
     \b
     recparams models list --limit 5
@@ -50,21 +68,20 @@ def list_models(limit: int, address: str, admin_key: str | None, as_json: bool) 
         print_json(answer)
         return
     print_table(
-        ("", "version", "created", "origin", "parent", "states", "coverage", "avg Q", "max Q"),
+        ("", "version", "created (UTC)", "algorithm", "state", "states"),
         (
             (
                 "*" if model.active else "",
                 model.version,
-                when(model.created_at),
-                enum_name(model, "origin"),
-                model.parent_version or "-",
-                model.statistics.total_states,
-                f"{model.statistics.coverage:.2%}",
-                model.statistics.avg_q_value,
-                model.statistics.max_q_value,
+                when_listed(model.created_at),
+                model.algorithm,
+                _state(model),
+                model.statistics.total_states or "-",
+                model.halted_reason,
             )
             for model in answer.models
         ),
+        notes="why",
     )
     for model in answer.models:
         if model.problem:
@@ -102,6 +119,23 @@ def show(version: int, address: str, admin_key: str | None, as_json: bool) -> No
         _print_model(model)
 
 
+def _state(model: pb.Model) -> str:
+    name = enum_name(model, "state").replace("_", " ")
+    return f"{name} {model.served_percent:.3g} %" if model.served_percent else name
+
+
+def _table_facts(held: ModelStatistics) -> list[tuple[str, object]]:
+    """Returns facts of a table; none of an algorithm that keeps none."""
+    if not held.total_states:
+        return []
+    return [
+        ("total states", f"{held.total_states} ({held.coverage:.2%} of all)"),
+        ("state-actions", held.total_state_actions),
+        ("average Q", held.avg_q_value),
+        ("maximum Q", held.max_q_value),
+    ]
+
+
 def _print_model(model: pb.Model) -> None:
     held, learner = model.statistics, model.hyperparameters
     problem = (("PROBLEM", model.problem),) if model.problem else ()
@@ -109,6 +143,8 @@ def _print_model(model: pb.Model) -> None:
         (
             *problem,
             ("version", f"{model.version}{' (active)' if model.active else ''}"),
+            ("state", _state(model)),
+            *((("why", model.halted_reason),) if model.halted_reason else ()),
             ("created", when(model.created_at)),
             ("origin", f"{enum_name(model, 'origin')}, run {model.run_id or '-'}"),
             ("parent", model.parent_version or "none: from an empty table"),
@@ -117,10 +153,7 @@ def _print_model(model: pb.Model) -> None:
             ("discount factor", learner.discount_factor),
             ("exploration", held.exploration_rate),
             ("updates", held.total_updates),
-            ("total states", f"{held.total_states} ({held.coverage:.2%} of all)"),
-            ("state-actions", held.total_state_actions),
-            ("average Q", held.avg_q_value),
-            ("maximum Q", held.max_q_value),
+            *_table_facts(held),
             ("bins per trait", model.bins),
             ("moods", ", ".join(model.moods)),
             ("stored", f"{model.stored_bytes / 1024:.0f} KiB"),

@@ -1,28 +1,57 @@
 """Messages as tables for people and JSON for scripts."""
 
 import json
+import re
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from recparams.v1.evaluation_pb2 import Estimate, LearningGain, PolicyDifference, PolicyEvaluation
 from server.contract import enums
 
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+LEAST_NOTE = 30
+"""Characters of a line from which notes stand beside a row rather than below it."""
+_GAP = "  "
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """Returns a message as JSON types, with the contract's field names and every plain field."""
-    return MessageToDict(
+    """Returns a message as JSON types, with the contract's field names and every plain field.
+
+    Numbers are numbers, whatever their width; those of the contract stay exact in a double.
+    """
+    found = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    _make_numbers(message.DESCRIPTOR, found)
+    return found
+
+
+def _make_numbers(kind: Any, found: dict[str, Any]) -> None:
+    """Makes numbers of what the JSON form of protobuf has as text: those of 64 bits."""
+    for name in found.keys() & kind.fields_by_name.keys():
+        field, value = kind.fields_by_name[name], found[name]
+        entry = field.message_type
+        if entry is not None and entry.GetOptions().map_entry:
+            if entry.fields_by_name["value"].cpp_type in _WIDE:
+                found[name] = {key: int(one) for key, one in value.items()}
+        elif field.cpp_type in _WIDE:
+            found[name] = [int(one) for one in value] if isinstance(value, list) else int(value)
+        elif isinstance(value, list | dict) and entry is not None:
+            for one in value if isinstance(value, list) else (value,):
+                _make_numbers(entry, one)
+
+
+_WIDE = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 
 
 def print_json(message: Message) -> None:
@@ -30,28 +59,76 @@ def print_json(message: Message) -> None:
     click.echo(json.dumps(to_dict(message), indent=2))
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Prints rows under headings, numbers to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], notes: str | None = None
+) -> None:
+    """Prints rows under headings, numbers to the right, and nothing of them cut off.
+
+    Args:
+        columns: the headings.
+        rows: the cells of each row; with notes its last one is what is to be said of the row.
+        notes: heading of the notes, which are as long as they are. They stand last in the line, or
+            below it on a terminal that is too narrow for that.
+    """
     cells = [[_text(value) for value in row] for row in rows]
+    said = [" ".join(row.pop().split()) for row in cells] if notes else [""] * len(cells)
+    console = _console()
+    # Without a terminal a row is a line, however long.
+    across = console.width if console.is_terminal else sys.maxsize
+    head, *lines = _drawn(console, columns, cells)
+    width = console.width
+    room = across - width - len(_GAP)
+    beside = room >= LEAST_NOTE
+    click.echo(f"{head}{_GAP}{notes}" if any(said) and beside else head.rstrip())
+    for line, note in zip(lines, said, strict=True):
+        if beside:
+            first, *others = textwrap.wrap(note, room) or [""]
+            click.echo(f"{line}{_GAP}{first}".rstrip())
+            below = [f"{' ' * width}{_GAP}{part}" for part in others]
+        else:
+            click.echo(line.rstrip())
+            below = [f"{2 * _GAP}{part}" for part in textwrap.wrap(note, across - 2 * len(_GAP))]
+        for part in below:
+            click.echo(part)
+
+
+def _console() -> Console:
+    # What a server says is text, not markup.
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def _drawn(console: Console, columns: Sequence[str], cells: list[list[str]]) -> list[str]:
+    """Returns the lines of a table, headings first, and makes the console as wide as they are."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        numeric = bool(cells) and all(_is_number(row[position]) for row in cells)
+        numeric = {_is_number(row[position]) for row in cells} - {None} == {True}
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in cells:
         table.add_row(*row)
-    # What a server says is text, not markup.
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    wide = console.options.update(width=10_000)
+    console.width = Measurement.get(console, wide, table).maximum
+    with console.capture() as drawn:
+        console.print(table)
+    return drawn.get().splitlines()
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Prints name and value, a line each."""
+    """Prints name and value, a line each; long values are wrapped on a terminal."""
     pairs = [(name, _text(value)) for name, value in facts]
     width = max(len(name) for name, _ in pairs)
+    console = _console()
+    room = console.width - width - len(_GAP) if console.is_terminal else sys.maxsize
     for name, value in pairs:
-        click.echo(f"{name:<{width}}  {value}")
+        lines = textwrap.wrap(value, max(room, LEAST_NOTE)) or [""]
+        gap = f"\n{' ' * width}{_GAP}"
+        click.echo(f"{name:<{width}}{_GAP}{gap.join(lines)}".rstrip())
+
+
+def print_sentence(text: str) -> None:
+    """Prints a sentence, wrapped on a terminal and one line elsewhere."""
+    console = _console()
+    width = console.width if console.is_terminal else sys.maxsize
+    click.echo(textwrap.fill(text, width, subsequent_indent=_GAP))
 
 
 def enum_name(message: Message, field: str) -> str:
@@ -64,6 +141,11 @@ def enum_name(message: Message, field: str) -> str:
 def when(stamp: Timestamp) -> str:
     """Returns an instant in UTC to the second; a dash where there is none."""
     return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ") if stamp.seconds else "-"
+
+
+def when_listed(stamp: Timestamp) -> str:
+    """Returns an instant in UTC to the minute, as lists have it; a dash where there is none."""
+    return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M") if stamp.seconds else "-"
 
 
 def version_name(version: int) -> str:
@@ -89,7 +171,7 @@ def print_estimates(policies: Sequence[PolicyEvaluation]) -> None:
     )
     for policy in policies:
         for reason in dict.fromkeys(one.reason for one in policy.estimates if one.reason):
-            click.echo(f"{policy.name}: no estimate, {reason}")
+            print_sentence(f"{policy.name}: no estimate, {reason}")
 
 
 def print_differences(differences: Iterable[PolicyDifference]) -> None:
@@ -97,7 +179,7 @@ def print_differences(differences: Iterable[PolicyDifference]) -> None:
     for pair in differences:
         one = pair.difference
         said = f"no estimate, {one.reason}" if one.reason else f"{one.value:+.4f} {_interval(one)}"
-        click.echo(f"{pair.policy} - {pair.other}: {said}")
+        print_sentence(f"{pair.policy} - {pair.other}: {said}")
 
 
 def gain_sentence(gain: LearningGain) -> str:
@@ -119,14 +201,6 @@ def give_up(failure: Exception, code: int) -> NoReturn:
     raise SystemExit(code) from None
 
 
-def refuse_settings(failure: "ValidationError") -> NoReturn:
-    """Prints what is wrong with settings, without their values, and exits with 2."""
-    for problem in failure.errors(include_url=False, include_input=False):
-        where = ".".join(map(str, problem["loc"])) or "settings"
-        click.echo(f"recparams: {where}: {problem['msg']}", err=True)
-    raise SystemExit(2) from None
-
-
 def _interval(one: Estimate) -> str:
     return f"[{one.intervals[0].low:.3f}, {one.intervals[0].high:.3f}]"
 
@@ -137,5 +211,9 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).replace("-", "", 1).replace("%", "", 1).isdigit()
+_NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)?( ?%)?")
+
+
+def _is_number(text: str) -> bool | None:
+    """Returns None for what stands for no value."""
+    return None if text in ("", "-") else _NUMBER.fullmatch(text) is not None

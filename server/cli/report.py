@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date
+from datetime import date, time
 from importlib.resources import files
 
 import numpy as np
@@ -17,12 +17,17 @@ from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
 from rl.action import ACTIONS, ENERGIES
 from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY
-from server.cli.charts import COLOURS, STYLE, forest, interval_text
+from server.cli.charts import COLOURS, REFUSED, STYLE, forest, interval_text
 from server.cli.output import gain_sentence, when
 from server.cli.tuning_chart import draw_differences, height
 from server.cli.tuning_output import settings_lines, table_rows, tuning_notes, tuning_sentence
 
-_MOST_DATES = 8
+MAIN = "dr"
+"""The estimator to go by: doubly robust."""
+RULES, RANDOM = "rule-based", "random"
+NARROW = 6.4
+"""Width in inches of pictures that a phone shows whole."""
+_MOST_DATES = 5
 
 
 def render(answer: pb.EvaluateResponse, confidence: float) -> str:
@@ -37,9 +42,10 @@ def render(answer: pb.EvaluateResponse, confidence: float) -> str:
     }
     rows = len(answer.policies)
     pictures = {
-        "policies": _picture(_values, answer, 1.0 + 0.95 * max(1, rows)),
+        "policies": _picture(_values, answer, 1.0 + 0.35 * max(1, rows), NARROW),
+        "estimators": _picture(_all_values, answer, 1.0 + 0.95 * max(1, rows)),
         "differences": _picture(_differences, answer, 1.0 + 0.3 * len(answer.differences)),
-        "daily": _picture(_daily, answer, 2.8 if answer.daily else 0.6),
+        "daily": _picture(_daily, answer, 2.8 if answer.daily else 0.6, NARROW),
         "coverage": _picture(_coverage, answer, 2.9 if answer.coverage else 0.6),
         "tuning": _picture(_tuning, answer, height(answer.tuning))
         if answer.HasField("tuning")
@@ -48,6 +54,7 @@ def render(answer: pb.EvaluateResponse, confidence: float) -> str:
     }
     return page.from_string(template).render(
         answer=answer,
+        findings=_findings(answer),
         pictures=pictures,
         segments=_segments(answer),
         tuning={
@@ -57,6 +64,7 @@ def render(answer: pb.EvaluateResponse, confidence: float) -> str:
             "settings": settings_lines(answer.tuning),
         },
         confidence=f"{100 * confidence:g} %",
+        unfinished=_unfinished_day(answer) is not None,
     )
 
 
@@ -69,7 +77,7 @@ def _segments(answer: pb.EvaluateResponse) -> list[tuple[str, str, list[epb.Esti
     columns = [
         {
             (segment.dimension, segment.value): next(
-                (one for one in segment.estimates if one.estimator == "dr"), epb.Estimate()
+                (one for one in segment.estimates if one.estimator == MAIN), epb.Estimate()
             )
             for segment in policy.segments
         }
@@ -79,30 +87,88 @@ def _segments(answer: pb.EvaluateResponse) -> list[tuple[str, str, list[epb.Esti
     return [(*part, [column.get(part, epb.Estimate()) for column in columns]) for part in parts]
 
 
+def _findings(answer: pb.EvaluateResponse) -> list[str]:
+    """Returns a sentence for each policy that is compared with the rules; else for each pair."""
+    pairs = [
+        (pair.policy, pair.other, pair.difference, 1)
+        if pair.policy != RULES
+        else (pair.other, pair.policy, pair.difference, -1)
+        for pair in answer.differences
+    ]
+    # That random choices are worse than the rules is no news.
+    with_rules = [pair for pair in pairs if pair[1] == RULES and pair[0] != RANDOM]
+    return [_finding(*pair) for pair in with_rules or pairs]
+
+
+def _finding(policy: str, other: str, found: epb.Estimate, sign: int) -> str:
+    """Returns a difference as a sentence; sign is -1 where it is that of the other one."""
+    name = "the rules" if other == RULES else other
+    reason = found.reason.removeprefix(f"{policy}: ") or REFUSED
+    policy = f"{policy[:1].upper()}{policy[1:]}"
+    if not found.HasField("value"):
+        return f"{policy} cannot be compared with {name}: {reason}."
+    interval = found.intervals[0]
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    if low <= 0 <= high:
+        told = f"{sign * found.value:+.2f} reward a recommendation, {low:+.2f} to {high:+.2f}"
+        return f"{policy} cannot be told from {name}: {told}."
+    more = "more" if low > 0 else "less"
+    least, most = sorted((abs(low), abs(high)))
+    return (
+        f"{policy} is worth {abs(found.value):.2f} {more} than {name} a recommendation, "
+        f"{least:.2f} to {most:.2f}."
+    )
+
+
 def _picture(
-    draw: Callable[[Figure, pb.EvaluateResponse], None], answer: pb.EvaluateResponse, height: float
+    draw: Callable[[Figure, pb.EvaluateResponse], None],
+    answer: pb.EvaluateResponse,
+    height: float,
+    width: float = 9.0,
 ) -> Markup:
     with rc_context(STYLE):
-        figure = Figure(figsize=(9.0, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure, answer)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
     # matplotlib escapes the text it draws; only the prologue has to go.
     return Markup(svg[svg.index("<svg") :])  # noqa: S704
 
 
 def _values(figure: Figure, answer: pb.EvaluateResponse) -> None:
-    axes = figure.add_subplot()
-    forest(
-        axes,
+    """Draws the estimate to go by of each policy."""
+    _forest_of_values(
+        figure,
+        answer,
+        [
+            (policy.name, one, COLOURS[row % len(COLOURS)])
+            for row, policy in enumerate(answer.policies)
+            for one in policy.estimates
+            if one.estimator == MAIN
+        ],
+    )
+
+
+def _all_values(figure: Figure, answer: pb.EvaluateResponse) -> None:
+    """Draws every estimate of each policy."""
+    _forest_of_values(
+        figure,
+        answer,
         [
             (f"{policy.name}  {one.estimator}", one, COLOURS[row % len(COLOURS)])
             for row, policy in enumerate(answer.policies)
             for one in policy.estimates
         ],
     )
+
+
+def _forest_of_values(
+    figure: Figure, answer: pb.EvaluateResponse, rows: Sequence[tuple[str, epb.Estimate, str]]
+) -> None:
+    axes = figure.add_subplot()
+    forest(axes, rows)
     if answer.interactions:
         axes.axvline(answer.average_reward, color="#777777", linestyle="--", linewidth=1)
         axes.set_title(
@@ -128,19 +194,31 @@ def _daily(figure: Figure, answer: pb.EvaluateResponse) -> None:
     if not answer.daily:
         _nothing(axes)
         return
+    unfinished = _unfinished_day(answer)
     for row, arm in enumerate(sorted({one.arm for one in answer.daily})):
         rewards = {_ordinal(one.day): one.average_reward for one in answer.daily if one.arm == arm}
         at = sorted(rewards)
         colour = COLOURS[row % len(COLOURS)]
-        axes.plot(
-            at, [rewards[day] for day in at], marker="o", markersize=4, color=colour, label=arm
-        )
+        line = [rewards[day] for day in at]
+        axes.plot(at, line, marker="o", markersize=4, color=colour, label=arm)
+        if at[-1] == unfinished:
+            # Over a line that is there: what it hides is of a day that is not over.
+            axes.plot(at[-1], line[-1], "o", markersize=8, markerfacecolor="none", color=colour)
     days = sorted({one.day for one in answer.daily})
     shown = days[:: -(-len(days) // _MOST_DATES)]
     axes.set_xticks([_ordinal(day) for day in shown], shown)
     axes.set_ylabel("mean reward logged")
     axes.grid(axis="y", color="#e5e5e5")
-    axes.legend(frameon=False, title="arm", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(
+        frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2
+    )
+
+
+def _unfinished_day(answer: pb.EvaluateResponse) -> int | None:
+    """Returns the day, as a number, that the period ends within, if there is anything of it."""
+    end = answer.period_end.ToDatetime()
+    last = max((_ordinal(one.day) for one in answer.daily), default=0)
+    return last if end.toordinal() == last and end.time() != time.min else None
 
 
 def _ordinal(day: str) -> int:

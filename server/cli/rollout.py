@@ -12,7 +12,16 @@ from rl.arms import RULES_VERSION
 from rl.evaluation.sample_ratio import MISMATCH
 from server.cli.connection import admin_call, json_option, server_options
 from server.cli.options import int64, percent
-from server.cli.output import enum_name, print_facts, print_json, print_table, version_name, when
+from server.cli.output import (
+    enum_name,
+    print_facts,
+    print_json,
+    print_sentence,
+    print_table,
+    version_name,
+    when,
+    when_listed,
+)
 
 LONG_SECONDS = 600.0
 _WORDS = {
@@ -57,7 +66,7 @@ def show(history: bool, address: str, admin_key: str | None, as_json: bool) -> N
         print_json(answer)
         return
     _print_rollout(answer.rollout)
-    if history:
+    if history and answer.history:
         click.echo()
         _print_history(answer.history)
 
@@ -153,9 +162,9 @@ def experiment(experiment_id: int, address: str, admin_key: str | None, as_json:
     )
     click.echo()
     for one in answer.differences:
-        click.echo(_sentence(one, answer))
+        print_sentence(_sentence(one, answer))
     if answer.sample_ratio_p_value < MISMATCH:
-        click.echo(
+        print_sentence(
             "sample ratio mismatch: the arms do not have their shares of the people (p "
             f"{answer.sample_ratio_p_value:.2g}), so this comparison is not to be trusted"
         )
@@ -203,17 +212,18 @@ def _print_rollout(current: pb.Rollout) -> None:
 
 def _print_history(history: Iterable[pb.Rollout]) -> None:
     print_table(
-        ("since", "version", "percent", "others", "rules", "by", "reason"),
+        ("since (UTC)", "version", "people", "others", "on rules", "by"),
         (
             (
-                when(one.changed_at),
-                version_name(one.version),
+                when_listed(one.changed_at),
+                one.version or "rules",
                 f"{one.percent:g} %",
-                version_name(one.baseline_version) if one.percent < 100 else "-",
+                (one.baseline_version or "rules") if one.percent < 100 else "-",
                 f"{one.rule_based_percent:g} %",
                 "itself" if one.automatic else "request",
                 one.reason,
             )
             for one in history
         ),
+        notes="reason",
     )

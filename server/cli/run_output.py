@@ -9,12 +9,17 @@ from server.cli.output import (
     print_differences,
     print_estimates,
     print_facts,
+    print_sentence,
     when,
 )
 
 
 def _window_start(run: pb.TrainingRun) -> str:
     return when(run.window_start) if run.HasField("window_start") else "all that is due,"
+
+
+def _served(run: pb.TrainingRun) -> str:
+    return f"to {run.served_percent:g} % of the people" if run.served_percent else "to nobody"
 
 
 def print_run(run: pb.TrainingRun) -> None:
@@ -32,7 +37,7 @@ def print_run(run: pb.TrainingRun) -> None:
         ("average reward", run.average_reward),
         ("states visited", f"{run.statistics.total_states} ({run.statistics.coverage:.2%})"),
         ("model version", run.model_version or "none: nothing new to learn"),
-        ("served to", f"{run.served_percent:g} % of the people by this run"),
+        ("served by it", _served(run)),
     ]
     facts += [
         (f"gate {gate.name}", f"{'passed' if gate.passed else 'FAILED'}: {gate.explanation}")
@@ -46,10 +51,12 @@ def print_run(run: pb.TrainingRun) -> None:
 
 
 def _print_holdout(holdout: evaluation_pb2.HoldoutEvaluation) -> None:
-    click.echo(
-        f"\nHeld out before they were trained: {holdout.interactions} interactions, of them "
+    click.echo()
+    print_sentence(
+        f"Held out before they were trained: {holdout.interactions} interactions, of them "
         f"{holdout.unknown_propensity} without propensity and {holdout.trained_interactions} that "
-        "the active version knew\n"
+        "the active version knew"
     )
+    click.echo()
     print_estimates(holdout.policies)
     print_differences(holdout.differences)

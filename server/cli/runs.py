@@ -6,7 +6,7 @@ from recparams.v1 import training_pb2 as pb
 from recparams.v1 import training_pb2_grpc as grpc_pb
 from server.cli.connection import admin_call, admin_metadata, channel, json_option, server_options
 from server.cli.options import int64
-from server.cli.output import enum_name, print_json, print_table, when
+from server.cli.output import enum_name, print_json, print_table, when_listed
 from server.cli.run_output import print_run
 from server.cli.train import follow
 
@@ -21,7 +21,11 @@ def runs() -> None:
 @server_options
 @json_option
 def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) -> None:
-    """List the newest runs.
+    """List the newest runs: what became of each, and why.
+
+    The result of a run that has completed is what became of its version: activated, started,
+    waiting, superseded, refused, stored, or no_change where there was nothing to learn. Trained are
+    the interactions it learned from, with their mean reward.
 
     \b
     recparams runs list --limit 5
@@ -36,34 +40,24 @@ def list_runs(limit: int, address: str, admin_key: str | None, as_json: bool) ->
     if as_json:
         print_json(answer)
         return
+    if not answer.runs:
+        click.echo("no runs yet: recparams train --wait")
+        return
     print_table(
-        (
-            "run",
-            "created",
-            "status",
-            "outcome",
-            "mode",
-            "people",
-            "interactions",
-            "reward",
-            "version",
-            "reason",
-        ),
+        ("run", "created (UTC)", "result", "trained", "reward", "version"),
         (
             (
                 run.run_id,
-                when(run.created_at),
-                enum_name(run, "status"),
-                enum_name(run, "outcome") if run.outcome else "-",
-                enum_name(run, "mode"),
-                run.users_trained,
-                run.interactions_trained,
-                run.average_reward,
+                when_listed(run.created_at),
+                enum_name(run, "outcome" if run.outcome else "status"),
+                run.interactions_trained or "-",
+                f"{run.average_reward:.3f}" if run.interactions_trained else "-",
                 run.model_version or "-",
                 run.error or run.outcome_reason,
             )
             for run in answer.runs
         ),
+        notes="why",
     )
 
 

@@ -1,5 +1,6 @@
 """`recparams serve`: one option for every setting."""
 
+import difflib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import click
 import structlog
 import uvloop
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from server.app import StartError
 from server.app import serve as run_server
-from server.cli.output import refuse_settings
+from server.cli.given_settings import read_settings
 from server.observability import logs
 from server.settings import Settings
 from server.supervisor import supervise
+
+_VARIABLES = [f"RECPARAMS_{name.upper()}" for name in Settings.model_fields]
 
 
 def _default(value: Any) -> str:
@@ -24,8 +27,7 @@ def _default(value: Any) -> str:
 
 
 def _unknown_variables() -> list[str]:
-    known = {f"RECPARAMS_{name.upper()}" for name in Settings.model_fields}
-    known |= {"RECPARAMS_CONFIG", "RECPARAMS_ADDRESS"}
+    known = {*_VARIABLES, "RECPARAMS_CONFIG", "RECPARAMS_ADDRESS"}
     known |= {"RECPARAMS_CA", "RECPARAMS_CERT", "RECPARAMS_KEY"}
     return sorted(
         name for name in os.environ if name.startswith("RECPARAMS_") and name not in known
@@ -68,13 +70,12 @@ def serve(config: str | None, **given: Any) -> None:
     """
     if config is not None:
         os.environ["RECPARAMS_CONFIG"] = config
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as failure:
-        refuse_settings(failure)
+    settings = read_settings(**given)
     logs.configure(settings.log_level, settings.log_format)
     for name in _unknown_variables():
-        structlog.get_logger().warning("this variable is not a setting", name=name)
+        like = difflib.get_close_matches(name, _VARIABLES, n=1)
+        hint = {"did_you_mean": like[0]} if like else {}
+        structlog.get_logger().warning("this variable is not a setting", name=name, **hint)
     try:
         if settings.workers > 1:
             supervise(settings)

@@ -151,6 +151,8 @@ def train(
     recparams train --wait --mode rebuild --objective novelty=0.3
     recparams train --wait --mode rebuild --algorithm lin_ts --parameter draws=128
 
+    With --wait --json each line is an object: the steps of the run, and last the run.
+
     \b
     Exit codes with --wait:
       0  completed: the version is served,      5  cancelled
@@ -197,9 +199,12 @@ def follow(
     try:
         if sys.stdout.isatty() and not as_json:
             run = _with_progress_bar(updates)
-            print_run(run)
         else:
-            run = _with_lines(updates)
+            run = _with_lines(updates, as_json=as_json)
+        if as_json:
+            click.echo(json.dumps(to_dict(run)))
+        else:
+            print_run(run)
     except KeyboardInterrupt:
         click.echo(
             f"training run {run_id} goes on: recparams runs watch {run_id}, or "
@@ -248,15 +253,15 @@ def _with_progress_bar(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
     return run
 
 
-def _with_lines(updates: Iterator[pb.TrainingRun]) -> pb.TrainingRun:
+def _with_lines(updates: Iterator[pb.TrainingRun], *, as_json: bool) -> pb.TrainingRun:
     run, shown = pb.TrainingRun(), None
     for run in updates:
         step = (run.status, run.stage)
         if step != shown and run.status not in _EXITS:
             line = {"run_id": run.run_id, "stage": run.stage, "progress": round(run.progress, 4)}
-            click.echo(json.dumps(line))
+            said = f"training run {run.run_id}: {run.stage}, {run.progress:.0%}"
+            click.echo(json.dumps(line) if as_json else said)
         shown = step
-    click.echo(json.dumps(to_dict(run)))
     if run.outcome_reason:
         click.echo(_sentence(run), err=True)
     return run

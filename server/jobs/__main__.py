@@ -1,4 +1,7 @@
-"""Entry of a job: train N, evaluate JSON, tune JSON, experiment N, gain, export N or import."""
+"""Entry of a job.
+
+train RUN | evaluate JSON | tune JSON | diff JSON | experiment ID | gain | export VERSION | import
+"""
 
 import asyncio
 import os
@@ -53,6 +56,13 @@ def _work(settings: Settings, arguments: list[str]) -> int:
             from server.jobs.tuning import tune_log
 
             return asyncio.run(tune_log(settings, TuningRequest.from_json(request), output))
+        case ["diff", request]:
+            from server.jobs.differences import diff_versions
+            from server.jobs.requests import DifferenceRequest
+
+            return asyncio.run(
+                diff_versions(settings, DifferenceRequest.from_json(request), output)
+            )
         case ["experiment", experiment_id]:
             from server.jobs.experiment import compare_arms
 

@@ -107,6 +107,31 @@ class TuningRequest:
         return _TUNING.validate_json(text)
 
 
+@with_config(extra="forbid")
+@dataclass(frozen=True)
+class DifferenceRequest:
+    """Two versions to compare, and the period of the interactions to compare them on.
+
+    Attributes:
+        start, end: the period, half open.
+        version, other_version: before and after; 0 is the rules.
+    """
+
+    start: datetime
+    end: datetime
+    version: int
+    other_version: int
+
+    def to_json(self) -> str:
+        """Returns the request as JSON text."""
+        return _DIFFERENCE.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "DifferenceRequest":
+        """Returns the request that `to_json` wrote. Raises pydantic.ValidationError."""
+        return _DIFFERENCE.validate_json(text)
+
+
 def _with_own_hyperparameters(data: dict[str, Any]) -> dict[str, Any]:
     """Makes the hyperparameters of the type that the algorithm has for them."""
     algorithm = data.get("algorithm", DEFAULT_ALGORITHM)
@@ -116,3 +141,4 @@ def _with_own_hyperparameters(data: dict[str, Any]) -> dict[str, Any]:
 _RUN = TypeAdapter(Annotated[RunRequest, BeforeValidator(_with_own_hyperparameters)])
 _EVALUATION = TypeAdapter(EvaluationRequest)
 _TUNING = TypeAdapter(TuningRequest)
+_DIFFERENCE = TypeAdapter(DifferenceRequest)

@@ -24,6 +24,7 @@ from server.jobs.lifeline import end_with
 
 NEEDED_BY_JOBS = (
     "server.jobs.__main__",
+    "server.jobs.differences",
     "server.jobs.evaluation",
     "server.jobs.experiment",
     "server.jobs.learning_gain",

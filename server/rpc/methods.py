@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from server.contract.sizes import LARGEST_CHUNK, MOST_RECORDS, MOST_REQUESTS
+from server.contract.sizes import LARGEST_CHUNK, MOST_DELETED, MOST_RECORDS, MOST_REQUESTS
 from server.settings.callers import Role
 
 
@@ -71,6 +71,8 @@ METHODS = {
     "RollbackModel": MethodPolicy(Role.ADMINISTER),
     "ExportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG),
     "ImportModel": MethodPolicy(Role.ADMINISTER, Kind.LONG, LARGEST_CHUNK + KIB),
+    "DiffModels": MethodPolicy(Role.ADMINISTER, Kind.LONG),
+    "DeleteModels": MethodPolicy(Role.ADMINISTER, most_entries=MOST_DELETED),
     "SetRollout": MethodPolicy(Role.ADMINISTER),
     "GetRollout": MethodPolicy(Role.ADMINISTER),
     "GetExperiment": MethodPolicy(Role.ADMINISTER, Kind.LONG),

@@ -1,21 +1,40 @@
 """ModelService: listing, activating, exporting and importing model versions."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from recparams.v1 import models_pb2 as pb
 from recparams.v1 import models_pb2_grpc as grpc_pb
-from server.contract.errors import LONGEST_DESCRIPTION, ServiceError, invalid, not_found
+from rl.arms import Activation
+from server.contract.errors import (
+    LONGEST_DESCRIPTION,
+    ServiceError,
+    Violations,
+    invalid,
+    not_found,
+)
 from server.contract.sizes import LARGEST_CHUNK
-from server.jobs.processes import INVALID_FILE
+from server.jobs.processes import INVALID_FILE, run_for
+from server.jobs.requests import DifferenceRequest
 from server.services.conversion import model_message, page_bounds
+from server.services.model_states import set_state
 from server.services.runtime import Runtime
-from server.services.versions import check_plan, check_reason, check_servable, refused
+from server.services.training_requests import MOST_DAYS, bounded
+from server.services.versions import (
+    check_evaluated,
+    check_plan,
+    check_reason,
+    check_servable,
+    refused,
+)
 from server.settings import Settings
-from server.store import activations, model_rows, tasks
+from server.store import activations, deletion, model_rows, tasks
 from server.store.database import Connection
 
 LARGEST_FILE = 1024 * 1024 * 1024
+DIFF_DAYS = 7
+MOST_KEPT = 1_000_000
 
 
 class ModelService(grpc_pb.ModelServiceServicer):
@@ -32,10 +51,7 @@ class ModelService(grpc_pb.ModelServiceServicer):
         async with self._runtime.require_pool().acquire() as connection:
             active = await activations.current_activation(connection)
             rows = await model_rows.page(connection, below, size + 1)
-            messages = [
-                model_message(row, active.version, await model_rows.problem(connection, row))
-                for row in rows[:size]
-            ]
+            messages = await _messages(connection, rows[:size], active)
         return pb.ListModelsResponse(
             models=messages,
             next_page_token=str(rows[size - 1]["version"]) if len(rows) > size else "",
@@ -114,6 +130,48 @@ class ModelService(grpc_pb.ModelServiceServicer):
                 await tasks.supersede_waiting(connection)
             return pb.ImportModelResponse(model=await _model(connection, version))
 
+    async def DiffModels(
+        self, request: pb.DiffModelsRequest, context: Any
+    ) -> pb.DiffModelsResponse:
+        violations = Violations()
+        for name in ("version", "other_version"):
+            if not request.HasField(name) or getattr(request, name) < 0:
+                violations.add(name, "is required; 0 is the rules")
+        days = bounded(request, "days", DIFF_DAYS, MOST_DAYS, violations)
+        violations.raise_any()
+        end = datetime.now(UTC)
+        start = end - timedelta(days=days or DIFF_DAYS)
+        wanted = DifferenceRequest(start, end, request.version, request.other_version)
+        await check_evaluated(self._runtime, (request.version, request.other_version))
+        return await run_for(
+            self._runtime.require_jobs(), pb.DiffModelsResponse, "diff", wanted.to_json()
+        )
+
+    async def DeleteModels(
+        self, request: pb.DeleteModelsRequest, context: Any
+    ) -> pb.DeleteModelsResponse:
+        violations = Violations()
+        keep = bounded(request, "keep_newest", None, MOST_KEPT, violations)
+        if (keep is None) == (not request.versions):
+            violations.add("versions", "or keep_newest is required, and not both")
+        violations.raise_any()
+        pool = self._runtime.require_pool()
+        async with pool.acquire() as connection, connection.transaction():
+            kept = await deletion.in_use(connection, await activations.lock(connection))
+            if keep is None:
+                sizes = await deletion.stored(connection, request.versions)
+                for version in request.versions:
+                    if version not in sizes:
+                        raise _no_model(version)
+                    if version in kept:
+                        raise refused("MODEL_IN_USE", f"version {version} {kept[version]}")
+            else:
+                found = await deletion.beyond(connection, keep)
+                sizes = {v: size for v, size in found.items() if v not in kept}
+            if not request.dry_run:
+                await deletion.delete(connection, list(sizes))
+        return pb.DeleteModelsResponse(versions=sorted(sizes), stored_bytes=sum(sizes.values()))
+
 
 class _Upload:
     """A file that a caller sends in pieces."""
@@ -146,4 +204,17 @@ async def _model(connection: Connection, version: int) -> pb.Model:
     if row is None:
         raise _no_model(version)
     active = await activations.current_activation(connection)
-    return model_message(row, active.version, await model_rows.problem(connection, row))
+    (message,) = await _messages(connection, [row], active)
+    return message
+
+
+async def _messages(connection: Connection, rows: list[Any], active: Activation) -> list[pb.Model]:
+    """Returns the messages of rows of `model_rows`, each version read whole."""
+    pasts = await model_rows.pasts(connection, [row["version"] for row in rows])
+    messages = []
+    for row in rows:
+        problem = await model_rows.problem(connection, row)
+        message = model_message(row, active.version, problem)
+        set_state(message, active, pasts[row["version"]])
+        messages.append(message)
+    return messages

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,12 +23,23 @@ class Settings(RolloutSettings, LearningSettings, AccessSettings, ServingSetting
 
     model_config = SettingsConfigDict(
         env_prefix="RECPARAMS_",
+        env_ignore_empty=True,
         frozen=True,
         extra="forbid",
         populate_by_name=True,
         # It may be a secret.
         hide_input_in_errors=True,
     )
+
+    @field_validator(
+        *("log_level", "log_format", "tracing", "environment", "authorization"),
+        *("gates", "rollout", "training_engine", "exploration"),
+        mode="before",
+    )
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        """Takes words of a choice however they are written, as in INFO."""
+        return value.strip().lower() if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

@@ -78,6 +78,12 @@ class ServingSettings(BaseModel):
     retention_weeks: int = Field(
         26, ge=1, le=1040, description="Interactions are dropped after this many weeks."
     )
+    retention_versions: int = Field(
+        100,
+        ge=0,
+        description="Model versions that are kept, the newest; besides them those in use: served, "
+        "led to by rollbacks, waiting, shadowed or trained on. 0: all.",
+    )
     metrics_port: int | None = Field(
         None,
         ge=0,

@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from server.settings import Settings
-from server.store.database import Pool, create_pool, database_url
+from server.store.database import Connection, Pool, create_pool, database_url
 from server.store.errors import DATABASE_ERRORS
 from server.store.sessions import check_sessions
 
@@ -41,15 +41,19 @@ async def migrate(url: str, revision: str = HEAD) -> None:
 
 
 async def _revision(url: str) -> str | None:
-    """Returns the revision of the schema, None of an empty database."""
     connection = await asyncpg.connect(url)
     try:
-        with contextlib.suppress(asyncpg.UndefinedTableError):
-            found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
-            return found
-        return None
+        return await revision_of(connection)
     finally:
         await connection.close()
+
+
+async def revision_of(connection: Connection) -> str | None:
+    """Returns the revision of the schema, None of an empty database."""
+    with contextlib.suppress(asyncpg.UndefinedTableError):
+        found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return found
+    return None
 
 
 async def _upgrade(url: str, revision: str) -> None:

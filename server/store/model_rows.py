@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rl.state import StateSpace
@@ -35,6 +36,22 @@ async def page(connection: Connection, below: int | None, size: int) -> list[Any
         below,
         size,
     )
+
+
+async def pasts(connection: Connection, versions: Sequence[int]) -> dict[int, Any]:
+    """Returns what is recorded of versions, by version: outcome (null if none) and was_served."""
+    rows = await connection.fetch(
+        """
+        SELECT version, (
+            SELECT outcome FROM system_tasks WHERE id = run_id
+        ) AS outcome, EXISTS (
+            SELECT FROM model_activations AS a WHERE a.version = m.version
+        ) AS was_served
+        FROM model_versions AS m WHERE version = ANY($1::bigint[])
+        """,
+        versions,
+    )
+    return {row["version"]: row for row in rows}
 
 
 async def problem(connection: Connection, row: Any) -> str:

@@ -15,43 +15,58 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from recparams.v1 import evaluation_pb2 as recparams_dot_v1_dot_evaluation__pb2
 from recparams.v1 import training_pb2 as recparams_dot_v1_dot_training__pb2
+from recparams.v1 import types_pb2 as recparams_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19recparams/v1/models.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drecparams/v1/evaluation.proto\x1a\x1brecparams/v1/training.proto\"\xb3\x04\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06origin\x18\x04 \x01(\x0e\x32\x19.recparams.v1.ModelOrigin\x12\x0e\n\x06run_id\x18\x05 \x01(\x03\x12\x16\n\x0eparent_version\x18\x06 \x01(\x03\x12\x11\n\talgorithm\x18\x07 \x01(\t\x12\x36\n\x0fhyperparameters\x18\x08 \x01(\x0b\x32\x1d.recparams.v1.Hyperparameters\x12\x31\n\nstatistics\x18\t \x01(\x0b\x32\x1d.recparams.v1.ModelStatistics\x12\x10\n\x08\x63hecksum\x18\n \x01(\t\x12\x14\n\x0cstored_bytes\x18\x0b \x01(\x03\x12\x0c\n\x04\x62ins\x18\x0c \x01(\x05\x12\x15\n\rcontent_types\x18\r \x03(\t\x12\r\n\x05moods\x18\x0e \x03(\t\x12\x14\n\x0ctimes_of_day\x18\x0f \x03(\t\x12,\n\nobjectives\x18\x10 \x01(\x0b\x32\x18.recparams.v1.Objectives\x12\x11\n\tmain_line\x18\x11 \x01(\x08\x12-\n\thalted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rhalted_reason\x18\x13 \x01(\t\x12\x0f\n\x07problem\x18\x14 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x83\x01\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.recparams.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x03 \x01(\x03\x12\x17\n\x0fserving_version\x18\x04 \x01(\x03\"\"\n\x0fGetModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x03\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.recparams.v1.Model\"H\n\x14\x41\x63tivateModelRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x02 \x01(\tB\n\n\x08_version\"I\n\x15\x41\x63tivateModelResponse\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\"&\n\x14RollbackModelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"I\n\x15RollbackModelResponse\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\"%\n\x12\x45xportModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x03\"$\n\x13\x45xportModelResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"5\n\x12ImportModelRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x10\n\x08\x61\x63tivate\x18\x02 \x01(\x08\"9\n\x13ImportModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.recparams.v1.Model*`\n\x0bModelOrigin\x12\x1c\n\x18MODEL_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_ORIGIN_TRAINED\x10\x01\x12\x19\n\x15MODEL_ORIGIN_IMPORTED\x10\x02\x32\x8a\x04\n\x0cModelService\x12O\n\nListModels\x12\x1f.recparams.v1.ListModelsRequest\x1a .recparams.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.recparams.v1.GetModelRequest\x1a\x1e.recparams.v1.GetModelResponse\x12X\n\rActivateModel\x12\".recparams.v1.ActivateModelRequest\x1a#.recparams.v1.ActivateModelResponse\x12X\n\rRollbackModel\x12\".recparams.v1.RollbackModelRequest\x1a#.recparams.v1.RollbackModelResponse\x12T\n\x0b\x45xportModel\x12 .recparams.v1.ExportModelRequest\x1a!.recparams.v1.ExportModelResponse0\x01\x12T\n\x0bImportModel\x12 .recparams.v1.ImportModelRequest\x1a!.recparams.v1.ImportModelResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19recparams/v1/models.proto\x12\x0crecparams.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1drecparams/v1/evaluation.proto\x1a\x1brecparams/v1/training.proto\x1a\x18recparams/v1/types.proto\"\xf4\x04\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06origin\x18\x04 \x01(\x0e\x32\x19.recparams.v1.ModelOrigin\x12\x0e\n\x06run_id\x18\x05 \x01(\x03\x12\x16\n\x0eparent_version\x18\x06 \x01(\x03\x12\x11\n\talgorithm\x18\x07 \x01(\t\x12\x36\n\x0fhyperparameters\x18\x08 \x01(\x0b\x32\x1d.recparams.v1.Hyperparameters\x12\x31\n\nstatistics\x18\t \x01(\x0b\x32\x1d.recparams.v1.ModelStatistics\x12\x10\n\x08\x63hecksum\x18\n \x01(\t\x12\x14\n\x0cstored_bytes\x18\x0b \x01(\x03\x12\x0c\n\x04\x62ins\x18\x0c \x01(\x05\x12\x15\n\rcontent_types\x18\r \x03(\t\x12\r\n\x05moods\x18\x0e \x03(\t\x12\x14\n\x0ctimes_of_day\x18\x0f \x03(\t\x12,\n\nobjectives\x18\x10 \x01(\x0b\x32\x18.recparams.v1.Objectives\x12\x11\n\tmain_line\x18\x11 \x01(\x08\x12-\n\thalted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rhalted_reason\x18\x13 \x01(\t\x12\x0f\n\x07problem\x18\x14 \x01(\t\x12\'\n\x05state\x18\x15 \x01(\x0e\x32\x18.recparams.v1.ModelState\x12\x16\n\x0eserved_percent\x18\x16 \x01(\x01\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x83\x01\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.recparams.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x03 \x01(\x03\x12\x17\n\x0fserving_version\x18\x04 \x01(\x03\"\"\n\x0fGetModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x03\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.recparams.v1.Model\"H\n\x14\x41\x63tivateModelRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x02 \x01(\tB\n\n\x08_version\"I\n\x15\x41\x63tivateModelResponse\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\"&\n\x14RollbackModelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"I\n\x15RollbackModelResponse\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\x03\x12\x18\n\x10previous_version\x18\x02 \x01(\x03\"%\n\x12\x45xportModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x03\"$\n\x13\x45xportModelResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"5\n\x12ImportModelRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x10\n\x08\x61\x63tivate\x18\x02 \x01(\x08\"9\n\x13ImportModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.recparams.v1.Model\"\x7f\n\x11\x44iffModelsRequest\x12\x14\n\x07version\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\rother_version\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04\x64\x61ys\x18\x03 \x01(\x05H\x02\x88\x01\x01\x42\n\n\x08_versionB\x10\n\x0e_other_versionB\x07\n\x05_days\"\xb0\x03\n\x12\x44iffModelsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x15\n\rother_version\x18\x02 \x01(\x03\x12\x30\n\x0cperiod_start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinteractions\x18\x05 \x01(\x03\x12\x15\n\runknown_state\x18\x06 \x01(\x03\x12\x1c\n\x14\x63hanged_interactions\x18\x07 \x01(\x03\x12\x0e\n\x06people\x18\x08 \x01(\x03\x12\x16\n\x0e\x63hanged_people\x18\t \x01(\x03\x12\x0e\n\x06states\x18\n \x01(\x03\x12\x1b\n\x0e\x63hanged_states\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x30\n\x08segments\x18\x0c \x03(\x0b\x32\x1e.recparams.v1.ModelDiffSegment\x12+\n\x07\x63hanges\x18\r \x03(\x0b\x32\x1a.recparams.v1.ActionChangeB\x11\n\x0f_changed_states\"\x90\x01\n\x10ModelDiffSegment\x12\x11\n\tdimension\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x14\n\x0cinteractions\x18\x03 \x01(\x03\x12\x1c\n\x14\x63hanged_interactions\x18\x04 \x01(\x03\x12\x0e\n\x06people\x18\x05 \x01(\x03\x12\x16\n\x0e\x63hanged_people\x18\x06 \x01(\x03\"\x7f\n\x0c\x41\x63tionChange\x12$\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x14.recparams.v1.Action\x12#\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x14.recparams.v1.Action\x12\x14\n\x0cinteractions\x18\x03 \x01(\x03\x12\x0e\n\x06people\x18\x04 \x01(\x03\"b\n\x13\x44\x65leteModelsRequest\x12\x10\n\x08versions\x18\x01 \x03(\x03\x12\x18\n\x0bkeep_newest\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x42\x0e\n\x0c_keep_newest\">\n\x14\x44\x65leteModelsResponse\x12\x10\n\x08versions\x18\x01 \x03(\x03\x12\x14\n\x0cstored_bytes\x18\x02 \x01(\x03*`\n\x0bModelOrigin\x12\x1c\n\x18MODEL_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_ORIGIN_TRAINED\x10\x01\x12\x19\n\x15MODEL_ORIGIN_IMPORTED\x10\x02*\x95\x02\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_STATE_STORED\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x1b\n\x17MODEL_STATE_ROLLING_OUT\x10\x03\x12\x18\n\x14MODEL_STATE_PREVIOUS\x10\x04\x12\x17\n\x13MODEL_STATE_WAITING\x10\x05\x12\x1a\n\x16MODEL_STATE_SUPERSEDED\x10\x06\x12\x17\n\x13MODEL_STATE_REFUSED\x10\x07\x12\x1a\n\x16MODEL_STATE_TAKEN_BACK\x10\x08\x12\x18\n\x14MODEL_STATE_REPLACED\x10\t2\xb2\x05\n\x0cModelService\x12O\n\nListModels\x12\x1f.recparams.v1.ListModelsRequest\x1a .recparams.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.recparams.v1.GetModelRequest\x1a\x1e.recparams.v1.GetModelResponse\x12X\n\rActivateModel\x12\".recparams.v1.ActivateModelRequest\x1a#.recparams.v1.ActivateModelResponse\x12X\n\rRollbackModel\x12\".recparams.v1.RollbackModelRequest\x1a#.recparams.v1.RollbackModelResponse\x12T\n\x0b\x45xportModel\x12 .recparams.v1.ExportModelRequest\x1a!.recparams.v1.ExportModelResponse0\x01\x12T\n\x0bImportModel\x12 .recparams.v1.ImportModelRequest\x1a!.recparams.v1.ImportModelResponse(\x01\x12O\n\nDiffModels\x12\x1f.recparams.v1.DiffModelsRequest\x1a .recparams.v1.DiffModelsResponse\x12U\n\x0c\x44\x65leteModels\x12!.recparams.v1.DeleteModelsRequest\x1a\".recparams.v1.DeleteModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recparams.v1.models_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_MODELORIGIN']._serialized_start=1443
-  _globals['_MODELORIGIN']._serialized_end=1539
-  _globals['_MODEL']._serialized_start=137
-  _globals['_MODEL']._serialized_end=700
-  _globals['_LISTMODELSREQUEST']._serialized_start=702
-  _globals['_LISTMODELSREQUEST']._serialized_end=760
-  _globals['_LISTMODELSRESPONSE']._serialized_start=763
-  _globals['_LISTMODELSRESPONSE']._serialized_end=894
-  _globals['_GETMODELREQUEST']._serialized_start=896
-  _globals['_GETMODELREQUEST']._serialized_end=930
-  _globals['_GETMODELRESPONSE']._serialized_start=932
-  _globals['_GETMODELRESPONSE']._serialized_end=986
-  _globals['_ACTIVATEMODELREQUEST']._serialized_start=988
-  _globals['_ACTIVATEMODELREQUEST']._serialized_end=1060
-  _globals['_ACTIVATEMODELRESPONSE']._serialized_start=1062
-  _globals['_ACTIVATEMODELRESPONSE']._serialized_end=1135
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1137
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1175
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1177
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1250
-  _globals['_EXPORTMODELREQUEST']._serialized_start=1252
-  _globals['_EXPORTMODELREQUEST']._serialized_end=1289
-  _globals['_EXPORTMODELRESPONSE']._serialized_start=1291
-  _globals['_EXPORTMODELRESPONSE']._serialized_end=1327
-  _globals['_IMPORTMODELREQUEST']._serialized_start=1329
-  _globals['_IMPORTMODELREQUEST']._serialized_end=1382
-  _globals['_IMPORTMODELRESPONSE']._serialized_start=1384
-  _globals['_IMPORTMODELRESPONSE']._serialized_end=1441
-  _globals['_MODELSERVICE']._serialized_start=1542
-  _globals['_MODELSERVICE']._serialized_end=2064
+  _globals['_MODELORIGIN']._serialized_start=2538
+  _globals['_MODELORIGIN']._serialized_end=2634
+  _globals['_MODELSTATE']._serialized_start=2637
+  _globals['_MODELSTATE']._serialized_end=2914
+  _globals['_MODEL']._serialized_start=163
+  _globals['_MODEL']._serialized_end=791
+  _globals['_LISTMODELSREQUEST']._serialized_start=793
+  _globals['_LISTMODELSREQUEST']._serialized_end=851
+  _globals['_LISTMODELSRESPONSE']._serialized_start=854
+  _globals['_LISTMODELSRESPONSE']._serialized_end=985
+  _globals['_GETMODELREQUEST']._serialized_start=987
+  _globals['_GETMODELREQUEST']._serialized_end=1021
+  _globals['_GETMODELRESPONSE']._serialized_start=1023
+  _globals['_GETMODELRESPONSE']._serialized_end=1077
+  _globals['_ACTIVATEMODELREQUEST']._serialized_start=1079
+  _globals['_ACTIVATEMODELREQUEST']._serialized_end=1151
+  _globals['_ACTIVATEMODELRESPONSE']._serialized_start=1153
+  _globals['_ACTIVATEMODELRESPONSE']._serialized_end=1226
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1228
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1266
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1268
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1341
+  _globals['_EXPORTMODELREQUEST']._serialized_start=1343
+  _globals['_EXPORTMODELREQUEST']._serialized_end=1380
+  _globals['_EXPORTMODELRESPONSE']._serialized_start=1382
+  _globals['_EXPORTMODELRESPONSE']._serialized_end=1418
+  _globals['_IMPORTMODELREQUEST']._serialized_start=1420
+  _globals['_IMPORTMODELREQUEST']._serialized_end=1473
+  _globals['_IMPORTMODELRESPONSE']._serialized_start=1475
+  _globals['_IMPORTMODELRESPONSE']._serialized_end=1532
+  _globals['_DIFFMODELSREQUEST']._serialized_start=1534
+  _globals['_DIFFMODELSREQUEST']._serialized_end=1661
+  _globals['_DIFFMODELSRESPONSE']._serialized_start=1664
+  _globals['_DIFFMODELSRESPONSE']._serialized_end=2096
+  _globals['_MODELDIFFSEGMENT']._serialized_start=2099
+  _globals['_MODELDIFFSEGMENT']._serialized_end=2243
+  _globals['_ACTIONCHANGE']._serialized_start=2245
+  _globals['_ACTIONCHANGE']._serialized_end=2372
+  _globals['_DELETEMODELSREQUEST']._serialized_start=2374
+  _globals['_DELETEMODELSREQUEST']._serialized_end=2472
+  _globals['_DELETEMODELSRESPONSE']._serialized_start=2474
+  _globals['_DELETEMODELSRESPONSE']._serialized_end=2536
+  _globals['_MODELSERVICE']._serialized_start=2917
+  _globals['_MODELSERVICE']._serialized_end=3607
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from recparams.v1 import evaluation_pb2 as _evaluation_pb2
 from recparams.v1 import training_pb2 as _training_pb2
+from recparams.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -46,6 +47,58 @@ MODEL_ORIGIN_IMPORTED: ModelOrigin.ValueType  # 2
 """ImportModel."""
 Global___ModelOrigin: _TypeAlias = ModelOrigin  # noqa: Y015
 
+class _ModelState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
+    """Never sent."""
+    MODEL_STATE_STORED: _ModelState.ValueType  # 1
+    """Stored, and never served."""
+    MODEL_STATE_SERVING: _ModelState.ValueType  # 2
+    """Served to everybody who is not held back."""
+    MODEL_STATE_ROLLING_OUT: _ModelState.ValueType  # 3
+    """Served to the people of a step of its rollout."""
+    MODEL_STATE_PREVIOUS: _ModelState.ValueType  # 4
+    """Served to those whom the rollout of a later version has not reached."""
+    MODEL_STATE_WAITING: _ModelState.ValueType  # 5
+    """Waits for the rollout of an earlier version to end."""
+    MODEL_STATE_SUPERSEDED: _ModelState.ValueType  # 6
+    """Waited until a newer version took its place, or somebody said what to serve."""
+    MODEL_STATE_REFUSED: _ModelState.ValueType  # 7
+    """A gate refused it."""
+    MODEL_STATE_TAKEN_BACK: _ModelState.ValueType  # 8
+    """The server took it back by itself."""
+    MODEL_STATE_REPLACED: _ModelState.ValueType  # 9
+    """Was served before."""
+
+class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
+    """What becomes of a version."""
+
+MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
+"""Never sent."""
+MODEL_STATE_STORED: ModelState.ValueType  # 1
+"""Stored, and never served."""
+MODEL_STATE_SERVING: ModelState.ValueType  # 2
+"""Served to everybody who is not held back."""
+MODEL_STATE_ROLLING_OUT: ModelState.ValueType  # 3
+"""Served to the people of a step of its rollout."""
+MODEL_STATE_PREVIOUS: ModelState.ValueType  # 4
+"""Served to those whom the rollout of a later version has not reached."""
+MODEL_STATE_WAITING: ModelState.ValueType  # 5
+"""Waits for the rollout of an earlier version to end."""
+MODEL_STATE_SUPERSEDED: ModelState.ValueType  # 6
+"""Waited until a newer version took its place, or somebody said what to serve."""
+MODEL_STATE_REFUSED: ModelState.ValueType  # 7
+"""A gate refused it."""
+MODEL_STATE_TAKEN_BACK: ModelState.ValueType  # 8
+"""The server took it back by itself."""
+MODEL_STATE_REPLACED: ModelState.ValueType  # 9
+"""Was served before."""
+Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """One model version."""
@@ -72,6 +125,8 @@ class Model(_message.Message):
     HALTED_AT_FIELD_NUMBER: _builtins.int
     HALTED_REASON_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SERVED_PERCENT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version's number, 1 upwards."""
     active: _builtins.bool
@@ -98,6 +153,10 @@ class Model(_message.Message):
     """Why it cannot be served, built on or shown whole, in one sentence that names it; empty where
     nothing is known to be wrong. What cannot be read of it is left out.
     """
+    state: Global___ModelState.ValueType
+    """What becomes of it."""
+    served_percent: _builtins.float
+    """Share of the people to whom it is served, 0 to 100."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
@@ -153,10 +212,12 @@ class Model(_message.Message):
         halted_at: _timestamp_pb2.Timestamp | None = ...,
         halted_reason: _builtins.str = ...,
         problem: _builtins.str = ...,
+        state: Global___ModelState.ValueType = ...,
+        served_percent: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "halted_at", b"halted_at", "hyperparameters", b"hyperparameters", "objectives", b"objectives", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "problem", b"problem", "run_id", b"run_id", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "algorithm", b"algorithm", "bins", b"bins", "checksum", b"checksum", "content_types", b"content_types", "created_at", b"created_at", "halted_at", b"halted_at", "halted_reason", b"halted_reason", "hyperparameters", b"hyperparameters", "main_line", b"main_line", "moods", b"moods", "objectives", b"objectives", "origin", b"origin", "parent_version", b"parent_version", "problem", b"problem", "run_id", b"run_id", "served_percent", b"served_percent", "state", b"state", "statistics", b"statistics", "stored_bytes", b"stored_bytes", "times_of_day", b"times_of_day", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -465,3 +526,272 @@ class ImportModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportModelResponse: _TypeAlias = ImportModelResponse  # noqa: Y015
+
+@_typing.final
+class DiffModelsRequest(_message.Message):
+    """Two versions to compare, and the interactions to compare them on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    OTHER_VERSION_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version before; 0 is the hand-written rules. Required."""
+    other_version: _builtins.int
+    """The version after; 0 is the hand-written rules. Required."""
+    days: _builtins.int
+    """Length of the period in days, 1 to 3650; it ends now. Default 7."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int | None = ...,
+        other_version: _builtins.int | None = ...,
+        days: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "_other_version", b"_other_version", "_version", b"_version", "days", b"days", "other_version", b"other_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "_other_version", b"_other_version", "_version", b"_version", "days", b"days", "other_version", b"other_version", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = _typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = _typing.Literal["_days", b"_days"]  # noqa: Y015
+    _WhichOneofReturnType__other_version: _TypeAlias = _typing.Literal["other_version"]  # noqa: Y015
+    _WhichOneofArgType__other_version: _TypeAlias = _typing.Literal["_other_version", b"_other_version"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other_version) -> _WhichOneofReturnType__other_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___DiffModelsRequest: _TypeAlias = DiffModelsRequest  # noqa: Y015
+
+@_typing.final
+class DiffModelsResponse(_message.Message):
+    """Where two versions choose differently."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    OTHER_VERSION_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    INTERACTIONS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_STATE_FIELD_NUMBER: _builtins.int
+    CHANGED_INTERACTIONS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    CHANGED_PEOPLE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    CHANGED_STATES_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version before; 0 is the hand-written rules."""
+    other_version: _builtins.int
+    """The version after; 0 is the hand-written rules."""
+    interactions: _builtins.int
+    """Interactions of the period, but for those whose personality or context is not known."""
+    unknown_state: _builtins.int
+    """Those left out."""
+    changed_interactions: _builtins.int
+    """Interactions in which the versions choose differently."""
+    people: _builtins.int
+    """People the interactions came from."""
+    changed_people: _builtins.int
+    """People for whom the versions choose differently in one at least of the contexts they were seen
+    in.
+    """
+    states: _builtins.int
+    """All states, seen or not."""
+    changed_states: _builtins.int
+    """States in which the versions choose differently. Absent where a version looks at scores and not
+    at states alone.
+    """
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Beginning of the period, inclusive."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """End of the period, exclusive."""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelDiffSegment]:
+        """By content type, mood, time of day and third of each trait; parts without interactions are left
+        out.
+        """
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActionChange]:
+        """What is chosen in place of what, most interactions first, 20 at most."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        other_version: _builtins.int = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        interactions: _builtins.int = ...,
+        unknown_state: _builtins.int = ...,
+        changed_interactions: _builtins.int = ...,
+        people: _builtins.int = ...,
+        changed_people: _builtins.int = ...,
+        states: _builtins.int = ...,
+        changed_states: _builtins.int | None = ...,
+        segments: _abc.Iterable[Global___ModelDiffSegment] | None = ...,
+        changes: _abc.Iterable[Global___ActionChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changed_states", b"_changed_states", "changed_states", b"changed_states", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changed_states", b"_changed_states", "changed_interactions", b"changed_interactions", "changed_people", b"changed_people", "changed_states", b"changed_states", "changes", b"changes", "interactions", b"interactions", "other_version", b"other_version", "people", b"people", "period_end", b"period_end", "period_start", b"period_start", "segments", b"segments", "states", b"states", "unknown_state", b"unknown_state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__changed_states: _TypeAlias = _typing.Literal["changed_states"]  # noqa: Y015
+    _WhichOneofArgType__changed_states: _TypeAlias = _typing.Literal["_changed_states", b"_changed_states"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changed_states) -> _WhichOneofReturnType__changed_states | None: ...
+
+Global___DiffModelsResponse: _TypeAlias = DiffModelsResponse  # noqa: Y015
+
+@_typing.final
+class ModelDiffSegment(_message.Message):
+    """A part of the interactions that share one value of one dimension."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    INTERACTIONS_FIELD_NUMBER: _builtins.int
+    CHANGED_INTERACTIONS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    CHANGED_PEOPLE_FIELD_NUMBER: _builtins.int
+    dimension: _builtins.str
+    """content_type, mood, time_of_day or a trait."""
+    value: _builtins.str
+    """The value; of a trait low, middle or high, a third of these interactions each."""
+    interactions: _builtins.int
+    """Interactions in the part."""
+    changed_interactions: _builtins.int
+    """Those in which the versions choose differently."""
+    people: _builtins.int
+    """People with an interaction in the part."""
+    changed_people: _builtins.int
+    """People with an interaction in which the versions choose differently."""
+    def __init__(
+        self,
+        *,
+        dimension: _builtins.str = ...,
+        value: _builtins.str = ...,
+        interactions: _builtins.int = ...,
+        changed_interactions: _builtins.int = ...,
+        people: _builtins.int = ...,
+        changed_people: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_interactions", b"changed_interactions", "changed_people", b"changed_people", "dimension", b"dimension", "interactions", b"interactions", "people", b"people", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelDiffSegment: _TypeAlias = ModelDiffSegment  # noqa: Y015
+
+@_typing.final
+class ActionChange(_message.Message):
+    """What is chosen in place of what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    INTERACTIONS_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    interactions: _builtins.int
+    """Interactions in which it is so."""
+    people: _builtins.int
+    """People with such an interaction."""
+    @_builtins.property
+    def before(self) -> _types_pb2.Action:
+        """What the version before chooses."""
+
+    @_builtins.property
+    def after(self) -> _types_pb2.Action:
+        """What the version after chooses."""
+
+    def __init__(
+        self,
+        *,
+        before: _types_pb2.Action | None = ...,
+        after: _types_pb2.Action | None = ...,
+        interactions: _builtins.int = ...,
+        people: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "interactions", b"interactions", "people", b"people"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionChange: _TypeAlias = ActionChange  # noqa: Y015
+
+@_typing.final
+class DeleteModelsRequest(_message.Message):
+    """Which versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    KEEP_NEWEST_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    keep_newest: _builtins.int
+    """Instead of versions: all that are not in use, but for this many of the newest, 1 or more."""
+    dry_run: _builtins.bool
+    """Delete nothing, and say what would be."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The versions' numbers, up to 100."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        keep_newest: _builtins.int | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_newest", b"_keep_newest", "keep_newest", b"keep_newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_newest", b"_keep_newest", "dry_run", b"dry_run", "keep_newest", b"keep_newest", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_newest: _TypeAlias = _typing.Literal["keep_newest"]  # noqa: Y015
+    _WhichOneofArgType__keep_newest: _TypeAlias = _typing.Literal["_keep_newest", b"_keep_newest"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_newest) -> _WhichOneofReturnType__keep_newest | None: ...
+
+Global___DeleteModelsRequest: _TypeAlias = DeleteModelsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteModelsResponse(_message.Message):
+    """What was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    stored_bytes: _builtins.int
+    """Bytes they took in the database, free for others after the next VACUUM."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The versions' numbers, ascending."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        stored_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stored_bytes", b"stored_bytes", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteModelsResponse: _TypeAlias = DeleteModelsResponse  # noqa: Y015

@@ -46,6 +46,16 @@ class ModelServiceStub(object):
                 request_serializer=recparams_dot_v1_dot_models__pb2.ImportModelRequest.SerializeToString,
                 response_deserializer=recparams_dot_v1_dot_models__pb2.ImportModelResponse.FromString,
                 )
+        self.DiffModels = channel.unary_unary(
+                '/recparams.v1.ModelService/DiffModels',
+                request_serializer=recparams_dot_v1_dot_models__pb2.DiffModelsRequest.SerializeToString,
+                response_deserializer=recparams_dot_v1_dot_models__pb2.DiffModelsResponse.FromString,
+                )
+        self.DeleteModels = channel.unary_unary(
+                '/recparams.v1.ModelService/DeleteModels',
+                request_serializer=recparams_dot_v1_dot_models__pb2.DeleteModelsRequest.SerializeToString,
+                response_deserializer=recparams_dot_v1_dot_models__pb2.DeleteModelsResponse.FromString,
+                )
 
 
 class ModelServiceServicer(object):
@@ -100,6 +110,26 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiffModels(self, request, context):
+        """Where two versions choose differently, on the interactions of the last days: for how many of the
+        people seen, by context and trait. Exploration is left out. Errors: INVALID_ARGUMENT; NOT_FOUND;
+        FAILED_PRECONDITION (reason MODEL_CORRUPT or MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED as Evaluate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModels(self, request, context):
+        """Deletes versions for good: table, policy and statistics. Their numbers are not used again, and
+        stay in the run log, the record of rollouts and the interactions. What is in use is kept: every
+        version that is served, that rollbacks lead to, that waits or is shadowed, and the one that
+        training goes on from. Errors: INVALID_ARGUMENT; for a version that is named NOT_FOUND, or
+        FAILED_PRECONDITION (reason MODEL_IN_USE), and then none is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +162,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ImportModel,
                     request_deserializer=recparams_dot_v1_dot_models__pb2.ImportModelRequest.FromString,
                     response_serializer=recparams_dot_v1_dot_models__pb2.ImportModelResponse.SerializeToString,
+            ),
+            'DiffModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffModels,
+                    request_deserializer=recparams_dot_v1_dot_models__pb2.DiffModelsRequest.FromString,
+                    response_serializer=recparams_dot_v1_dot_models__pb2.DiffModelsResponse.SerializeToString,
+            ),
+            'DeleteModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModels,
+                    request_deserializer=recparams_dot_v1_dot_models__pb2.DeleteModelsRequest.FromString,
+                    response_serializer=recparams_dot_v1_dot_models__pb2.DeleteModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -244,5 +284,39 @@ class ModelService(object):
         return grpc.experimental.stream_unary(request_iterator, target, '/recparams.v1.ModelService/ImportModel',
             recparams_dot_v1_dot_models__pb2.ImportModelRequest.SerializeToString,
             recparams_dot_v1_dot_models__pb2.ImportModelResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DiffModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/recparams.v1.ModelService/DiffModels',
+            recparams_dot_v1_dot_models__pb2.DiffModelsRequest.SerializeToString,
+            recparams_dot_v1_dot_models__pb2.DiffModelsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/recparams.v1.ModelService/DeleteModels',
+            recparams_dot_v1_dot_models__pb2.DeleteModelsRequest.SerializeToString,
+            recparams_dot_v1_dot_models__pb2.DeleteModelsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -57,6 +57,18 @@ class ModelServiceStub:
     """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
     the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
     """
+    DiffModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.DiffModelsRequest, _models_pb2.DiffModelsResponse]
+    """Where two versions choose differently, on the interactions of the last days: for how many of the
+    people seen, by context and trait. Exploration is left out. Errors: INVALID_ARGUMENT; NOT_FOUND;
+    FAILED_PRECONDITION (reason MODEL_CORRUPT or MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED as Evaluate.
+    """
+    DeleteModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteModelsRequest, _models_pb2.DeleteModelsResponse]
+    """Deletes versions for good: table, policy and statistics. Their numbers are not used again, and
+    stay in the run log, the record of rollouts and the interactions. What is in use is kept: every
+    version that is served, that rollbacks lead to, that waits or is shadowed, and the one that
+    training goes on from. Errors: INVALID_ARGUMENT; for a version that is named NOT_FOUND, or
+    FAILED_PRECONDITION (reason MODEL_IN_USE), and then none is deleted.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -86,6 +98,18 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ImportModel: _aio.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
     the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
+    """
+    DiffModels: _aio.UnaryUnaryMultiCallable[_models_pb2.DiffModelsRequest, _models_pb2.DiffModelsResponse]  # type: ignore[assignment]
+    """Where two versions choose differently, on the interactions of the last days: for how many of the
+    people seen, by context and trait. Exploration is left out. Errors: INVALID_ARGUMENT; NOT_FOUND;
+    FAILED_PRECONDITION (reason MODEL_CORRUPT or MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED as Evaluate.
+    """
+    DeleteModels: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelsRequest, _models_pb2.DeleteModelsResponse]  # type: ignore[assignment]
+    """Deletes versions for good: table, policy and statistics. Their numbers are not used again, and
+    stay in the run log, the record of rollouts and the interactions. What is in use is kept: every
+    version that is served, that rollbacks lead to, that waits or is shadowed, and the one that
+    training goes on from. Errors: INVALID_ARGUMENT; for a version that is named NOT_FOUND, or
+    FAILED_PRECONDITION (reason MODEL_IN_USE), and then none is deleted.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -149,6 +173,30 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_models_pb2.ImportModelResponse, _abc.Awaitable[_models_pb2.ImportModelResponse]]:
         """Stores a q_table.json as a new version, sent in pieces. Errors: INVALID_ARGUMENT, which names
         the first entry that is wrong; nothing is stored then; RESOURCE_EXHAUSTED as Evaluate.
+        """
+
+    @_abc_1.abstractmethod
+    def DiffModels(
+        self,
+        request: _models_pb2.DiffModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.DiffModelsResponse, _abc.Awaitable[_models_pb2.DiffModelsResponse]]:
+        """Where two versions choose differently, on the interactions of the last days: for how many of the
+        people seen, by context and trait. Exploration is left out. Errors: INVALID_ARGUMENT; NOT_FOUND;
+        FAILED_PRECONDITION (reason MODEL_CORRUPT or MODEL_INCOMPATIBLE); RESOURCE_EXHAUSTED as Evaluate.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteModels(
+        self,
+        request: _models_pb2.DeleteModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.DeleteModelsResponse, _abc.Awaitable[_models_pb2.DeleteModelsResponse]]:
+        """Deletes versions for good: table, policy and statistics. Their numbers are not used again, and
+        stay in the run log, the record of rollouts and the interactions. What is in use is kept: every
+        version that is served, that rollbacks lead to, that waits or is shadowed, and the one that
+        training goes on from. Errors: INVALID_ARGUMENT; for a version that is named NOT_FOUND, or
+        FAILED_PRECONDITION (reason MODEL_IN_USE), and then none is deleted.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
