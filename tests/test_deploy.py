@@ -384,7 +384,7 @@ async def test_exit_codes_of_the_cron_job(
     await live(client, PEOPLE, likes_high_energy)
     refused = await cron_job("too-few")
     assert refused.code == Exit.GATED
-    assert "TRAINING_OUTCOME_REFUSED" in refused.out
+    assert "outcome              refused: trained on " in refused.out
     await hold_runs(db)
     pods_of_one_job = [asyncio.create_task(cron_job("evicted"))]
     await until_running(db)

@@ -41,7 +41,9 @@ async def test_a_service_that_works(
 ) -> None:
     await live(client, PEOPLE, likes_high_energy)
     await train(client)
+    # The space of `SMALL`.
     where = {"RECPARAMS_DATABASE_URL": database_url, "RECPARAMS_BINS": "2"}
+    where |= {"RECPARAMS_CONTENT_TYPES": "music", "RECPARAMS_TIMES_OF_DAY": "evening"}
     where["RECPARAMS_ADDRESS"] = f"127.0.0.1:{app.port}"
     told = await run("doctor", "--json", **where)
     assert told.code == 0, told.out
@@ -53,7 +55,7 @@ async def test_a_service_that_works(
     strict = await run("doctor", "--strict", **where)
     assert strict.code == 1, "nothing explores"
     assert "WARNING  exploration" in strict.out
-    assert "-> recparams serve --exploration schedule" in strict.out
+    assert "-> recparams serve --exploration posterior" in strict.out
     assert "0 problems, 1 warnings, 17 checks passed" in strict.out
 
 
@@ -166,7 +168,7 @@ BROKEN: tuple[tuple[Check, str, str, str, str], ...] = (
         "UPDATE interactions SET reactions = 32",
         *("reward sparsity", "warning", "RECPARAMS_REWARD_IMPRESSION"),
     ),
-    (_data, "SELECT 1", *("exploration", "warning", "--exploration schedule")),
+    (_data, "SELECT 1", *("exploration", "warning", "--exploration posterior")),
     (_data, "UPDATE interactions SET propensity = 0.5", *("exploration", "ok", "")),
     (
         _data,

@@ -16,6 +16,7 @@ from recparams.v1 import recommendation_pb2 as recommendation
 from recparams.v1 import rollout_pb2 as rollout
 from recparams.v1 import system_pb2 as system
 from recparams.v1 import training_pb2 as training
+from recparams.v1 import tuning_pb2 as tuning
 from server.diagnosis.findings import Finding
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "cli.schema.json"
@@ -43,6 +44,7 @@ ANSWERS: dict[str, type[Message]] = {
     "shadow stop": rollout.SetShadowResponse,
     "shadow show": rollout.GetShadowResponse,
     "recommend": recommendation.GetRecommendationParamsResponse,
+    "tune": tuning.Tuning,
     "status": system.GetSystemHealthResponse,
     "forget": system.DeleteUserDataResponse,
 }

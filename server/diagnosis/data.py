@@ -74,7 +74,7 @@ def _of_interactions(found: Any, now: datetime) -> Iterator[Finding]:
             "warning",
             "every decision was certain: a policy learns only about what it already does, and no "
             "other can be evaluated on this",
-            "recparams serve --exploration schedule",
+            "recparams serve --exploration posterior",
         )
     else:
         share = found["random"] / count
