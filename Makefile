@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TRIED := $(VENV)/.to-try
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help setup demo test test-slow deep check image-check bench soak fuzz format generate lock serve clean
 
@@ -11,15 +13,23 @@ help: ## Show this help
 
 setup: $(STAMP) ## Build the virtual environment
 
-$(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recparams needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable clients/python --editable '.[compare,demo,gym,otel,parquet,ray,report]' --group dev --group bench
 	touch $@
 
-demo: setup ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
+# What demo and serve need, which is much less.
+$(TRIED): $(VENV)/.made constraints.txt pyproject.toml clients/python/pyproject.toml
+	test -e $(STAMP) || $(PIP) --editable clients/python --editable '.[demo]' --group try
+	touch $@
+
+$(STAMP): $(VENV)/.made constraints.txt pyproject.toml clients/python/pyproject.toml
+	$(PIP) --editable clients/python --editable '.[compare,demo,gym,otel,parquet,ray,report]' \
+		--group try --group dev --group bench
+	touch $@
+
+demo: $(TRIED) ## Simulate weeks of use against a real server, then leave it up (ONCE=1: stop it)
 	$(BIN)/recparams demo $(if $(ONCE),--once)
 
 # Threads of BLAS would spin on the cores that other tests use.
@@ -34,7 +44,7 @@ test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 deep: setup ## Add PyTorch, which learning by DQN and actor-critic needs
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep]'
+	$(PIP) --editable '.[deep]'
 
 check: setup ## Lint, format check, types, architecture, protocol
 	$(BIN)/ruff check .
@@ -69,10 +79,10 @@ generate: setup ## Regenerate the client stub, docs/api.md, the schemas of --jso
 lock: ## Renew constraints.txt (needs uv)
 	uv pip compile --universal --no-emit-index-url --no-annotate --no-header \
 		--python-version 3.11 --extra compare --extra demo --extra gym --extra otel --extra parquet --extra ray --extra report \
-		--group dev --group bench pyproject.toml \
+		--group try --group dev --group bench pyproject.toml \
 		--no-emit-package recparams-client -o constraints.txt
 
-serve: setup ## Run a development server on 127.0.0.1:50051
+serve: $(TRIED) ## Run a development server on 127.0.0.1:50051
 	$(BIN)/recparams serve
 
 clean: ## Remove what was built

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import secrets
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -13,7 +12,6 @@ from typing import Any
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
-from pydantic import SecretStr
 
 from recparams.v1 import (
     models_pb2,
@@ -31,6 +29,7 @@ from server.background.rollout_watch import watch_rollouts
 from server.background.shadow import count_shadow, flush_shadow
 from server.background.training_schedule import Start, train_on_schedule
 from server.contract.vocabulary import unknown_names
+from server.development import findable, with_admin_key
 from server.jobs.forked import Template
 from server.jobs.processes import Jobs
 from server.observability import metrics, rpc_metrics, scrapes, tracing
@@ -58,7 +57,6 @@ from server.store.profiles import ProfileCache
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
-ADMIN_KEY_FILE = "admin-key"
 
 _DESCRIPTORS = (
     recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"],
@@ -73,21 +71,6 @@ SERVICES = tuple(descriptor.full_name for descriptor in _DESCRIPTORS)
 
 class StartError(Exception):
     """The server cannot start; the message says why and what to do."""
-
-
-def with_admin_key(settings: Settings) -> Settings:
-    """Returns settings with an admin key: if they have none, a new one, written for the CLI."""
-    if settings.admin_digests():
-        return settings
-    key = secrets.token_urlsafe(24)
-    folder = settings.data_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ADMIN_KEY_FILE
-    file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    file.write_text(key)
-    log.info("made up an admin key for this run", file=str(file))
-    return settings.model_copy(update={"admin_key": SecretStr(key)})
 
 
 async def serve(settings: Settings, *, share_port: bool = False) -> None:
@@ -112,7 +95,8 @@ async def serve(settings: Settings, *, share_port: bool = False) -> None:
     gc.collect()
     gc.freeze()
     try:
-        await stop.wait()
+        with findable(settings, app.port):
+            await stop.wait()
     finally:
         log.info("draining", seconds=settings.drain_seconds)
         await app.stop()

@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 import structlog
 import uvloop
 
-from server.app import StartError, serve, with_admin_key
+from server.app import StartError, serve
+from server.development import with_admin_key
 from server.observability import logs
 from server.rpc.listening import numeric_addresses, refusal
 from server.settings import Settings

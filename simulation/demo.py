@@ -156,7 +156,8 @@ async def simulate_weeks(
     """
     rng = np.random.default_rng(plan.seed)
     weights = RewardWeights()
-    end = int(time.time())
+    # The same days of the week and hours whenever it runs.
+    end = int(time.time()) // WEEK * WEEK
     crowd = Crowd("person", draw_population(rng, plan.people), weights)
     held_out = HeldOut(rng, weights, end - WEEK)
     rules, random, optimum = map(

@@ -21,6 +21,7 @@ from simulation.demo import DemoError
 MARK = "made-by-recparams-demo"
 POSTGRES = "postgres"
 LOG = "server.log"
+KEY = "admin-key"
 STARTUP_SECONDS = 60.0
 SHUTDOWN_SECONDS = 20.0
 KILL_SECONDS = 20.0
@@ -74,7 +75,7 @@ def free_port(host: str, port: int) -> int:
 
 @contextmanager
 def running_server(
-    folder: Path, host: str, port: int, admin_key: str
+    folder: Path, host: str, port: int, admin_key: str, algorithm: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Runs a server that explores; it is SERVING within the block and drained at its end.
 
@@ -91,11 +92,17 @@ def running_server(
         "HOST": host,
         "PORT": str(port),
         "ADMIN_KEY": admin_key,
+        "ALGORITHM": algorithm,
         # Weeks pass within seconds, so that no step can last for days.
         "ROLLOUT_STEP_SECONDS": "1",
         "WATCH_SECONDS": "2",
         "LOG_FORMAT": "json",
     }
+    # Where commands look for it that are given none.
+    file = folder / KEY
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(admin_key)
     log = folder / LOG
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -24,7 +24,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="About a minute: two populations, logs of 10,000.")
+@click.option("--quick", is_flag=True, help="A minute or two: two populations, logs of 10,000.")
 @click.option("--seeds", type=click.IntRange(1, 1000), help="Populations.  [default: 5]")
 @click.option(
     "--sizes",

@@ -13,8 +13,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from recparams_client import tls_credentials
 from recparams_client.channel import ADMIN_KEY_HEADER
+from server.contract.development_files import ADDRESS_FILE, ADMIN_KEY_FILE
 
-KEY_FILE = Path(".recparams") / "admin-key"
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+FOLDERS = Path(".recparams"), Path(".recparams") / "demo"
+"""Where a development server and the demo leave their address and key."""
 SECONDS = 30.0
 _TLS_FILES = {
     "ca": "PEM file of certificates that the server's must lead to; has the connection use TLS.",
@@ -66,16 +69,29 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--admin-key",
         envvar="RECPARAMS_ADMIN_KEY",
-        help=f"Admin key. [RECPARAMS_ADMIN_KEY; default: what {KEY_FILE} holds, where a "
-        "development server writes the one it made up]",
+        help="Admin key. [RECPARAMS_ADMIN_KEY; default: that of a development server or demo "
+        "that was started in this folder]",
     )(command)
     return click.option(
         "--address",
         envvar="RECPARAMS_ADDRESS",
-        default="127.0.0.1:50051",
-        show_default=True,
-        help="host:port of the server. [RECPARAMS_ADDRESS]",
+        default=found_address,
+        help="host:port of the server. [RECPARAMS_ADDRESS; default: that of a development server "
+        f"or demo that was started in this folder, else {DEFAULT_ADDRESS}]",
     )(command)
+
+
+def _folder() -> Path:
+    """Returns the folder in which a server says where it is, or would if there were one."""
+    given = os.environ.get("RECPARAMS_DATA_DIR")
+    folders = (Path(given),) if given else FOLDERS
+    return next((one for one in folders if (one / ADDRESS_FILE).is_file()), folders[0])
+
+
+def found_address() -> str:
+    """Returns the address of a server that was started in this folder, else the default one."""
+    file = _folder() / ADDRESS_FILE
+    return file.read_text().strip() if file.is_file() else DEFAULT_ADDRESS
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
@@ -103,8 +119,7 @@ def admin_metadata(admin_key: str | None) -> tuple[tuple[str, str], ...]:
 
     Ends the program, as a wrong key would, if the key cannot be sent.
     """
-    folder = os.environ.get("RECPARAMS_DATA_DIR")
-    file = Path(folder) / KEY_FILE.name if folder else KEY_FILE
+    file = _folder() / ADMIN_KEY_FILE
     if admin_key is None and file.is_file():
         admin_key = file.read_text().strip()
     if admin_key and not (admin_key.isascii() and admin_key.isprintable()):

@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rl.learners.registry import DEFAULT_ALGORITHM, LEARNERS
 from simulation.demo import HELD_OUT_PEOPLE, DemoError, Plan, Week, simulate_weeks
 from simulation.demo_server import LOG, free_port, fresh_folder, running_server
 
@@ -49,8 +50,28 @@ COLUMNS = (
 @click.option("--once", is_flag=True, help="Stop the server at the end instead of leaving it up.")
 @click.option("--weeks", type=click.IntRange(1, 25), default=8, show_default=True)
 @click.option("--people", type=click.IntRange(10, 100_000), default=3000, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=50051, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Of the people and their visits. What the server tries by chance is not the same again.",
+)
+@click.option(
+    "--algorithm",
+    type=click.Choice(list(LEARNERS)),
+    default=DEFAULT_ALGORITHM,
+    show_default=True,
+    help="What learns.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=50051,
+    show_default=True,
+    envvar="RECPARAMS_PORT",
+    show_envvar=True,
+)
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -66,7 +87,14 @@ COLUMNS = (
     help="Folder of the demo's own database, emptied at the start.",
 )
 def demo(
-    once: bool, weeks: int, people: int, seed: int, port: int, png: Path, data_dir: Path
+    once: bool,
+    weeks: int,
+    people: int,
+    seed: int,
+    algorithm: str,
+    port: int,
+    png: Path,
+    data_dir: Path,
 ) -> None:
     """Watch the service learn from simulated people.
 
@@ -87,7 +115,7 @@ def demo(
         port = free_port(HOST, port)
         with fresh_folder(data_dir) as folder:
             console.print(f"Starting a server on {HOST}:{port}, log in {folder / LOG}")
-            with running_server(folder, HOST, port, key) as server:
+            with running_server(folder, HOST, port, key, algorithm) as server:
                 address = f"{HOST}:{port}"
                 lived = uvloop.run(_show(console, address, key, Plan(people, weeks, seed)))
                 learned = _conclude(console, lived)
@@ -186,7 +214,9 @@ def _conclude(console: Console, weeks: list[Week]) -> bool:
 
 def _draw(console: Console, weeks: list[Week], png: Path) -> None:
     if find_spec("matplotlib") is None:
-        console.print("No picture: matplotlib is not installed (pip install 'recparams[demo]').")
+        console.print(
+            "No picture: matplotlib is not installed (pip install 'recparams[demo]').", markup=False
+        )
         return
     from simulation.learning_curve import draw
 
@@ -194,12 +224,17 @@ def _draw(console: Console, weeks: list[Week], png: Path) -> None:
     console.print(f"Learning curve: {png}", highlight=False)
 
 
+def _as_pasted(program: str) -> str:
+    """Returns how to call a program that may stand beside this Python, and not on the path."""
+    beside = Path(sys.executable).parent / program
+    if shutil.which(program) is None and beside.exists():
+        return os.path.relpath(beside)
+    return program
+
+
 def _leave_up(server: "subprocess.Popen[bytes]", address: str, key: str) -> None:
     """Prints how to try the server and waits until it is stopped."""
-    beside = Path(sys.executable).parent / "grpcurl"
-    grpcurl = "grpcurl"
-    if shutil.which("grpcurl") is None and beside.exists():
-        grpcurl = os.path.relpath(beside)
+    grpcurl, recparams = map(_as_pasted, ("grpcurl", "recparams"))
     admin = f"-H 'x-admin-key: {key}'"
     decide = (
         '{"user_id": "person-0", "content_type": "CONTENT_TYPE_MUSIC", "mood": "MOOD_CALM", '
@@ -210,14 +245,18 @@ def _leave_up(server: "subprocess.Popen[bytes]", address: str, key: str) -> None
         f"{grpcurl} -plaintext -d '{decide}' \\\n"
         f"  {address} recparams.v1.RecommendationService/GetRecommendationParams",
         f"{grpcurl} -plaintext {admin} {address} recparams.v1.ModelService/GetModel",
-        f"{grpcurl} -plaintext {admin} -d '{{\"test_days\": 7}}' \\\n"
+        f"{grpcurl} -plaintext {admin} -d '{{\"test_days\": 14}}' \\\n"
         f"  {address} recparams.v1.TrainingService/Evaluate",
-        f"export RECPARAMS_ADDRESS={address} RECPARAMS_ADMIN_KEY={key}  # for recparams ...",
+        f"{recparams} status",
+        f"{recparams} evaluate --days 14",
     )
     click.echo(f"\nThe server is up on {address}. To try it from another terminal:\n")
     for line in lines:
         click.echo(f"{line}\n")
-    click.echo("Ctrl-C stops it.")
+    click.echo(
+        "What evaluate says is of the people who used it, estimated from what they did; the table "
+        "is of people it has never seen, and exact.\n\nCtrl-C stops it."
+    )
     try:
         code = server.wait()
     except KeyboardInterrupt:
