@@ -346,6 +346,8 @@ ADMIN_CALLS = [
     ("models", "ActivateModel", mpb.ActivateModelRequest(version=0)),
     ("models", "RollbackModel", mpb.RollbackModelRequest()),
     ("models", "ExportModel", mpb.ExportModelRequest()),
+    ("models", "DiffModels", mpb.DiffModelsRequest(version=0, other_version=0)),
+    ("models", "DeleteModels", mpb.DeleteModelsRequest(versions=[1])),
     ("models", "ImportModel", [mpb.ImportModelRequest(chunk=b'{"q_table": {}}')]),
 ]
 
