@@ -19,6 +19,7 @@ TITLES = (
     "Growth",
     "Peers",
     "Learning",
+    "Exploration",
     "Tuning",
 )
 SECONDS = 600

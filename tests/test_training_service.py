@@ -12,6 +12,7 @@ import pytest
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
+from recparams.v1 import tuning_pb2
 from recparams.v1 import types_pb2 as types
 from rl.state import Context
 from server.app import App
@@ -341,8 +342,11 @@ ADMIN_CALLS = [
     ("training", "WatchTrainingRun", tpb.WatchTrainingRunRequest(run_id=1)),
     ("training", "CancelTrainingRun", tpb.CancelTrainingRunRequest(run_id=1)),
     ("training", "Evaluate", tpb.EvaluateRequest()),
+    ("training", "Tune", tuning_pb2.TuneRequest()),
     ("models", "ListModels", mpb.ListModelsRequest()),
     ("models", "GetModel", mpb.GetModelRequest()),
+    ("models", "DiffModels", mpb.DiffModelsRequest(version=0, other_version=1)),
+    ("models", "DeleteModels", mpb.DeleteModelsRequest(keep_newest=1)),
     ("models", "ActivateModel", mpb.ActivateModelRequest(version=0)),
     ("models", "RollbackModel", mpb.RollbackModelRequest()),
     ("models", "ExportModel", mpb.ExportModelRequest()),
