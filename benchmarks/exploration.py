@@ -47,7 +47,7 @@ class Scope:
 
 
 FULL = Scope(tuple(WORLDS), KINDS, seeds=5, weeks=10, people=1_500, held_out=10_000)
-QUICK = Scope(("own",), (OFF, POSTERIOR), seeds=1, weeks=3, people=30, held_out=200)
+QUICK = Scope(("own",), (POSTERIOR,), seeds=1, weeks=3, people=30, held_out=200)
 
 
 def run(effort: Effort, folder: Path) -> Section:
