@@ -145,7 +145,12 @@ async def test_arms_and_shadows_of_other_kinds(client: Client, db: asyncpg.Conne
     policies = [await models.load_policy(db, version, SPACE) for version in _versions(rollout)]
     state = np.array([SPACE.index(TRAITS[0], SPACE.decode(_context())[1])], dtype=np.int32)
     both = sum(0.5 * (0.7 * one.action_dist(state, TRAITS)[0] + 0.3 / 27) for one in policies)
-    answers = await decide(client, PEOPLE, mood=5)
+
+    async def by_both() -> list[pb.GetRecommendationParamsResponse]:
+        answers = await decide(client, PEOPLE, mood=5)
+        return answers if len({answer.policy_arm for answer in answers}) == 2 else []
+
+    answers = await eventually(by_both)
     assert {answer.policy_arm for answer in answers} == {
         pb.POLICY_ARM_RL,
         pb.POLICY_ARM_PREVIOUS,

@@ -129,7 +129,7 @@ async def test_an_evaluation_for_people_scripts_and_browsers(
     parsed = Page(text)
     assert all(r.startswith(("#", "data:image/png")) for r in parsed.references)
     assert "script" not in parsed.tags
-    assert parsed.tags.count("svg") == 5
+    assert parsed.tags.count("svg") == 6
     everything = " ".join(parsed.words)
     for words in ("900", "rule-based", "random", "engagement", "neuroticism", "high", "afternoon"):
         assert words in everything

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from server.jobs.tuning import MOST_INTERACTIONS
 from server.settings import Settings
 from server.store.locks import TUNING_LOCK, try_lock
 from server.store.tuning import QUERY, people_below
-from tests.faults import SMALL, eventually
+from tests.faults import SMALL, eventually, job_processes
 from tests.support import ADMIN, ADMIN_KEY, Client, failure_of, in_process
 from tests.test_cli import run
 from tests.trust import likes_high_energy, live
@@ -114,17 +115,24 @@ async def test_there_is_one_at_a_time_and_its_caller_may_stop_it(
     client: Client, db: asyncpg.Connection
 ) -> None:
     await live(client, PEOPLE, likes_high_energy, **CALM)
-    call = client.training.Tune(pb.TuneRequest(), metadata=ADMIN)
-    assert (await call.read()).stage == "reading"
-    failure = await failure_of(tune(client))
-    assert failure.code == grpc.StatusCode.FAILED_PRECONDITION
-    assert failure.reason == "TUNING_ALREADY_RUNNING"
-    call.cancel()
+
+    async def ended() -> bool:
+        return not any(job.name().startswith("tune") for job in job_processes(os.getpid()))
 
     async def free() -> bool:
         return await try_lock(db, TUNING_LOCK)
 
-    # The job has ended, and its connection with it.
+    async with db.transaction():
+        # It reads nothing meanwhile, and is not done before it is stopped.
+        await db.execute("LOCK TABLE interactions")
+        call = client.training.Tune(pb.TuneRequest(), metadata=ADMIN)
+        assert (await call.read()).stage == "reading"
+        failure = await failure_of(tune(client))
+        assert failure.code == grpc.StatusCode.FAILED_PRECONDITION
+        assert failure.reason == "TUNING_ALREADY_RUNNING"
+        assert not await ended()
+        call.cancel()
+        await eventually(ended)
     await eventually(free)
     assert await db.fetchval("SELECT count(*) FROM tuning") == 0
 
