@@ -49,7 +49,7 @@ COLUMNS = (
 @click.command()
 @click.option("--once", is_flag=True, help="Stop the server at the end instead of leaving it up.")
 @click.option("--weeks", type=click.IntRange(1, 25), default=8, show_default=True)
-@click.option("--people", type=click.IntRange(10, 100_000), default=3000, show_default=True)
+@click.option("--people", type=click.IntRange(10, 100_000), default=2000, show_default=True)
 @click.option(
     "--seed",
     type=click.IntRange(0),
