@@ -76,8 +76,8 @@ def _write(sections: list[Section], folder: Path) -> Path:
         "## Figures to hold",
         goals_table(goals).markdown(),
         f"![Each figure over what it is to hold]({CHART})",
-        "*A figure to hold is one that we set ourselves: 1 in the picture is where it is reached; to the "
-        "left of it, it is missed.*",
+        "*A figure to hold is one that we set ourselves: 1 in the picture is where it is reached; "
+        "to the left of it, it is missed.*",
         *(section.markdown() for section in sections),
     ]
     file = folder / "RESULTS.md"
