@@ -56,13 +56,16 @@ async def new_version(client: Client, name: str, **fields: Any) -> tpb.TrainingR
 async def arms_of(client: Client, arms: set[int]) -> dict[str, int]:
     """Everybody's arm, once there are people in all these arms and no others."""
 
-    async def settled() -> Any:
+    async def asked() -> dict[str, int]:
         answers = await decide(client, PEOPLE)
-        found = {user: a.policy_arm for user, a in zip(PEOPLE, answers, strict=True)}
-        return found if set(found.values()) == arms else None
+        return {user: a.policy_arm for user, a in zip(PEOPLE, answers, strict=True)}
 
-    found: dict[str, int] = await eventually(settled)
-    return found
+    async def settled() -> bool:
+        return set((await asked()).values()) == arms
+
+    await eventually(settled)
+    # Once more: the change may have come in the middle of asking.
+    return await asked()
 
 
 def on_rules(arms: dict[str, int]) -> set[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from recparams_client import (
 from server.app import App, StartError
 from server.rpc.tls import CertificateError, server_credentials
 from server.settings import Settings
+from tests.faults import eventually
 from tests.processes import communicate
 from tests.support import ROOT, environment, start_in_vain
 
@@ -84,11 +85,21 @@ def start(settings: Settings) -> Start:
         running = App(Settings(**{**settings.model_dump(), **more}))
         await running.start()
         try:
+            await eventually(_is_ready(running))
             yield running
         finally:
             await running.stop()
 
     return run
+
+
+def _is_ready(app: App) -> Callable[[], Awaitable[bool]]:
+    """Returns a function that says if the server has its database."""
+
+    async def ready() -> bool:
+        return app._runtime.decider is not None and app._holder.is_loaded
+
+    return ready
 
 
 async def reaches(app: App, credentials: grpc.ChannelCredentials | None) -> bool:
