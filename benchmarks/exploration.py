@@ -19,17 +19,13 @@ from benchmarks.exploration_trials import (
     Explored,
     explore_for_weeks,
 )
-from benchmarks.jobs import Jobs, run_jobs
+from benchmarks.jobs import FIRST_SEED, Jobs, run_jobs
 from benchmarks.measure import Effort
-from benchmarks.report import FOLDER, Section, Table
+from benchmarks.report import Section, Table, docs_chart
 from simulation.compare.measure import Plan
 from simulation.people.worlds import KINDS as WORLDS
 
 CHART = "exploration.png"
-DOCS = FOLDER.parent / "docs"
-FIRST_SEED = 100
-"""Seeds from here on are for benchmarks alone, not for developing."""
-
 SETTLED = 5
 """Week from which versions change little."""
 
@@ -56,7 +52,7 @@ def run(effort: Effort, folder: Path) -> Section:
     began = time.monotonic()
     found = measure(scope)
     minutes = (time.monotonic() - began) / 60
-    chart = (DOCS if folder.resolve() == FOLDER.resolve() else folder) / CHART
+    chart = docs_chart(CHART, folder)
     found.draw(chart)
     return Section(
         "Exploration",

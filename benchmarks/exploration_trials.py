@@ -6,29 +6,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.delivery_gates import new_learner
-from rl.arms import RULES_VERSION
+from benchmarks.delivery_record import HOLDBACK_PERCENT
+from rl import exploration
 from rl.evaluation.estimators import DoublyRobust, rounds
 from rl.evaluation.intervals import difference
 from rl.evaluation.overlap import effective_size, standard_error
 from rl.evaluation.reward_model import estimate_rewards
-from rl.exploration import POSTERIOR as POSTERIOR_DRAWS
 from rl.numerics import unique_inverse
-from rl.policy import GreedyTable, Policy, draw, rule_based_policy, with_epsilon
+from rl.policy import GreedyTable, Policy, draw, rule_based_policy
 from rl.reward import RewardWeights
-from simulation.compare.logs import SPACE, START, Log, contexts, play_by, states, transitions
+from simulation.compare.logs import (
+    SPACE,
+    START,
+    Log,
+    contexts,
+    likeliest,
+    play_by,
+    states,
+    transitions,
+)
 from simulation.compare.measure import HeldOut, Plan, draw_held_out
 from simulation.compare.systems import one_hot
 from simulation.people.population import WEEK, Population, Situations, draw_population, draw_visits
 from simulation.people.simulator import expected_rewards
 from simulation.people.worlds import draw_world
 
-FIXED_EPSILON = 0.05
-OFF, SCHEDULE, FIXED, POSTERIOR = "off", "schedule", str(FIXED_EPSILON), "posterior"
-KINDS = OFF, SCHEDULE, FIXED, POSTERIOR
+OFF, POSTERIOR = "off", "posterior"
+EXPLORATIONS = {
+    OFF: exploration.OFF,
+    "schedule": exploration.SCHEDULE,
+    "0.05": exploration.Exploration(0.05),
+    POSTERIOR: exploration.POSTERIOR,
+}
+KINDS = tuple(EXPLORATIONS)
 OWN_BINS = 0
 """Policies are published on the bins of learning, which is done sooner."""
 
-HOLDBACK = 0.05
+HOLDBACK = HOLDBACK_PERCENT / 100
 """Share of the people that has the rules, as by default."""
 
 
@@ -76,12 +90,14 @@ class Exploring:
     """What is served, and how it explores.
 
     Args:
+        version: its number; 0 is the rules.
         policy: the version.
         rules: the rules, served to those who are held back.
         kind: of exploration, one of `KINDS`.
         scheduled: epsilon by the schedule.
     """
 
+    version: int
     policy: GreedyTable
     rules: GreedyTable
     kind: str
@@ -97,16 +113,14 @@ class Exploring:
             context: context indices, (n,).
         """
         state = states(traits, context, self.policy.space)
-        rules = one_hot(self.rules.greedy[state])
-        if self.kind == POSTERIOR:
-            version = RULES_VERSION if self.policy is self.rules else 1
-            exploration = POSTERIOR_DRAWS.beside(version)
-            epsilon = exploration.epsilon or 0.0
-            own = replace(self.policy, epsilon=epsilon).exploring_dist(state)
-            return own, with_epsilon(rules, epsilon)
-        epsilon = {OFF: 0.0, SCHEDULE: self.scheduled}.get(self.kind, FIXED_EPSILON)
-        own = one_hot(self.policy.greedy[state])
-        return with_epsilon(own, epsilon), with_epsilon(rules, epsilon)
+        explores = EXPLORATIONS[self.kind].beside(self.version)
+        epsilon = self.scheduled if explores.epsilon is None else explores.epsilon
+        draws = self.policy.draws if explores.by_draws else None
+        own, rules = (
+            replace(one, epsilon=epsilon, draws=of_one).exploring_dist(state)
+            for one, of_one in ((self.policy, draws), (self.rules, None))
+        )
+        return own, rules
 
 
 def explore_for_weeks(plan: Plan, seed: int, kind: str, weeks: int, people: int) -> Explored:
@@ -122,7 +136,7 @@ def explore_for_weeks(plan: Plan, seed: int, kind: str, weeks: int, people: int)
     policy = rules = rule_based_policy(SPACE, 0.0)
     regret, learned, told, before = [], list[float](), [], rules
     for week in range(weeks):
-        exploring = Exploring(policy, rules, kind, learner.epsilon)
+        exploring = Exploring(week, policy, rules, kind, learner.epsilon)
         log, leavers, cost = _play(rng, population, exploring, held_back, week)
         population = population.replaced(leavers, draw_population(rng, len(leavers), world))
         regret.append(cost)
@@ -175,23 +189,22 @@ def _play(
 
 def _regret(held_out: HeldOut, policy: GreedyTable) -> float:
     """Returns the mean regret of the greedy decisions for people never seen."""
-    at = states(held_out.log.traits, held_out.log.context, policy.space)
-    return held_out.best - held_out.value(one_hot(policy.greedy[at]))
+    actions = likeliest(policy, held_out.log.traits, held_out.log.context)
+    return held_out.best - held_out.value(one_hot(actions))
 
 
 def _told_apart(log: Log, policy: GreedyTable, other: GreedyTable, truth: float) -> Told:
     """Returns what a log says of a policy less another, that being the truth."""
-    state = states(log.traits, log.context)
+    state = states(log.traits, log.context, policy.space)
     modelled = estimate_rewards(
-        SPACE, state, log.action.astype(np.uint8), log.reward, log.at.person
+        policy.space, state, log.action.astype(np.uint8), log.reward, log.at.person
     )
-    at = states(log.traits, log.context, policy.space)
     seen = [
         rounds(
             log.reward,
             log.action,
             log.propensity,
-            one_hot(one.greedy[at]),
+            one_hot(one.greedy[state]),
             modelled,
             cluster=log.at.person,
         )

@@ -11,6 +11,9 @@ import click
 
 from benchmarks.measure import blas_on_one_thread
 
+FIRST_SEED = 100
+"""Seeds from here on are for benchmarks alone, not for developing."""
+
 Jobs = dict[tuple[str, str], Callable[[], Any]]
 """Calls by the part they belong to and what tells them apart there."""
 

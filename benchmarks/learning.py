@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.jobs import Jobs, run_jobs
+from benchmarks.jobs import FIRST_SEED, Jobs, run_jobs
 from benchmarks.learning_delivery import Use, deliver
 from benchmarks.learning_delivery_report import Delivered
 from benchmarks.learning_harm import KINDS as HARMS
@@ -25,7 +25,7 @@ from benchmarks.learning_trials import (
     use_for_weeks,
 )
 from benchmarks.measure import Effort
-from benchmarks.report import FOLDER, Section, Table
+from benchmarks.report import Section, Table, docs_chart
 from rl.evaluation.rollout import DeliveryRules
 from rl.smoothing import Smoothing
 from simulation.compare.logs import BEHAVIOUR_EPSILON
@@ -33,10 +33,6 @@ from simulation.compare.measure import Plan
 from simulation.people.worlds import KINDS
 
 CHART = "learning-worlds.png"
-DOCS = FOLDER.parent / "docs"
-
-FIRST_SEED = 100
-"""Seeds from here on are for this alone, not for developing."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ def run(effort: Effort, folder: Path) -> Section:
     began = time.monotonic()
     found, delivered, seconds = measure(scope)
     minutes = (time.monotonic() - began) / 60
-    chart = (DOCS if folder.resolve() == FOLDER.resolve() else folder) / CHART
+    chart = docs_chart(CHART, folder)
     found.draw(chart)
     absent = ", ".join(name for name in SYSTEMS if name not in found.systems)
     missing = f" Not installed: {absent}." if absent else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from simulation.compare.markdown import table
 
 FOLDER = Path(__file__).parent
+DOCS = FOLDER.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Section:
         parts = [part if isinstance(part, str) else part.markdown() for part in self.parts]
         pictures = [f"![{text}]({file})" for text, file in self.charts.items()]
         return "\n\n".join([f"## {self.title}", *parts, *pictures])
+
+
+def docs_chart(name: str, folder: Path) -> Path:
+    """Returns where a chart of the docs goes: in another folder than usual beside the results."""
+    return (DOCS if folder.resolve() == FOLDER.resolve() else folder) / name
 
 
 def goals_table(goals: Sequence[Goal]) -> Table:

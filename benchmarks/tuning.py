@@ -1,21 +1,17 @@
 """Tuning by one's own log: how far the choice is from the truly best configuration of its grid."""
 
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
-from multiprocessing import get_context
 from pathlib import Path
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.learning import FIRST_SEED
-from benchmarks.measure import Effort, blas_on_one_thread
+from benchmarks.jobs import FIRST_SEED, Jobs, run_jobs
+from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
 from rl.evaluation.grid import Configuration, grid
 from rl.evaluation.tuning import Later, Outcome, explored, policies, tune
@@ -83,12 +79,9 @@ def run(effort: Effort, folder: Path) -> Section:
     """Chooses on the logs of several populations, from several present configurations."""
     scope = QUICK if effort.quick else FULL
     seeds = range(FIRST_SEED, FIRST_SEED + scope.seeds)
-    cores = len(os.sched_getaffinity(0))
-    found: list[Choice] = []
-    with blas_on_one_thread(), ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        for choices in pool.map(partial(choose, scope), seeds):
-            found += choices
-            click.echo(f"tuning: {len(found)} of {len(seeds) * len(scope.presents)}", err=True)
+    jobs: Jobs = {("choosing", f"seed {seed}"): partial(choose, scope, seed) for seed in seeds}
+    done, _ = run_jobs("tuning", jobs)
+    found: list[Choice] = [choice for job in jobs for choice in done[job]]
     first = [one for one in found if one.present == scope.presents[0]]
     near = np.mean([one.shortfall <= NEAR for one in first])
     return Section(
