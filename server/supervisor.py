@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -111,10 +112,12 @@ class Worker:
         process = PROCESSES.Process(
             target=_work, args=(self._settings, self._number, self._tell_failure)
         )
+        # Its own start, as a part of ours, would unblock the signal.
+        resource_tracker.ensure_running()
         # Ctrl-C in a terminal reaches workers too, which would stumble over it while they import.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process.start()
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._started = time.monotonic()
         self._starts += 1
         return process
@@ -175,6 +178,9 @@ def _hold(held: socket.socket, address: tuple[str, int]) -> None:
 
 def _work(settings: Settings, number: int, tell_failure: "Connection[str, str]") -> None:
     """A worker process from its start to its end."""
+    # The supervisor says when to end; what came while this process imported is forgotten.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(worker=number)
     try:

@@ -350,7 +350,7 @@ async def test_recommend(cli: Any) -> None:
     assert "low diverse exploratory" in shown.out
     answer = (await cli("recommend", "ada", *SEED_OPTIONS, "--json")).json
     assert answer["params"]["genre_count"] == 5
-    unknown = await cli("recommend", "nobody")
+    unknown = await cli("recommend", "nobody", "--time-of-day", "evening")
     assert "no_profile" in unknown.out
     bad = await cli("recommend", "ada", "--openness", "300")
     assert bad.code == 2

@@ -21,7 +21,7 @@ from server.store import learning_gain
 from tests.faults import SMALL
 from tests.support import ROOT, Client, in_process, train
 from tests.test_cli import run
-from tests.trust import likes_high_energy, live, set_rollout
+from tests.trust import likes_high_energy, live, serves, set_rollout
 
 PEOPLE = [f"user-{n}" for n in range(120)]
 CHECKS = [
@@ -275,6 +275,7 @@ async def test_arms_without_their_shares_and_learning_that_harms(
     await train(client)
     assert (await learning.check_rollout(db, settings)).said == "no arms are compared"
     await set_rollout(client, version=1, percent=50)
+    await serves(client, [f"watched-{n}" for n in range(600)])
     assert "too few to tell" in (await learning.check_rollout(db, settings)).said
     await live(client, PEOPLE, likes_high_energy)
     assert (await learning.check_rollout(db, settings)).level == "ok"

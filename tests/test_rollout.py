@@ -38,6 +38,7 @@ from tests.trust import (
     get_rollout,
     likes_high_energy,
     live,
+    serves,
     set_rollout,
 )
 
@@ -75,21 +76,6 @@ def versions(db: asyncpg.Connection, settings: Settings) -> Versions:
     return train
 
 
-async def serves(client: Client) -> None:
-    """Waits until this server serves what the database says: the versions, and their shares."""
-
-    async def up_to_date() -> bool:
-        rollout = (await get_rollout(client)).rollout
-        answers = await decide(client, PEOPLE)
-        counts = Counter((a.policy_arm, a.model_version) for a in answers)
-        wanted = {(arm.arm, arm.version): arm.percent / 100 for arm in rollout.arms}
-        return set(counts) == set(wanted) and all(
-            abs(counts[arm] / len(PEOPLE) - share) < 0.08 for arm, share in wanted.items()
-        )
-
-    await eventually(up_to_date)
-
-
 async def test_before_anything_the_rules_are_served(client: Client) -> None:
     answer = await get_rollout(client)
     assert answer.rollout.version == 0
@@ -105,13 +91,13 @@ async def test_before_anything_the_rules_are_served(client: Client) -> None:
 async def test_a_ramp_is_sticky_and_monotone(client: Client, versions: Versions) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
-    await serves(client)
+    await serves(client, PEOPLE)
     before: set[str] = set()
     for step, percent in (("canary", 10), ("half", 50), ("next", 100)):
         rollout = await set_rollout(client, version=two, step=step, reason=f"to {step}")
         assert (rollout.version, rollout.baseline_version) == (two, one)
         assert rollout.percent == percent
-        await serves(client)
+        await serves(client, PEOPLE)
         answers = await decide(client, PEOPLE)
         again = await decide(client, PEOPLE)
         assert [a.policy_arm for a in answers] == [a.policy_arm for a in again]
@@ -136,7 +122,7 @@ async def test_two_replicas_agree_on_everybody(start_server: Any, versions: Vers
         await set_rollout(first, version=one, percent=100)
         await set_rollout(second, version=two, percent=30, rule_based_percent=20)
         for client in (first, second):
-            await serves(client)
+            await serves(client, PEOPLE)
         mine, theirs = await decide(first, PEOPLE), await decide(second, PEOPLE)
         assert [a.policy_arm for a in mine] == [a.policy_arm for a in theirs]
         counts = arm_counts(mine)
@@ -164,7 +150,7 @@ class TestPropensities:
         one, two = await versions(client, 2)
         await set_rollout(client, version=one, percent=100)
         await set_rollout(client, version=two, percent=40, rule_based_percent=15)
-        await serves(client)
+        await serves(client, PEOPLE)
         people = [f"somebody-{n}" for n in range(12_000)]
         answers = await decide(client, people, mood=types.MOOD_CALM)
         stated: dict[bytes, float] = {}
@@ -186,7 +172,7 @@ async def test_people_without_a_profile_have_an_arm_too(
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
     await set_rollout(client, version=two, percent=50)
-    await serves(client)
+    await serves(client, PEOPLE)
     known = await decide(client, PEOPLE)
     unknown = await live(client, PEOPLE, lambda _: [LIKE], personality=None)
     assert [a.policy_arm for a in unknown] == [a.policy_arm for a in known]
@@ -298,7 +284,7 @@ async def test_other_arms_are_another_experiment(client: Client, versions: Versi
     ]
     assert numbers[0] == numbers[1]
     assert len(set(numbers)) == 4
-    await serves(client)
+    await serves(client, PEOPLE)
     people = (await decide(client, PEOPLE), await decide(client, PEOPLE))
     assert [a.policy_arm for a in people[0]] == [a.policy_arm for a in people[1]]
 
@@ -308,7 +294,7 @@ async def test_every_arm_must_be_servable(
 ) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
-    await serves(client)
+    await serves(client, PEOPLE)
     await db.execute("UPDATE model_versions SET policy_checksum = '' WHERE version = $1", one)
     before = await get_rollout(client)
     failure = await failure_of(set_rollout(client, version=two, percent=10))
@@ -326,7 +312,7 @@ async def test_an_experiment_counts_people_and_reactions(
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
     started = await set_rollout(client, version=two, percent=50)
-    await serves(client)
+    await serves(client, PEOPLE)
     answers = []
     for _ in range(2):
         answers += await live(client, PEOPLE, lambda a: [LIKE if a.policy_arm == RL else SHOWN])
@@ -359,7 +345,7 @@ async def test_a_good_week_does_not_count_for_the_arm_that_was_large_in_it(
     await set_rollout(client, version=one, percent=100)
     for percent, reaction in ((10, types.REACTION_DISLIKE), (90, LIKE)):
         await set_rollout(client, version=two, percent=percent)
-        await serves(client)
+        await serves(client, PEOPLE)
         await live(client, [f"u{n}" for n in range(3000)], lambda _, r=reaction: [r])
     found = await get_experiment(client)
     assert sum(arm.interactions for arm in found.arms) == 6000
@@ -378,7 +364,7 @@ async def test_the_watch_takes_back_a_version_that_is_worse(
         one, two = await versions(client, 2)
         await set_rollout(client, version=one, percent=100)
         started = await set_rollout(client, version=two, percent=50)
-        await serves(client)
+        await serves(client, PEOPLE)
 
         def worse(answer: pb.GetRecommendationParamsResponse) -> list[Any]:
             return [types.REACTION_DISLIKE] if answer.policy_arm == RL else [LIKE]
@@ -393,7 +379,7 @@ async def test_the_watch_takes_back_a_version_that_is_worse(
         assert rollout.automatic
         assert f"version {two} is worse than the previous version" in rollout.reason
         for one_client in (client, other):
-            await serves(one_client)
+            await serves(one_client, PEOPLE)
             answers = await decide(one_client, PEOPLE[:50])
             assert {a.model_version for a in answers} == {one}
         task = await db.fetchrow("SELECT * FROM system_tasks WHERE task_name = 'rollout_watch'")
@@ -427,7 +413,7 @@ async def test_the_watch_leaves_an_equal_version_alone(
         one, two = await versions(client, 2)
         await set_rollout(client, version=one, percent=100)
         await set_rollout(client, version=two, percent=50)
-        await serves(client)
+        await serves(client, PEOPLE)
         for round_number in range(3):
             await live(client, PEOPLE, lambda _, n=round_number: [LIKE if n % 2 else SHOWN])
             await asyncio.sleep(1)
@@ -440,7 +426,7 @@ async def test_shadowing_counts_agreement_on_live_traffic(
 ) -> None:
     one, two = await versions(client, 2)
     await set_rollout(client, version=one, percent=100)
-    await serves(client)
+    await serves(client, PEOPLE)
 
     async def shadow(version: int) -> None:
         await client.rollout.SetShadow(rpb.SetShadowRequest(version=version), metadata=ADMIN)
@@ -450,10 +436,10 @@ async def test_shadowing_counts_agreement_on_live_traffic(
 
     served = {m: a.action for m, a in zip(range(8), await decide(client, PEOPLE[:8]), strict=True)}
     await set_rollout(client, version=two, percent=100)
-    await serves(client)
+    await serves(client, PEOPLE)
     theirs = dict(enumerate(a.action for a in await decide(client, PEOPLE[:8])))
     await set_rollout(client, version=one, percent=100)
-    await serves(client)
+    await serves(client, PEOPLE)
 
     await shadow(two)
 
@@ -488,7 +474,7 @@ async def test_a_decision_names_its_activation(
 ) -> None:
     (version,) = await versions(client, 1)
     await set_rollout(client, version=version, percent=10)
-    await serves(client)
+    await serves(client, PEOPLE)
     answer = await client.recommendation.GetRecommendationParams(
         request("ada", personality=SEED_PERSONALITY)
     )

@@ -17,7 +17,8 @@ ZIZMOR = Path(sys.executable).parent / "zizmor"
 def lint(file: Path) -> str:
     """Returns what zizmor says of a workflow, which is nothing but that where all is well."""
     config = ROOT / ".github/zizmor.yml"
-    done = run(ZIZMOR, "--offline", "--no-progress", "--config", config, file, cwd=ROOT)
+    quiet = ("--offline", "--no-progress", "--color", "never")
+    done = run(ZIZMOR, *quiet, "--config", config, file, cwd=ROOT)
     return f"{done.returncode} {done.stdout}"
 
 

@@ -1,6 +1,7 @@
 """What the tests of rollouts and evaluations share: people who react, through the real service."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import types_pb2 as types
+from tests.faults import eventually
 from tests.support import ADMIN, Client, record, request
 
 LIKE, DISLIKE, SHOWN = (
@@ -17,6 +19,8 @@ LIKE, DISLIKE, SHOWN = (
     types.REACTION_IMPRESSION,
 )
 MOODS = range(1, 9)
+TOLERANCE = 0.08
+"""Between shares of some hundred people and those that a rollout asks for."""
 
 React = Callable[[pb.GetRecommendationParamsResponse], Sequence[Any]]
 
@@ -71,6 +75,21 @@ async def set_rollout(client: Client, **fields: Any) -> rpb.Rollout:
 async def get_rollout(client: Client) -> rpb.GetRolloutResponse:
     """Who is served what."""
     return await client.rollout.GetRollout(rpb.GetRolloutRequest(), metadata=ADMIN)
+
+
+async def serves(client: Client, users: Sequence[str]) -> None:
+    """Waits until this server serves what the database says: the versions, and their shares."""
+
+    async def up_to_date() -> bool:
+        rollout = (await get_rollout(client)).rollout
+        answers = await decide(client, users)
+        counts = Counter((a.policy_arm, a.model_version) for a in answers)
+        wanted = {(arm.arm, arm.version): arm.percent / 100 for arm in rollout.arms}
+        return set(counts) == set(wanted) and all(
+            abs(counts[arm] / len(users) - share) < TOLERANCE for arm, share in wanted.items()
+        )
+
+    await eventually(up_to_date)
 
 
 async def get_experiment(client: Client, number: int = 0) -> rpb.GetExperimentResponse:
