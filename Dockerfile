@@ -7,7 +7,7 @@ FROM ${PYTHON_IMAGE} AS build
 ARG EXTRAS=""
 WORKDIR /src
 RUN python -m venv --without-pip /opt/recparams
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
 COPY rl rl
 COPY server server

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deploy.grafana import dashboard
+from deploy.prometheus.operator_rules import public_page
 from deploy.prometheus.promtool import NotFoundError, program
 from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
@@ -86,8 +87,8 @@ def test_queries_read_metrics_that_there_are(query: str) -> None:
 def test_alerts_say_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert rule["annotations"]["summary"]
-    anchor = f"docs/operations.md#{rule['alert'].lower()}"
-    assert rule["annotations"]["runbook_url"] == anchor
+    page = f"{public_page()}#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook_url"] == page
 
 
 def test_every_alert_has_cases() -> None:

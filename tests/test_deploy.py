@@ -161,7 +161,9 @@ def test_the_component_for_monitoring(tmp_path: Path) -> None:
         assert pods(objects)[name]["metadata"]["labels"][monitor["jobLabel"]] == "recparams"
     rules = named(objects, "PrometheusRule", "recparams")["spec"]
     assert rules == yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
-    assert operator_rules.FILE.read_text() == operator_rules.text()
+    public = operator_rules.public_page()
+    assert public.startswith("https://")
+    assert operator_rules.FILE.read_text() == operator_rules.text(public)
     elsewhere = operator_rules.prometheus_rule("https://wiki.example.com/operations")
     runbooks = re.findall(r"'runbook_url': '([^']*)'", str(elsewhere))
     assert len(runbooks) == str(rules).count("runbook_url") > 10

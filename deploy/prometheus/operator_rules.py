@@ -1,10 +1,11 @@
 """Writes the alerts as a PrometheusRule: `python -m deploy.prometheus.operator_rules [BASE_URL]`.
 
-Runbooks then are BASE_URL and the anchor, as in https://wiki.example.com/recparams/operations.html;
-without it they are paths within the repository, as in alerts.yaml.
+Runbooks are BASE_URL and the anchor, as in https://wiki.example.com/recparams/operations.html;
+by default they stay as alerts.yaml has them, pages of the repository that pyproject.toml names.
 """
 
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
 FILE = ROOT / "deploy/components/monitoring/prometheus-rule.yaml"
-DOCUMENT = "docs/operations.md"
 HEADER = (
     "# Made of deploy/prometheus/alerts.yaml by `python -m deploy.prometheus.operator_rules`.\n"
 )
 
 
-def prometheus_rule(base_url: str = DOCUMENT) -> dict[str, Any]:
+def public_page() -> str:
+    """Returns the URL of the runbooks on the project's own pages."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        source: str = tomllib.load(file)["project"]["urls"]["Source"]
+    return f"{source}/blob/main/docs/operations.md"
+
+
+def prometheus_rule(base_url: str) -> dict[str, Any]:
     """Returns the object, with runbooks at a base URL."""
-    rules = yaml.safe_load(ALERTS.read_text().replace(f"{DOCUMENT}#", f"{base_url}#"))
+    rules = yaml.safe_load(ALERTS.read_text().replace(f"{public_page()}#", f"{base_url}#"))
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -30,10 +37,10 @@ def prometheus_rule(base_url: str = DOCUMENT) -> dict[str, Any]:
     }
 
 
-def text(base_url: str = DOCUMENT) -> str:
-    """Returns the file."""
+def text(base_url: str) -> str:
+    """Returns the file, with runbooks at a base URL."""
     return HEADER + yaml.safe_dump(prometheus_rule(base_url), sort_keys=False, width=100)
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(*sys.argv[1:2]))
+    FILE.write_text(text(*sys.argv[1:2] or [public_page()]))
