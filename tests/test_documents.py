@@ -206,6 +206,7 @@ def test_the_quick_start_is_true(reader: Reader) -> None:
     follow(reader, commands(QUICK_START) + commands(README, only="Look after it"))
 
 
+FOLDERS = ("rl", "server", "simulation", "tests")
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -241,8 +242,8 @@ def test_what_is_named_is_there(document: Path) -> None:
     spans = re.findall("`([^`\\n]+)`", FENCED.sub("", text))
     for path in spans:
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)+\.(py|proto|md|toml|yaml|sql)", path):
-            # The threat model names tests from within their folder.
-            folders = ROOT, document.parent, ROOT / "tests"
+            # The threat model names tests, and all documents modules, from within their folder.
+            folders = ROOT, document.parent, *(ROOT / name for name in FOLDERS)
             assert any((folder / path).exists() for folder in folders), path
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
