@@ -91,7 +91,7 @@ QUICK = Scope(
     visits=20,
     weeks=SETTLED + 1,
     people=50,
-    kinds=(OWN, "jumps"),
+    kinds=(OWN,),
     smoothing=Smoothing(serving_bins=0),
     use=Use(people=50, weeks=2, looks=2, bins=0),
     ages=(2,),

@@ -44,7 +44,7 @@ def test_all_of_them_run(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in text
     assert "not installed" not in text.split("## Peers")[1]
-    assert " of 13 are met" in text
+    assert " of 10 are met" in text
 
 
 def test_a_goal_that_is_missed_says_so() -> None:
