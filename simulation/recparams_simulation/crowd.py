@@ -214,12 +214,14 @@ def _requests(
 async def _decide(
     stub: Stub, crowd: Crowd, at: Situations
 ) -> Sequence[pb.GetRecommendationParamsResponse]:
-    """Makes one call for each situation, all at once: these are different people."""
-    calls = [
-        stub.GetRecommendationParams(request, timeout=SECONDS, metadata=crowd.metadata)
-        for request in _requests(crowd, at, with_personality=False)
-    ]
-    return [await call for call in calls]
+    """Makes one call for all situations, which are of different people."""
+    request = pb.BatchGetRecommendationParamsRequest(
+        requests=_requests(crowd, at, with_personality=False)
+    )
+    answer = await stub.BatchGetRecommendationParams(
+        request, timeout=SECONDS, metadata=crowd.metadata
+    )
+    return answer.responses
 
 
 def _actions(answers: Sequence[pb.GetRecommendationParamsResponse]) -> Ints:

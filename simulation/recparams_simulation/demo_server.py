@@ -94,8 +94,8 @@ def running_server(
         "ADMIN_KEY": admin_key,
         "ALGORITHM": algorithm,
         # Weeks pass within seconds, so that no step can last for days.
-        "ROLLOUT_STEP_SECONDS": "1",
-        "WATCH_SECONDS": "2",
+        "ROLLOUT_STEP_SECONDS": "0.5",
+        "WATCH_SECONDS": "0.5",
         "LOG_FORMAT": "json",
     }
     # Where commands look for it that are given none.
