@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 
-from recparams_client.channel import ADMIN_KEY_HEADER, API_KEY_HEADER
 from server.contract.errors import error
+from server.contract.headers import ADMIN_KEY_HEADER, API_KEY_HEADER
 from server.rpc.methods import method_policy
 from server.settings import Settings
 from server.settings.callers import Caller, Role, key_digest
