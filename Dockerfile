@@ -18,7 +18,7 @@ RUN pip --python /opt/recparams/bin/python install --no-cache-dir --constraint c
 # -P: what was installed, not what lies in this folder.
 ENV NUMBA_CACHE_DIR=/opt/recparams/numba \
     NUMBA_CPU_NAME=generic
-RUN /opt/recparams/bin/python -P -m server.jobs.warm
+RUN /opt/recparams/bin/python -P -m recparams_server.jobs.warm
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/recparams /opt/recparams

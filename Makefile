@@ -37,7 +37,7 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: setup ## Run the tests, three files at a time: they often wait
 	@# They start hundreds of processes, where the environment may forbid to keep bytecode.
 	$(BIN)/python -m compileall -q rl server simulation clients/python/src benchmarks
-	$(BIN)/python -m server.jobs.warm
+	$(BIN)/python -m recparams_server.jobs.warm
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup deep ## Run the tests that take minutes
@@ -73,7 +73,7 @@ format: setup ## Format the code
 generate: setup ## Regenerate the client stub, docs/api.md, the schemas of --json and test vectors
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 	$(BIN)/python proto/reference.py
-	$(BIN)/python -m server.cli.schemas
+	$(BIN)/python -m recparams_server.cli.schemas
 	$(BIN)/python tests/local_policy_vectors.py
 
 lock: ## Renew constraints.txt (needs uv)

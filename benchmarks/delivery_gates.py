@@ -1,22 +1,22 @@
-"""Learning and gates in benchmarks/learning_delivery.py, as server/jobs/training/ has them."""
+"""Learning and gates of learning_delivery.py, as recparams_server/jobs/training has them."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.evaluation.comparison import Log as Unseen
-from rl.evaluation.comparison import Target, compare
-from rl.evaluation.gates import Figures, Gate, Thresholds, check, q_bound
-from rl.evaluation.sequential import Verdict
-from rl.learners.base import Learner, Statistics
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.registry import LEARNERS, settings_of
-from rl.objectives import Objectives
-from rl.policy import Policy
-from rl.reward import RewardWeights
-from rl.smoothing import Smoothing
-from server.jobs.training import holdout
-from server.settings import Settings
-from simulation.compare.logs import SPACE, Log, states
+from recparams_rl.evaluation.comparison import Log as Unseen
+from recparams_rl.evaluation.comparison import Target, compare
+from recparams_rl.evaluation.gates import Figures, Gate, Thresholds, check, q_bound
+from recparams_rl.evaluation.sequential import Verdict
+from recparams_rl.learners.base import Learner, Statistics
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.registry import LEARNERS, settings_of
+from recparams_rl.objectives import Objectives
+from recparams_rl.policy import Policy
+from recparams_rl.reward import RewardWeights
+from recparams_rl.smoothing import Smoothing
+from recparams_server.jobs.training import holdout
+from recparams_server.settings import Settings
+from recparams_simulation.compare.logs import SPACE, Log, states
 
 ALGORITHM = "q_learning"
 HOLDOUT_SHARE: float = Settings.model_fields["holdout_share"].default

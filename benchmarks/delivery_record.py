@@ -1,8 +1,8 @@
 """What is served to whom in benchmarks/learning_delivery.py, and the looks at it.
 
 The decisions are those of rl/; what the server does around them, in its database and for its
-messages, is done here in memory: server/store/activations.py, server/jobs/experiment.py and
-server/background/rollout_steps.py.
+messages, is done here in memory: recparams_server/store/activations.py,
+recparams_server/jobs/experiment.py and recparams_server/background/rollout_steps.py.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from math import inf, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.arms import (
+from recparams_rl.arms import (
     ARMS,
     HOLDBACK_SALT,
     NEVER_ACTIVATED,
@@ -23,10 +23,10 @@ from rl.arms import (
     Split,
     position_of,
 )
-from rl.evaluation.rollout import Ramp, StepState
-from rl.evaluation.sample_ratio import MISMATCH, sample_ratio_p_value
-from rl.evaluation.sequential import ALPHA, BURN_IN, ArmTotals, difference
-from server.settings import Settings
+from recparams_rl.evaluation.rollout import Ramp, StepState
+from recparams_rl.evaluation.sample_ratio import MISMATCH, sample_ratio_p_value
+from recparams_rl.evaluation.sequential import ALPHA, BURN_IN, ArmTotals, difference
+from recparams_server.settings import Settings
 
 HOLDBACK_PERCENT: float = Settings.model_fields["holdback_percent"].default
 

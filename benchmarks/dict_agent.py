@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rl.action import ACTIONS
-from rl.state import Context
+from recparams_rl.action import ACTIONS
+from recparams_rl.state import Context
 
 Key = tuple[int | str, ...]
 Move = tuple[str, str, str]

@@ -22,8 +22,8 @@ from benchmarks.exploration_trials import (
 from benchmarks.jobs import FIRST_SEED, Jobs, run_jobs
 from benchmarks.measure import Effort
 from benchmarks.report import Section, Table, docs_chart
-from simulation.compare.measure import Plan
-from simulation.people.worlds import KINDS as WORLDS
+from recparams_simulation.compare.measure import Plan
+from recparams_simulation.people.worlds import KINDS as WORLDS
 
 CHART = "exploration.png"
 SETTLED = 5

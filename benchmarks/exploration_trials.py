@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 
 from benchmarks.delivery_gates import new_learner
 from benchmarks.delivery_record import HOLDBACK_PERCENT
-from rl import exploration
-from rl.evaluation.estimators import DoublyRobust, rounds
-from rl.evaluation.intervals import difference
-from rl.evaluation.overlap import effective_size, standard_error
-from rl.evaluation.reward_model import estimate_rewards
-from rl.numerics import unique_inverse
-from rl.policy import GreedyTable, Policy, draw, rule_based_policy
-from rl.reward import RewardWeights
-from simulation.compare.logs import (
+from recparams_rl import exploration
+from recparams_rl.evaluation.estimators import DoublyRobust, rounds
+from recparams_rl.evaluation.intervals import difference
+from recparams_rl.evaluation.overlap import effective_size, standard_error
+from recparams_rl.evaluation.reward_model import estimate_rewards
+from recparams_rl.numerics import unique_inverse
+from recparams_rl.policy import GreedyTable, Policy, draw, rule_based_policy
+from recparams_rl.reward import RewardWeights
+from recparams_simulation.compare.logs import (
     SPACE,
     START,
     Log,
@@ -25,11 +25,17 @@ from simulation.compare.logs import (
     states,
     transitions,
 )
-from simulation.compare.measure import HeldOut, Plan, draw_held_out
-from simulation.compare.systems import one_hot
-from simulation.people.population import WEEK, Population, Situations, draw_population, draw_visits
-from simulation.people.simulator import expected_rewards
-from simulation.people.worlds import draw_world
+from recparams_simulation.compare.measure import HeldOut, Plan, draw_held_out
+from recparams_simulation.compare.systems import one_hot
+from recparams_simulation.people.population import (
+    WEEK,
+    Population,
+    Situations,
+    draw_population,
+    draw_visits,
+)
+from recparams_simulation.people.simulator import expected_rewards
+from recparams_simulation.people.worlds import draw_world
 
 OFF, POSTERIOR = "off", "posterior"
 EXPLORATIONS = {

@@ -24,14 +24,14 @@ from benchmarks.synthetic import (
     random_interactions,
     random_model,
 )
-from rl.action import N_ACTIONS
-from rl.learners import q_learning
-from rl.learners.tabular import table_statistics
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
-from rl.transitions import Batch, Interactions, prepare
-from server.store import models
-from server.store.columns import INTERACTIONS
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners import q_learning
+from recparams_rl.learners.tabular import table_statistics
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import Batch, Interactions, prepare
+from recparams_server.store import models
+from recparams_server.store.columns import INTERACTIONS
 
 CHART = "growth.png"
 # Okabe & Ito: told apart by colour-blind people too.

@@ -26,11 +26,11 @@ from benchmarks.learning_trials import (
 )
 from benchmarks.measure import Effort
 from benchmarks.report import Section, Table, docs_chart
-from rl.evaluation.rollout import DeliveryRules
-from rl.smoothing import Smoothing
-from simulation.compare.logs import BEHAVIOUR_EPSILON
-from simulation.compare.measure import Plan
-from simulation.people.worlds import KINDS
+from recparams_rl.evaluation.rollout import DeliveryRules
+from recparams_rl.smoothing import Smoothing
+from recparams_simulation.compare.logs import BEHAVIOUR_EPSILON
+from recparams_simulation.compare.measure import Plan
+from recparams_simulation.people.worlds import KINDS
 
 CHART = "learning-worlds.png"
 
@@ -131,8 +131,8 @@ def run(effort: Effort, folder: Path) -> Section:
     parts += [
         f"*{BY_CELL}* knows the world and sees five bins a trait and the context, as tables do: "
         f"the mean rewards of {ALIKE} people of the cell. *{BY_PROFILE}* sees exact scores. "
-        "Neither knows personal tastes, which is what is left. `simulation/people/worlds.py` has "
-        "the kinds.",
+        "Neither knows personal tastes, which is what is left. "
+        "`recparams_simulation/people/worlds.py` has the kinds.",
         f"### World: {OWN}, {scope.largest:,} interactions",
         found.largest_table(),
         f"### World: {OWN}, weeks of use",

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from benchmarks.delivery_gates import examine, held_out, new_learner
 from benchmarks.delivery_record import Record, Served, are_held_back, arms_of, step_state
-from rl.action import N_ACTIONS
-from rl.arms import ARMS, PREVIOUS, RL, RULES_VERSION
-from rl.evaluation.gates import Gate
-from rl.evaluation.rollout import DeliveryRules, next_move, place_candidate
-from rl.evaluation.sequential import Verdict
-from rl.policy import Policy, rule_based_policy
-from rl.reward import RewardWeights
-from rl.state import serving_space
-from simulation.compare.logs import (
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import ARMS, PREVIOUS, RL, RULES_VERSION
+from recparams_rl.evaluation.gates import Gate
+from recparams_rl.evaluation.rollout import DeliveryRules, next_move, place_candidate
+from recparams_rl.evaluation.sequential import Verdict
+from recparams_rl.policy import Policy, rule_based_policy
+from recparams_rl.reward import RewardWeights
+from recparams_rl.state import serving_space
+from recparams_simulation.compare.logs import (
     SPACE,
     START,
     Log,
@@ -32,14 +32,14 @@ from simulation.compare.logs import (
     likeliest,
     play_by,
 )
-from simulation.people.population import (
+from recparams_simulation.people.population import (
     WEEK,
     Ints,
     Situations,
     draw_population,
     draw_visits,
 )
-from simulation.people.simulator import expected_rewards
+from recparams_simulation.people.simulator import expected_rewards
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from benchmarks.delivery_gates import new_learner
 from benchmarks.learning_delivery import Event, Service, Use, Weeks, deliver
-from rl.action import N_ACTIONS
-from rl.arms import RULES_VERSION
-from rl.evaluation.rollout import DeliveryRules, place_candidate
-from rl.policy import GreedyTable, Policy
-from rl.reward import RewardWeights
-from simulation.compare.logs import Log, likeliest, transitions
-from simulation.people.population import WEEK
-from simulation.people.simulator import expected_rewards
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import RULES_VERSION
+from recparams_rl.evaluation.rollout import DeliveryRules, place_candidate
+from recparams_rl.policy import GreedyTable, Policy
+from recparams_rl.reward import RewardWeights
+from recparams_simulation.compare.logs import Log, likeliest, transitions
+from recparams_simulation.people.population import WEEK
+from recparams_simulation.people.simulator import expected_rewards
 
 LEAST_HARM = 0.1
 """Candidates are worse by more than this, in reward."""

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
-from rl.numerics import softmax
-from rl.reward import RewardWeights
-from rl.rules import rule_table
-from simulation.compare.logs import SPACE
-from simulation.compare.measure import HeldOut
-from simulation.people.population import TASTE_SDS, Situations, draw_population
-from simulation.people.simulator import expected_rewards
+from recparams_rl.numerics import softmax
+from recparams_rl.reward import RewardWeights
+from recparams_rl.rules import rule_table
+from recparams_simulation.compare.logs import SPACE
+from recparams_simulation.compare.measure import HeldOut
+from recparams_simulation.people.population import TASTE_SDS, Situations, draw_population
+from recparams_simulation.people.simulator import expected_rewards
 
 LIMITS = BY_CELL, BY_PROFILE = "best by cell", "best by profile"
 

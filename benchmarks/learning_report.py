@@ -11,7 +11,7 @@ from benchmarks.chart import Line, Panel, draw_panels
 from benchmarks.learning_limits import LIMITS
 from benchmarks.learning_trials import OURS, OWN, RULES, SYSTEMS, Worth
 from benchmarks.report import Table
-from simulation.people.worlds import KINDS
+from recparams_simulation.people.worlds import KINDS
 
 RULES_MARGIN = 0.005
 """Most that regret may be above the rules' after the smallest log."""

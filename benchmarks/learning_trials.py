@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 
 from benchmarks.learning_limits import BY_CELL, BY_PROFILE, best_by_cell, best_by_profile
-from rl.smoothing import Smoothing
-from simulation.compare.logs import START, play
-from simulation.compare.measure import Plan, draw_held_out, draw_logs
-from simulation.compare.peers import MABWiser, VowpalWabbit
-from simulation.compare.systems import Contestant, LearnerSystem, RulesSystem, one_hot
-from simulation.people.population import WEEK, draw_population, draw_visits
+from recparams_rl.smoothing import Smoothing
+from recparams_simulation.compare.logs import START, play
+from recparams_simulation.compare.measure import Plan, draw_held_out, draw_logs
+from recparams_simulation.compare.peers import MABWiser, VowpalWabbit
+from recparams_simulation.compare.systems import Contestant, LearnerSystem, RulesSystem, one_hot
+from recparams_simulation.people.population import WEEK, draw_population, draw_visits
 
 OWN = "own"
 RULES, OURS = "rules", "q_learning"

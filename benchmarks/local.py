@@ -15,12 +15,12 @@ from benchmarks.servers import running, scores
 from recparams_client import DecisionRequest, LocalPolicy, PersonalityProfile, RecParamsClient
 from recparams_client.deciding import Decider
 from recparams_client.snapshot import decode
-from rl.arms import NEVER_ACTIVATED
-from rl.exploration import SCHEDULE
-from rl.policy import GreedyTable, rule_based_policy
-from rl.state import StateSpace
-from server.serving import snapshots
-from server.serving.policies import Arm, Serving
+from recparams_rl.arms import NEVER_ACTIVATED
+from recparams_rl.exploration import SCHEDULE
+from recparams_rl.policy import GreedyTable, rule_based_policy
+from recparams_rl.state import StateSpace
+from recparams_server.serving import snapshots
+from recparams_server.serving.policies import Arm, Serving
 
 CALL, BATCH, DECIDE, TOKEN = "call", "batch of 64", "decide", "get_recommendation_params"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
 
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 

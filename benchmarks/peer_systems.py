@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from benchmarks.report import Table
 from benchmarks.systems import EPSILON
-from rl.state import TRAITS, Context
-from simulation.compare.logs import SPACE
-from simulation.compare.peers import scaled, words
-from simulation.compare.systems import ACTIONS, System
+from recparams_rl.state import TRAITS, Context
+from recparams_simulation.compare.logs import SPACE
+from recparams_simulation.compare.peers import scaled, words
+from recparams_simulation.compare.systems import ACTIONS, System
 
 CAPABILITIES = Table(
     ("", "recparams", "MABWiser", "Vowpal Wabbit, cb", "river.bandit"),

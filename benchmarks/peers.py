@@ -16,9 +16,9 @@ from benchmarks.measure import Effort, side_by_side
 from benchmarks.peer_systems import CAPABILITIES, RiverByState, RiverLinUCB
 from benchmarks.report import Goal, Section, Table
 from benchmarks.systems import EPSILON, DictOfDicts, Recparams
-from rl.reward import RewardWeights
-from rl.rules import rule_table
-from simulation.compare.logs import (
+from recparams_rl.reward import RewardWeights
+from recparams_rl.rules import rule_table
+from recparams_simulation.compare.logs import (
     BEHAVIOUR_EPSILON,
     CONTEXTS,
     SPACE,
@@ -27,10 +27,15 @@ from simulation.compare.logs import (
     contexts,
     simulate,
 )
-from simulation.compare.peers import MABWiser, VowpalWabbit
-from simulation.compare.systems import System
-from simulation.people.population import Population, Situations, draw_population, draw_visits
-from simulation.people.simulator import expected_rewards
+from recparams_simulation.compare.peers import MABWiser, VowpalWabbit
+from recparams_simulation.compare.systems import System
+from recparams_simulation.people.population import (
+    Population,
+    Situations,
+    draw_population,
+    draw_visits,
+)
+from recparams_simulation.people.simulator import expected_rewards
 
 COLUMNS = ("", "learning, rows/s", "preparing, µs", "decision, µs", "from scores, µs", "reward")
 

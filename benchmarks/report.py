@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulation.compare.markdown import table
+from recparams_simulation.compare.markdown import table
 
 FOLDER = Path(__file__).parent
 DOCS = FOLDER.parent / "docs"

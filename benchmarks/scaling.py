@@ -21,12 +21,12 @@ import numpy as np
 from benchmarks.database import DAYS, Trained, make_database, postgres, psql_copy, reset, train
 from benchmarks.report import Table
 from benchmarks.scaling_model import DATABASE_CORES, SIZES, WORKERS, Costs, draw, limits
-from rl.learners.hyperparameters import Hyperparameters
-from rl.state import NO_CELL, StateSpace
-from server.jobs.requests import RAY, RunRequest
-from server.jobs.training import exports
-from server.jobs.training.reading import Reading, read
-from server.jobs.training.shards import (
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.state import NO_CELL, StateSpace
+from recparams_server.jobs.requests import RAY, RunRequest
+from recparams_server.jobs.training import exports
+from recparams_server.jobs.training.reading import Reading, read
+from recparams_server.jobs.training.shards import (
     Part,
     Shard,
     interactions_by_cell,
@@ -36,9 +36,9 @@ from server.jobs.training.shards import (
     split_cells,
     write_shard_rows,
 )
-from server.settings import Settings
-from server.store import training
-from simulation.people.population import draw_population
+from recparams_server.settings import Settings
+from recparams_server.store import training
+from recparams_simulation.people.population import draw_population
 
 FEW = 2_000
 """Interactions that cost nothing themselves."""

@@ -23,12 +23,12 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from recparams.v1 import recommendation_pb2 as pb
-from server.app import App
-from server.observability import logs
-from server.services.recommendation import RecommendationService
-from server.settings import Settings
-from server.settings.callers import key_hash
-from simulation.demo_server import end, free_port
+from recparams_server.app import App
+from recparams_server.observability import logs
+from recparams_server.services.recommendation import RecommendationService
+from recparams_server.settings import Settings
+from recparams_server.settings.callers import key_hash
+from recparams_simulation.demo_server import end, free_port
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"

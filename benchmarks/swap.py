@@ -27,10 +27,10 @@ from benchmarks.report import Goal, Section, Table
 from benchmarks.servers import DECIDE, request, running
 from benchmarks.synthetic import ACTIONS_TRIED, random_model
 from recparams.v1 import recommendation_pb2 as pb
-from rl import q_table
-from rl.action import N_ACTIONS
-from rl.state import StateSpace
-from server.store import activations, models
+from recparams_rl import q_table
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.state import StateSpace
+from recparams_server.store import activations, models
 
 CALLERS = 4
 INTERVAL = 0.004

@@ -4,15 +4,15 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from rl.action import N_ACTIONS
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.tabular import table_statistics
-from rl.policy import GreedyTable, publish, rule_based_policy
-from rl.smoothing import Smoothing
-from rl.state import StateSpace, serving_space
-from rl.transitions import Interactions, TrainedThrough
-from server.store.models import NewModel
-from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.tabular import table_statistics
+from recparams_rl.policy import GreedyTable, publish, rule_based_policy
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace, serving_space
+from recparams_rl.transitions import Interactions, TrainedThrough
+from recparams_server.store.models import NewModel
+from recparams_simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
 SETTINGS = Hyperparameters()
 EPSILON = 0.05

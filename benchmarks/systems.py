@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.dict_agent import MOVES, DictAgent, Key, key
-from rl.action import N_ACTIONS
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import QLearning
-from rl.policy import GreedyTable, publish
-from rl.smoothing import Smoothing
-from rl.state import Context
-from rl.transitions import TERMINAL
-from simulation.compare.logs import SPACE, Log, transitions
-from simulation.compare.systems import RNG, System
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import QLearning
+from recparams_rl.policy import GreedyTable, publish
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import Context
+from recparams_rl.transitions import TERMINAL
+from recparams_simulation.compare.logs import SPACE, Log, transitions
+from recparams_simulation.compare.systems import RNG, System
 
 SETTINGS = Hyperparameters()
 EPSILON = 0.05

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from benchmarks.report import Table
 from benchmarks.systems import SETTINGS
-from rl.learners.q_learning import QLearning
-from rl.numerics import learned_share
-from rl.policy import GreedyTable, publish
-from rl.reward import RewardWeights
-from rl.rules import rule_table
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
-from simulation.compare.logs import START, contexts, simulate, states, transitions
-from simulation.compare.report import Mean
-from simulation.people.population import draw_population, draw_visits
-from simulation.people.simulator import expected_rewards
+from recparams_rl.learners.q_learning import QLearning
+from recparams_rl.numerics import learned_share
+from recparams_rl.policy import GreedyTable, publish
+from recparams_rl.reward import RewardWeights
+from recparams_rl.rules import rule_table
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
+from recparams_simulation.compare.logs import START, contexts, simulate, states, transitions
+from recparams_simulation.compare.report import Mean
+from recparams_simulation.people.population import draw_population, draw_visits
+from recparams_simulation.people.simulator import expected_rewards
 
 FIVE = StateSpace()
 DEFAULT = Smoothing()
@@ -123,8 +123,8 @@ are surer than the intervals of each.
 {table}
 
 - *Nothing borrowed*: the best action that was tried in the very state, the rules where none was.
-- *The regression*: rl/smoothing.py, which says of every state what its personality, context and
-  actions have in common with all others ([learning](learning.md)).
+- *The regression*: recparams_rl/smoothing.py, which says of every state what its personality,
+  context and actions have in common with all others ([learning](learning.md)).
 - *All that follows*: Q less the immediate reward, regressed by itself and added; or Q as a whole.
 - *Caution*: the rules' action, unless another one is surely better.
 - *7 bins*: the regression is looked up for finer cells than those that were learned.

@@ -13,17 +13,24 @@ from numpy.typing import NDArray
 from benchmarks.jobs import FIRST_SEED, Jobs, run_jobs
 from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
-from rl.evaluation.grid import Configuration, grid
-from rl.evaluation.tuning import Later, Outcome, explored, policies, tune
-from rl.exploration import FLOOR
-from rl.learners.registry import settings_of
-from rl.policy import Policy
-from rl.reward import RewardWeights
-from rl.smoothing import Smoothing
-from simulation.compare.logs import BEHAVIOUR_EPSILON, SPACE, Log, simulate, states, transitions
-from simulation.compare.measure import INTERACTIONS_PER_PERSON, Plan, draw_held_out
-from simulation.people.population import draw_population
-from simulation.people.simulator import expected_rewards
+from recparams_rl.evaluation.grid import Configuration, grid
+from recparams_rl.evaluation.tuning import Later, Outcome, explored, policies, tune
+from recparams_rl.exploration import FLOOR
+from recparams_rl.learners.registry import settings_of
+from recparams_rl.policy import Policy
+from recparams_rl.reward import RewardWeights
+from recparams_rl.smoothing import Smoothing
+from recparams_simulation.compare.logs import (
+    BEHAVIOUR_EPSILON,
+    SPACE,
+    Log,
+    simulate,
+    states,
+    transitions,
+)
+from recparams_simulation.compare.measure import INTERACTIONS_PER_PERSON, Plan, draw_held_out
+from recparams_simulation.people.population import draw_population
+from recparams_simulation.people.simulator import expected_rewards
 
 NEAR = 0.02
 """Units of reward that a choice may lie below the best configuration."""
@@ -87,8 +94,8 @@ def run(effort: Effort, folder: Path) -> Section:
     return Section(
         "Tuning",
         [
-            f"`rl/evaluation/tuning.py` on logs of {scope.interactions:,} interactions of "
-            f"{scope.seeds} populations (seeds from {FIRST_SEED}), decided by the rules with "
+            f"`recparams_rl/evaluation/tuning.py` on logs of {scope.interactions:,} interactions "
+            f"of {scope.seeds} populations (seeds from {FIRST_SEED}), decided by the rules with "
             f"epsilon {BEHAVIOUR_EPSILON}; the first half is learned, the other valued. *Below the "
             "best*: exact mean reward of the truly best configuration of the grid minus that of "
             f"the choice, both learned from the whole log, on {scope.held_out:,} interactions of "

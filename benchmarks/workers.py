@@ -17,7 +17,7 @@ from benchmarks.database import make_database, postgres
 from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
 from benchmarks.servers import DECIDE, request, wait_ready
-from simulation.demo_server import end, free_port
+from recparams_simulation.demo_server import end, free_port
 
 CONNECTIONS, STREAMS = 16, 8
 
@@ -27,7 +27,7 @@ def _serving(
     workers: int, cores: str, database: str, folder: Path
 ) -> Iterator[tuple[int, psutil.Process]]:
     port = free_port("127.0.0.1", 0)
-    command = ["taskset", "-c", cores, sys.executable, "-m", "server.cli", "serve"]
+    command = ["taskset", "-c", cores, sys.executable, "-m", "recparams_server.cli", "serve"]
     command += ["--port", str(port), "--workers", str(workers)]
     command += ["--exploration", "0.1", "--log-level", "error"]
     given = {"RECPARAMS_DATABASE_URL": database, "RECPARAMS_DATA_DIR": str(folder)}

@@ -2,8 +2,8 @@
 
 `python examples/algorithm.py` in a checkout after `make setup`. To have the service train with it
 (`recparams train --algorithm sample_mean --parameter optimism=0.3`), move the two classes to
-rl/sample_mean.py, name `SampleMean` in `LEARNERS` of rl/learners/registry.py, and give it a page in
-docs/algorithms.
+recparams_rl/learners/sample_mean.py, name `SampleMean` in `LEARNERS` of
+recparams_rl/learners/registry.py, and give it a page in docs/algorithms.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from rl.learners.hyperparameters import Hyperparameters, check_range
-from rl.learners.registry import LEARNERS, settings_of
-from rl.learners.tabular import TabularLearner
-from rl.policy import Policy, publish
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
-from simulation.people.environment import Recommendation
+from recparams_rl.learners.hyperparameters import Hyperparameters, check_range
+from recparams_rl.learners.registry import LEARNERS, settings_of
+from recparams_rl.learners.tabular import TabularLearner
+from recparams_rl.policy import Policy, publish
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
+from recparams_simulation.people.environment import Recommendation
 
 
 @dataclass(frozen=True)

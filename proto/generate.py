@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "rl"))
 
 from toolchain import ToolchainError, run_protoc  # noqa: E402
 
-from rl.action import ACTIONS  # noqa: E402
-from rl.rules import HIGH_TRAIT, LOW_TRAIT, RULES  # noqa: E402
+from recparams_rl.action import ACTIONS  # noqa: E402
+from recparams_rl.rules import HIGH_TRAIT, LOW_TRAIT, RULES  # noqa: E402
 
 
 def generate_stub(target: Path) -> None:
@@ -39,14 +39,17 @@ def generate_stub(target: Path) -> None:
 
 
 def generate_rules(target: Path) -> None:
-    """Writes rl/rules.py's data and rl/action.py's parameters as a plain Python module."""
+    """Writes the data of recparams_rl/rules.py and action.py as a plain Python module."""
     data = {
         "LOW_TRAIT": LOW_TRAIT,
         "HIGH_TRAIT": HIGH_TRAIT,
         "RULES": {name: asdict(rule) for name, rule in RULES.items()},
         "PARAMS": [asdict(action.to_params()) for action in ACTIONS],
     }
-    lines = ['"""The rule-based policy as data. Generated from rl/rules.py: do not edit."""', ""]
+    lines = [
+        '"""The rule-based policy as data. Generated from recparams_rl/rules.py: do not edit."""',
+        "",
+    ]
     lines += ["from typing import Any, Final", ""]
     for name, value in data.items():
         kind = {"RULES": "dict[str, dict[str, Any]]", "PARAMS": "list[dict[str, float]]"}

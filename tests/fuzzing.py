@@ -19,8 +19,8 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from hypothesis import strategies as st
 
-from server.app import SERVICES
-from server.rpc.methods import Kind, method_policy
+from recparams_server.app import SERVICES
+from recparams_server.rpc.methods import Kind, method_policy
 
 Draw = Callable[[Any], Any]
 

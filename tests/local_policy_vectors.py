@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from recparams.v1 import recommendation_pb2 as pb  # noqa: E402
-from rl.action import N_ACTIONS  # noqa: E402
-from rl.arms import (  # noqa: E402
+from recparams_rl.action import N_ACTIONS  # noqa: E402
+from recparams_rl.arms import (  # noqa: E402
     HOLDBACK_SALT,
     PREVIOUS,
     RL,
@@ -28,16 +28,16 @@ from rl.arms import (  # noqa: E402
     Split,
     position_of,
 )
-from rl.exploration import POSTERIOR  # noqa: E402
-from rl.policy import GreedyTable, rule_based_policy  # noqa: E402
-from rl.state import TRAITS, StateSpace, serving_space  # noqa: E402
-from server.contract.vocabulary import action_index, context_table  # noqa: E402
-from server.serving import decider as deciding  # noqa: E402
-from server.serving import prepared_arm  # noqa: E402
-from server.serving.decider import Decider  # noqa: E402
-from server.serving.policies import Arm, PolicyHolder, Serving  # noqa: E402
-from server.serving.snapshots import encode  # noqa: E402
-from server.serving.tokens import RECORD, TokenCodec  # noqa: E402
+from recparams_rl.exploration import POSTERIOR  # noqa: E402
+from recparams_rl.policy import GreedyTable, rule_based_policy  # noqa: E402
+from recparams_rl.state import TRAITS, StateSpace, serving_space  # noqa: E402
+from recparams_server.contract.vocabulary import action_index, context_table  # noqa: E402
+from recparams_server.serving import decider as deciding  # noqa: E402
+from recparams_server.serving import prepared_arm  # noqa: E402
+from recparams_server.serving.decider import Decider  # noqa: E402
+from recparams_server.serving.policies import Arm, PolicyHolder, Serving  # noqa: E402
+from recparams_server.serving.snapshots import encode  # noqa: E402
+from recparams_server.serving.tokens import RECORD, TokenCodec  # noqa: E402
 from tests.drawing import with_draws  # noqa: E402
 
 FILE = ROOT / "clients/vectors/local-policy.json"

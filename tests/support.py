@@ -30,7 +30,7 @@ from recparams.v1 import (
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from server.settings import Settings
+from recparams_server.settings import Settings
 from tests.processes import GRACE_SECONDS, KILL_SECONDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ class ServerProcess:
         self.log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve"],
+                [sys.executable, "-m", "recparams_server.cli", "serve"],
                 env=environment(database_url, **{"port": 0, **settings}),
                 cwd=ROOT,
                 stderr=file,
@@ -195,7 +195,7 @@ class ServerProcess:
 def start_in_vain(**settings: object) -> subprocess.CompletedProcess[str]:
     """Runs a server that should not come up."""
     return run(
-        *(sys.executable, "-m", "server.cli", "serve"),
+        *(sys.executable, "-m", "recparams_server.cli", "serve"),
         env=environment("postgresql:///nowhere", **settings),
         cwd=ROOT,
     )

@@ -10,8 +10,8 @@ import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams_client import AdminClient, AsyncAdminClient, RecParamsError, run_outcome, run_status
-from server.app import App
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.settings import Settings
 from tests.faults import SMALL
 from tests.support import ADMIN_KEY, Client, in_process
 from tests.trust import likes_high_energy, live

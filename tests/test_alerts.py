@@ -16,7 +16,7 @@ import yaml
 
 from deploy.grafana import dashboard
 from deploy.prometheus.promtool import NotFoundError, program
-from simulation.demo_server import free_port
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.observed import documented
 from tests.processes import communicate, run

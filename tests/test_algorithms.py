@@ -13,11 +13,11 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import training_pb2 as tpb
-from rl.learners.registry import LEARNERS, parameters_of
-from rl.policy import GreedyTable
-from server.contract.vocabulary import action_index
-from server.settings import Settings
-from server.store import models
+from recparams_rl.learners.registry import LEARNERS, parameters_of
+from recparams_rl.policy import GreedyTable
+from recparams_server.contract.vocabulary import action_index
+from recparams_server.settings import Settings
+from recparams_server.store import models
 from tests.faults import SMALL, SPACE, eventually, get_run, trigger
 from tests.support import (
     ADMIN,

@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import rl
+import recparams_rl as rl
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from rl.interaction_log import InteractionLog
-from rl.learners.hyperparameters import Hyperparameters
-from rl.log_files import FORMATS
-from rl.state import TRAITS
-from server.cli import main
-from server.jobs import analysis
-from server.jobs.requests import RunRequest
-from server.jobs.training.reading import Reading, due_transitions, read
-from server.settings import Settings
-from server.store import analysis as store
-from server.store.columns import POSTGRES_EPOCH
-from server.store.training import EVER
+from recparams_rl.interaction_log import InteractionLog
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.log_files import FORMATS
+from recparams_rl.state import TRAITS
+from recparams_server.cli import main
+from recparams_server.jobs import analysis
+from recparams_server.jobs.requests import RunRequest
+from recparams_server.jobs.training.reading import Reading, due_transitions, read
+from recparams_server.settings import Settings
+from recparams_server.store import analysis as store
+from recparams_server.store.columns import POSTGRES_EPOCH
+from recparams_server.store.training import EVER
 from tests.support import Client, in_process, logged, record
 from tests.trust import likes_high_energy, live
 
@@ -260,6 +260,6 @@ async def test_the_command_says_what_it_did_or_why_not(
     ):
         wrong = await export(*options)
         assert wrong.exit_code == 2 and said in wrong.output, wrong.output
-    monkeypatch.setattr("server.cli.interactions.find_spec", lambda _: None)
+    monkeypatch.setattr("recparams_server.cli.interactions.find_spec", lambda _: None)
     missing = await export("--for", "analysis", "--into", str(tmp_path / "log.parquet"))
     assert missing.exit_code == 1 and "pip install 'recparams[parquet]'" in missing.output

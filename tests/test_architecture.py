@@ -41,13 +41,13 @@ def test_a_broken_contract_is_noticed(tmp_path: Path) -> None:
     config.write_text(
         """
         [tool.importlinter]
-        root_packages = ["rl", "server"]
+        root_packages = ["recparams_rl", "recparams_server"]
 
         [[tool.importlinter.contracts]]
         name = "No server"
         type = "forbidden"
-        source_modules = ["server"]
-        forbidden_modules = ["rl"]
+        source_modules = ["recparams_server"]
+        forbidden_modules = ["recparams_rl"]
         """
     )
     result = lint_imports(config)
@@ -62,8 +62,8 @@ def test_the_core_and_the_client_are_under_contract(contracts: list[dict[str, An
         if contract["type"] == "forbidden"
         for source in contract["source_modules"]
     }
-    assert {"server", "grpc", "asyncpg", "time", "datetime"} <= forbidden["rl"]
-    assert {"rl", "server", "numpy"} <= forbidden["recparams_client"]
+    assert {"recparams_server", "grpc", "asyncpg", "time", "datetime"} <= forbidden["recparams_rl"]
+    assert {"recparams_rl", "recparams_server", "numpy"} <= forbidden["recparams_client"]
 
 
 def test_the_client_imports_grpcio_protobuf_and_the_standard_library() -> None:
@@ -85,7 +85,7 @@ def test_the_client_imports_grpcio_protobuf_and_the_standard_library() -> None:
                 assert name.split(".")[0] in allowed, f"{path}:{node.lineno} imports {name}"
 
 
-OPENS_FILES = ROOT / "rl/log_files.py"
+OPENS_FILES = ROOT / "rl/recparams_rl/log_files.py"
 
 
 def test_the_core_opens_nothing_and_prints_nothing() -> None:

@@ -34,10 +34,10 @@ from recparams_client import (
     RecParamsError,
     tls_credentials,
 )
-from server.app import SERVICES, App
-from server.cli.connection import Exit
-from server.settings import Settings
-from server.settings.callers import Role, key_hash, parse_callers
+from recparams_server.app import SERVICES, App
+from recparams_server.cli.connection import Exit
+from recparams_server.settings import Settings
+from recparams_server.settings.callers import Role, key_hash, parse_callers
 from tests import processes
 from tests.support import (
     ADMIN,
@@ -192,7 +192,7 @@ async def test_simulated_people_call_with_the_key(app: App, db: asyncpg.Connecti
     def simulate(key: str) -> int:
         command = ["simulate", "--decisions", "50", "--people", "20", "--admin-key", key]
         return processes.run(
-            *(sys.executable, "-m", "server.cli", *command),
+            *(sys.executable, "-m", "recparams_server.cli", *command),
             *("--address", f"127.0.0.1:{app.port}"),
             env=environment("postgresql:///none"),
             cwd=ROOT,
@@ -370,7 +370,7 @@ async def test_admin_keys_change_one_by_one(settings: Settings) -> None:
 def test_a_new_key_comes_with_its_hash() -> None:
     def run(*arguments: str) -> str:
         done = processes.run(
-            *(sys.executable, "-m", "server.cli", "new-key", *arguments),
+            *(sys.executable, "-m", "recparams_server.cli", "new-key", *arguments),
             env=environment("postgresql:///none"),
             cwd=ROOT,
         )

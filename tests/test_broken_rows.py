@@ -21,21 +21,21 @@ from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.learners.tabular import table_statistics
-from rl.packing import pack
-from rl.policy import LEARNED, GreedyTable
-from rl.state import StateSpace
-from rl.transitions import TrainedThrough
-from server.app import App
-from server.background import reload as reloading
-from server.background.restarting import restarting
-from server.background.rollout_watch import _take_back
-from server.contract.sizes import LARGEST_NUMBER
-from server.serving.policies import PolicyHolder
-from server.serving.tokens import RECORD
-from server.settings import Settings
-from server.store import activations, models
-from server.store.training import base_version
+from recparams_rl.learners.tabular import table_statistics
+from recparams_rl.packing import pack
+from recparams_rl.policy import LEARNED, GreedyTable
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TrainedThrough
+from recparams_server.app import App
+from recparams_server.background import reload as reloading
+from recparams_server.background.restarting import restarting
+from recparams_server.background.rollout_watch import _take_back
+from recparams_server.contract.sizes import LARGEST_NUMBER
+from recparams_server.serving.policies import PolicyHolder
+from recparams_server.serving.tokens import RECORD
+from recparams_server.settings import Settings
+from recparams_server.store import activations, models
+from recparams_server.store.training import base_version
 from tests.support import (
     ADMIN,
     Client,

@@ -17,11 +17,11 @@ from prometheus_client import REGISTRY
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams_client.channel import SERVICE_CONFIG
-from server.app import _DESCRIPTORS, App
-from server.rpc import methods
-from server.rpc.rate_limit import RateLimit
-from server.settings import Settings
-from server.settings.callers import Role, key_hash
+from recparams_server.app import _DESCRIPTORS, App
+from recparams_server.rpc import methods
+from recparams_server.rpc.rate_limit import RateLimit
+from recparams_server.settings import Settings
+from recparams_server.settings.callers import Role, key_hash
 from tests.support import ADMIN, Client, connect, failure_of, logged, request, wait_serving
 
 KEYS = {"web": "the key of the web backend", "jobs": "the key of the jobs"}

@@ -20,9 +20,9 @@ from click.testing import CliRunner
 
 from recparams.v1 import models_pb2, models_pb2_grpc
 from recparams.v1 import types_pb2 as types
-from server.app import App
-from server.cli import main
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.cli import main
+from recparams_server.settings import Settings
 from tests import processes
 from tests.faults import IN_SPACE
 from tests.processes import GRACE_SECONDS, communicate
@@ -55,11 +55,11 @@ class Outcome:
         return json.loads(self.out)
 
 
-COMMAND = (sys.executable, "-m", "server.cli")
+COMMAND = (sys.executable, "-m", "recparams_server.cli")
 IMPATIENT = (
     sys.executable,
     "-c",
-    "from server.cli import main, train; train.PATIENCE_SECONDS = 1; main()",
+    "from recparams_server.cli import main, train; train.PATIENCE_SECONDS = 1; main()",
 )
 
 
@@ -229,7 +229,7 @@ async def test_a_progress_bar_on_a_terminal(client: Client, app: App) -> None:
     await fill(client)
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.cli", "train", "--wait"),
+        *(sys.executable, "-m", "recparams_server.cli", "train", "--wait"),
         cwd=ROOT,
         env={
             **environment("unused", address=f"127.0.0.1:{app.port}"),
@@ -358,7 +358,7 @@ async def test_recommend(cli: Any) -> None:
 
 
 def test_unknown_commands() -> None:
-    done = processes.run(sys.executable, "-m", "server.cli", "nonsense", cwd=ROOT)
+    done = processes.run(sys.executable, "-m", "recparams_server.cli", "nonsense", cwd=ROOT)
     assert done.returncode == 2
     assert "No such command" in done.stderr
 

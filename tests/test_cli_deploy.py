@@ -7,8 +7,8 @@ import asyncpg
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from server.app import App
-from server.store.migration import migrate
+from recparams_server.app import App
+from recparams_server.store.migration import migrate
 from tests.support import START_SECONDS, Client, connect, wait_serving
 from tests.test_cli import run
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import click
 from jsonschema import Draft202012Validator
 
-from server.cli import main
-from server.cli.schemas import FILE, schemas, text
+from recparams_server.cli import main
+from recparams_server.cli.schemas import FILE, schemas, text
 
 DOCUMENT = schemas()
 

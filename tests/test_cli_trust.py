@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from server.app import App
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import ADMIN_KEY, ROOT, Client, connect, in_process, train, wait_serving
 from tests.test_cli import Outcome, run

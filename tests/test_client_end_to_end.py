@@ -14,7 +14,7 @@ from recparams_client import (
     PersonalityProfile,
     RecParamsError,
 )
-from server.app import App
+from recparams_server.app import App
 from tests.support import ROOT, Client
 
 ADA = PersonalityProfile(75, 60, 40, 80, 30)

@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.reward import RewardWeights
-from simulation.compare.logs import simulate
-from simulation.compare.measure import Plan, Trial, draw_held_out, trials
-from simulation.compare.peers import MABWiser, VowpalWabbit
-from simulation.compare.report import Mean, Results
-from simulation.compare.systems import Contestant, LearnerSystem, RandomSystem, RulesSystem, one_hot
-from simulation.people.simulator import expected_rewards
+from recparams_rl.reward import RewardWeights
+from recparams_simulation.compare.logs import simulate
+from recparams_simulation.compare.measure import Plan, Trial, draw_held_out, trials
+from recparams_simulation.compare.peers import MABWiser, VowpalWabbit
+from recparams_simulation.compare.report import Mean, Results
+from recparams_simulation.compare.systems import (
+    Contestant,
+    LearnerSystem,
+    RandomSystem,
+    RulesSystem,
+    one_hot,
+)
+from recparams_simulation.people.simulator import expected_rewards
 from tests.processes import RUN_SECONDS, run, running
 from tests.support import ROOT, environment
 
@@ -24,7 +30,7 @@ WITHOUT_TORCH = """
 from importlib import util
 find_spec = util.find_spec
 util.find_spec = lambda name, *more: None if name == "torch" else find_spec(name, *more)
-from server.cli import main
+from recparams_server.cli import main
 main()
 """
 

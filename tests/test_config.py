@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from server.cli import main
-from server.settings import Settings
-from server.settings.errors import settings_problems
+from recparams_server.cli import main
+from recparams_server.settings import Settings
+from recparams_server.settings.errors import settings_problems
 from tests.processes import run
 from tests.support import ROOT, environment
 
@@ -122,7 +122,7 @@ def test_a_server_that_cannot_start_says_why(
 ) -> None:
     env = environment("postgresql://nowhere/db", data_dir=tmp_path)
     del env["RECPARAMS_ADMIN_KEY"]
-    done = run(sys.executable, "-m", "server.cli", "serve", *arguments, env=env, cwd=ROOT)
+    done = run(sys.executable, "-m", "recparams_server.cli", "serve", *arguments, env=env, cwd=ROOT)
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -195,7 +195,7 @@ def test_empty_variables_are_absent_and_words_have_any_case(
 
 
 def test_every_setting_has_an_option_with_help() -> None:
-    done = run(sys.executable, "-m", "server.cli", "serve", "--help", cwd=ROOT)
+    done = run(sys.executable, "-m", "recparams_server.cli", "serve", "--help", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')} " in done.stdout

@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings
-from server.settings.database_url import parse_database_url
-from server.store.database import database_url as driver_url
+from recparams_server.settings import Settings
+from recparams_server.settings.database_url import parse_database_url
+from recparams_server.store.database import database_url as driver_url
 from tests.processes import run
 from tests.support import ROOT, environment
 
@@ -125,7 +125,7 @@ def test_a_start_that_is_in_vain_ends_at_once(
     tmp_path: Path, command: str, url: str, said: str
 ) -> None:
     env = environment(url, port=0, data_dir=tmp_path)
-    done = run(sys.executable, "-m", "server.cli", command, env=env, cwd=ROOT, seconds=60)
+    done = run(sys.executable, "-m", "recparams_server.cli", command, env=env, cwd=ROOT, seconds=60)
     assert done.returncode in (1, 2)
     assert said in done.stderr.splitlines()[-1]
     assert SECRET not in done.stdout + done.stderr

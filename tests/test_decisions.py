@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
-from rl.action import N_ACTIONS
-from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
-from rl.exploration import FLOOR, OF_RULES, OFF, POSTERIOR, SCHEDULE, Exploration
-from rl.policy import EXPLORATION, GreedyTable
-from rl.rules import rule_based_action
-from rl.state import TRAITS, Context, StateSpace
-from server.contract.vocabulary import (
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
+from recparams_rl.exploration import FLOOR, OF_RULES, OFF, POSTERIOR, SCHEDULE, Exploration
+from recparams_rl.policy import EXPLORATION, GreedyTable
+from recparams_rl.rules import rule_based_action
+from recparams_rl.state import TRAITS, Context, StateSpace
+from recparams_server.contract.vocabulary import (
     ACTION_MESSAGES,
     ARM_NUMBERS,
     CONTENT_TYPE_NAMES,
@@ -25,15 +25,15 @@ from server.contract.vocabulary import (
     PARAMS_MESSAGES,
     TIME_OF_DAY_NAMES,
 )
-from server.serving.answers import (
+from recparams_server.serving.answers import (
     batch_answer,
     batch_entry_prefix,
     source_part,
     version_and_arm_part,
 )
-from server.serving.decider import Decider
-from server.serving.policies import Arm, PolicyHolder, Serving, Shadow
-from server.serving.tokens import Decision, TokenCodec
+from recparams_server.serving.decider import Decider
+from recparams_server.serving.policies import Arm, PolicyHolder, Serving, Shadow
+from recparams_server.serving.tokens import Decision, TokenCodec
 from tests.drawing import with_draws
 
 SPACE = StateSpace(bins=3)

@@ -20,24 +20,24 @@ from recparams_client.deciding import Decider as LocalDecider
 from recparams_client.sealing import SealingKey
 from recparams_client.snapshot import decode
 from recparams_client.types import DecisionRequest, PersonalityProfile
-from rl.action import N_ACTIONS
-from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
-from rl.exploration import OFF, POSTERIOR, SCHEDULE, Exploration
-from rl.learners.features import n_features
-from rl.learners.lin_ts import SampledLinearPolicy
-from rl.policy import GreedyTable, Policy, rule_based_policy
-from rl.state import MOODS as ALL_MOODS
-from rl.state import StateSpace
-from server.app import App
-from server.contract.vocabulary import SOURCE_NUMBERS, context_table
-from server.services import served_plans
-from server.serving.delegated_decisions import DelegatedDecision, ServedPlan, problem
-from server.serving.delegated_tokens import Told, told_of
-from server.serving.policies import Arm, PolicyHolder, Serving
-from server.serving.snapshots import encode
-from server.serving.tokens import Decision, TokenCodec
-from server.settings import Settings
-from server.store.activations import Shares, activate, set_rollout
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
+from recparams_rl.exploration import OFF, POSTERIOR, SCHEDULE, Exploration
+from recparams_rl.learners.features import n_features
+from recparams_rl.learners.lin_ts import SampledLinearPolicy
+from recparams_rl.policy import GreedyTable, Policy, rule_based_policy
+from recparams_rl.state import MOODS as ALL_MOODS
+from recparams_rl.state import StateSpace
+from recparams_server.app import App
+from recparams_server.contract.vocabulary import SOURCE_NUMBERS, context_table
+from recparams_server.services import served_plans
+from recparams_server.serving.delegated_decisions import DelegatedDecision, ServedPlan, problem
+from recparams_server.serving.delegated_tokens import Told, told_of
+from recparams_server.serving.policies import Arm, PolicyHolder, Serving
+from recparams_server.serving.snapshots import encode
+from recparams_server.serving.tokens import Decision, TokenCodec
+from recparams_server.settings import Settings
+from recparams_server.store.activations import Shares, activate, set_rollout
 from tests.delegating import ADA, Caller, recording, store_version
 from tests.drawing import with_draws
 from tests.support import Client, Failure, failure_of, in_process

@@ -14,10 +14,10 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.evaluation.rollout import Move
-from server.background.rollout_steps import take_step
-from server.settings import Settings
-from server.store import activations
+from recparams_rl.evaluation.rollout import Move
+from recparams_server.background.rollout_steps import take_step
+from recparams_server.settings import Settings
+from recparams_server.store import activations
 from tests.faults import SMALL, eventually
 from tests.support import (
     ADMIN,

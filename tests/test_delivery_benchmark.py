@@ -10,14 +10,14 @@ from benchmarks.delivery_record import HOLDBACK_PERCENT, Record, Served, arms_of
 from benchmarks.learning_delivery import Event, Service, Use, Weeks, deliver
 from benchmarks.learning_delivery_report import ALL, Delivered, days_to_all
 from benchmarks.learning_harm import SOME_AT_RANDOM, Harm, made_worse, try_candidate
-from rl.action import N_ACTIONS
-from rl.arms import ARMS, NEVER_ACTIVATED, PREVIOUS, RL, RULE_BASED
-from rl.evaluation.rollout import DeliveryRules
-from rl.policy import GreedyTable, Policy
-from rl.reward import RewardWeights
-from simulation.compare.logs import SPACE, START, contexts, states
-from simulation.people.population import DAY, draw_visits
-from simulation.people.simulator import expected_rewards
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import ARMS, NEVER_ACTIVATED, PREVIOUS, RL, RULE_BASED
+from recparams_rl.evaluation.rollout import DeliveryRules
+from recparams_rl.policy import GreedyTable, Policy
+from recparams_rl.reward import RewardWeights
+from recparams_simulation.compare.logs import SPACE, START, contexts, states
+from recparams_simulation.people.population import DAY, draw_visits
+from recparams_simulation.people.simulator import expected_rewards
 
 PEOPLE = Use(people=1_500, weeks=3, looks=14, bins=0)
 RULES = DeliveryRules()

@@ -15,11 +15,11 @@ import asyncpg
 import numpy as np
 import pytest
 
-from rl.reward import RewardWeights
-from server.app import App
-from simulation.demo import DemoError, HeldOut
-from simulation.demo_server import MARK, free_port, fresh_folder, stop_postgres
-from simulation.people.population import WEEK
+from recparams_rl.reward import RewardWeights
+from recparams_server.app import App
+from recparams_simulation.demo import DemoError, HeldOut
+from recparams_simulation.demo_server import MARK, free_port, fresh_folder, stop_postgres
+from recparams_simulation.people.population import WEEK
 from tests.processes import RUN_SECONDS, communicate, running
 from tests.support import ROOT, environment
 
@@ -29,7 +29,16 @@ START = 1_700_000_000
 @contextlib.contextmanager
 def demo_of(folder: Path, *arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
     """A demo in a folder, whose Postgres is stopped whatever becomes of the demo."""
-    command = (sys.executable, "-m", "server.cli", "demo", "--port", "0", "--data-dir", folder)
+    command = (
+        sys.executable,
+        "-m",
+        "recparams_server.cli",
+        "demo",
+        "--port",
+        "0",
+        "--data-dir",
+        folder,
+    )
     try:
         with running(
             *(*command, *arguments),
@@ -123,7 +132,7 @@ def test_held_out_people_are_measured_alike_and_exactly() -> None:
 async def test_simulate_records_what_it_says(app: App, db: asyncpg.Connection) -> None:
     arguments = ("simulate", "--decisions", "300", "--people", "40", "--json")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.cli", *arguments),
+        *(sys.executable, "-m", "recparams_server.cli", *arguments),
         cwd=ROOT,
         env={**os.environ, "RECPARAMS_ADDRESS": f"127.0.0.1:{app.port}"},
         stdout=asyncio.subprocess.PIPE,
@@ -142,7 +151,7 @@ async def test_simulate_records_what_it_says(app: App, db: asyncpg.Connection) -
 
 async def test_simulate_without_a_server_says_so() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.cli", "simulate", "--address", "127.0.0.1:1"),
+        *(sys.executable, "-m", "recparams_server.cli", "simulate", "--address", "127.0.0.1:1"),
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -15,11 +15,11 @@ import yaml
 from click.testing import CliRunner
 
 from deploy.prometheus import operator_rules
-from server.app import App
-from server.cli import main
-from server.cli.connection import Exit
-from server.settings import Settings
-from server.settings.callers import key_hash
+from recparams_server.app import App
+from recparams_server.cli import main
+from recparams_server.cli.connection import Exit
+from recparams_server.settings import Settings
+from recparams_server.settings.callers import key_hash
 from tests import processes
 from tests.faults import SMALL
 from tests.support import ADMIN_KEY, ROOT, Client, in_process

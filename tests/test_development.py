@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.connection import DEFAULT_ADDRESS, admin_metadata, found_address
-from server.development import findable, with_admin_key
-from server.settings import Settings
+from recparams_server.cli.connection import DEFAULT_ADDRESS, admin_metadata, found_address
+from recparams_server.development import findable, with_admin_key
+from recparams_server.settings import Settings
 
 
 @pytest.mark.parametrize("folder", [".recparams", ".recparams/demo"])

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from recparams.v1.evaluation_pb2 import LearningGain
-from server.app import App
-from server.cli import main
-from server.diagnosis import data, database, learning
-from server.diagnosis.examination import examine
-from server.diagnosis.findings import Finding, is_healthy
-from server.settings import Settings
-from server.store import learning_gain
+from recparams_server.app import App
+from recparams_server.cli import main
+from recparams_server.diagnosis import data, database, learning
+from recparams_server.diagnosis.examination import examine
+from recparams_server.diagnosis.findings import Finding, is_healthy
+from recparams_server.settings import Settings
+from recparams_server.store import learning_gain
 from tests.faults import SMALL
 from tests.support import ROOT, Client, in_process, train
 from tests.test_cli import run
@@ -296,7 +296,9 @@ async def test_arms_without_their_shares_and_learning_that_harms(
 
 def test_what_mends_it_can_be_run() -> None:
     """The commands that findings name are commands, with options that there are."""
-    text = "".join(path.read_text() for path in (ROOT / "server/diagnosis").glob("*.py"))
+    text = "".join(
+        path.read_text() for path in (ROOT / "server/recparams_server/diagnosis").glob("*.py")
+    )
     commands = set(
         re.findall(r"recparams ((?:models |rollout |runs )?[a-z]+)((?: --[a-z-]+)*)", text)
     )

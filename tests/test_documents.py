@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from proto.reference import missing, read, render
-from server.cli import main
-from server.settings import Settings
-from simulation.demo_server import free_port, stop_postgres
+from recparams_server.cli import main
+from recparams_server.settings import Settings
+from recparams_simulation.demo_server import free_port, stop_postgres
 from tests.processes import running
 from tests.support import ROOT, own_folder
 

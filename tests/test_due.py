@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from recparams.v1 import system_pb2 as spb
-from rl.learners.hyperparameters import Hyperparameters
-from server.contract.interaction import Choice, NewInteraction
-from server.jobs.requests import RunRequest
-from server.jobs.training.reading import Reading, due_transitions, read, window_start_of
-from server.settings import Settings
-from server.store import interactions, tasks, training
-from server.store.database import Pool, create_pool
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_server.contract.interaction import Choice, NewInteraction
+from recparams_server.jobs.requests import RunRequest
+from recparams_server.jobs.training.reading import Reading, due_transitions, read, window_start_of
+from recparams_server.settings import Settings
+from recparams_server.store import interactions, tasks, training
+from recparams_server.store.database import Pool, create_pool
 from tests.faults import SMALL, SPACE
 from tests.support import Client, in_process, logged, record, train
 from tests.trust import LIKE

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from recparams.v1 import training_pb2 as tpb
-from server.store.locks import TRAINER_LOCK, WATCH_LOCK
+from recparams_server.store.locks import TRAINER_LOCK, WATCH_LOCK
 from tests.faults import (
     SMALL,
     OwnPostgres,

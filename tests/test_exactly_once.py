@@ -17,12 +17,12 @@ import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
-from server.jobs.requests import RunRequest
-from server.jobs.training.progress import Progress
-from server.jobs.training.run import NotWantedError
-from server.jobs.training.run import _run as run_without_supervision
-from server.settings import Settings
-from server.store import tasks, training
+from recparams_server.jobs.requests import RunRequest
+from recparams_server.jobs.training.progress import Progress
+from recparams_server.jobs.training.run import NotWantedError
+from recparams_server.jobs.training.run import _run as run_without_supervision
+from recparams_server.settings import Settings
+from recparams_server.store import tasks, training
 from tests.faults import (
     SMALL,
     assert_same,

@@ -15,11 +15,11 @@ from examples.backend import CATALOGUE, search
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import training_pb2 as tpb
 from recparams_client import RecommendationParams
-from rl.action import ACTIONS, Action
-from rl.learners.registry import LEARNERS
-from server.app import App
-from server.jobs.forked import Template
-from server.settings import Settings
+from recparams_rl.action import ACTIONS, Action
+from recparams_rl.learners.registry import LEARNERS
+from recparams_server.app import App
+from recparams_server.jobs.forked import Template
+from recparams_server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.processes import communicate
 from tests.support import ADMIN, ROOT, Client, in_process, request, train

@@ -16,8 +16,8 @@ import pytest
 
 from benchmarks.soak.pooler import PROGRAM, PgBouncer
 from recparams.v1 import recommendation_pb2 as pb
-from server.store.database import create_pool
-from simulation.demo_server import free_port
+from recparams_server.store.database import create_pool
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, Address, OwnPostgres, Standby, eventually
 from tests.support import (
     Client,

@@ -13,9 +13,9 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
-from server.app import App
-from server.jobs.forked import Template
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.jobs.forked import Template
+from recparams_server.settings import Settings
 from tests.faults import SMALL, batch, eventually, holding
 from tests.support import (
     ADMIN,

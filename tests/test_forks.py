@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.app import App
+from recparams_server.app import App
 from tests.processes import run, running
 
 SECONDS = 120.0

@@ -28,13 +28,13 @@ from hypothesis import strategies as st
 from recparams.v1 import models_pb2, rollout_pb2
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from rl.learners.hyperparameters import Hyperparameters
-from rl.state import StateSpace
-from server.jobs.requests import RunRequest
-from server.rpc.methods import Kind, method_policy
-from server.settings.callers import Role
-from server.store import tasks, training
-from server.store.locks import TRAINER_LOCK
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.state import StateSpace
+from recparams_server.jobs.requests import RunRequest
+from recparams_server.rpc.methods import Kind, method_policy
+from recparams_server.settings.callers import Role
+from recparams_server.store import tasks, training
+from recparams_server.store.locks import TRAINER_LOCK
 from tests import fuzzing
 from tests.conftest import TEMPLATE
 from tests.fuzzing import LIBRARY, METHODS, Answer, Known, kind_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from server.app import App
+from recparams_server.app import App
 from tests.processes import communicate
 from tests.support import ADMIN_KEY, Client, request
 

@@ -13,10 +13,10 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
-from rl.arms import HOLDBACK_SALT, position_of
-from rl.evaluation.sample_ratio import MISMATCH
-from server.settings import Settings
-from simulation.demo_server import free_port
+from recparams_rl.arms import HOLDBACK_SALT, position_of
+from recparams_rl.evaluation.sample_ratio import MISMATCH
+from recparams_server.settings import Settings
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.support import (
     ADMIN,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.dockerfile import Image, ImageError
-from server.settings import Settings
+from recparams_server.settings import Settings
 from tests.faults import SMALL
 from tests.processes import run
 from tests.support import ROOT, connect, train, wait_serving
@@ -79,7 +79,7 @@ def compiled(folder: Path) -> dict[str, bytes]:
 def warmed_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("warmed") / "numba"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
-    done = run(sys.executable, "-m", "server.jobs.warm", cwd=ROOT, env=environment)
+    done = run(sys.executable, "-m", "recparams_server.jobs.warm", cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
 

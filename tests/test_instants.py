@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.settings.schedule import parse
+from recparams_server.settings.schedule import parse
 
 
 def at(text: str) -> datetime:

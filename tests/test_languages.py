@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.app import App
+from recparams_server.app import App
 from tests import processes
 from tests.support import ROOT
 

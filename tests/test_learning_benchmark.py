@@ -8,17 +8,17 @@ import pytest
 from benchmarks.learning_limits import BY_CELL, BY_PROFILE, best_by_cell, best_by_profile
 from benchmarks.learning_report import SETTLED, Found, targets_table, text
 from benchmarks.learning_trials import OURS, RULES, Worth, learn_logs, use_for_weeks
-from rl.action import N_ACTIONS
-from rl.policy import GreedyTable, rule_based_policy
-from rl.reward import RewardWeights
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
-from simulation.compare.logs import SPACE, START, joined, play, states
-from simulation.compare.measure import HeldOut, Plan, draw_held_out, draw_logs
-from simulation.compare.systems import RulesSystem, one_hot
-from simulation.people.population import draw_population, draw_visits
-from simulation.people.simulator import expected_rewards
-from simulation.people.worlds import KINDS, draw_world
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.policy import GreedyTable, rule_based_policy
+from recparams_rl.reward import RewardWeights
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
+from recparams_simulation.compare.logs import SPACE, START, joined, play, states
+from recparams_simulation.compare.measure import HeldOut, Plan, draw_held_out, draw_logs
+from recparams_simulation.compare.systems import RulesSystem, one_hot
+from recparams_simulation.people.population import draw_population, draw_visits
+from recparams_simulation.people.simulator import expected_rewards
+from recparams_simulation.people.worlds import KINDS, draw_world
 
 SMALL = Plan(sizes=(400,), seeds=1, held_out=1500, visits=50)
 COARSE = Smoothing(serving_bins=0)

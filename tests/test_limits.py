@@ -23,20 +23,25 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from server.app import App
-from server.contract.errors import MOST_VIOLATIONS, ServiceError, Violations, store_unavailable
-from server.jobs.processes import Jobs
-from server.observability import metrics, scrapes
-from server.rpc import streams
-from server.rpc.decoding import decoded, decoded_in_turns
-from server.rpc.methods import METHODS as METHOD_POLICIES
-from server.rpc.methods import MethodPolicy
-from server.services import run_followers, system
-from server.services.policy import PolicyService
-from server.settings import Settings
-from server.store import system as store_system
-from server.store import tasks
-from simulation.demo_server import free_port
+from recparams_server.app import App
+from recparams_server.contract.errors import (
+    MOST_VIOLATIONS,
+    ServiceError,
+    Violations,
+    store_unavailable,
+)
+from recparams_server.jobs.processes import Jobs
+from recparams_server.observability import metrics, scrapes
+from recparams_server.rpc import streams
+from recparams_server.rpc.decoding import decoded, decoded_in_turns
+from recparams_server.rpc.methods import METHODS as METHOD_POLICIES
+from recparams_server.rpc.methods import MethodPolicy
+from recparams_server.services import run_followers, system
+from recparams_server.services.policy import PolicyService
+from recparams_server.settings import Settings
+from recparams_server.store import system as store_system
+from recparams_server.store import tasks
+from recparams_simulation.demo_server import free_port
 from tests import observed
 from tests.faults import SMALL, eventually, trigger
 from tests.fuzzing import BYTES, FIXED32, FIXED64, METHODS, VARINT, field, unread, varint

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from server.rpc.listening import ListenError, listen, numeric_addresses, with_port
-from server.settings import Settings
-from simulation.demo_server import free_port
+from recparams_server.rpc.listening import ListenError, listen, numeric_addresses, with_port
+from recparams_server.settings import Settings
+from recparams_simulation.demo_server import free_port
 from tests.support import connect, start_in_vain, wait_serving
 
 
@@ -63,7 +63,7 @@ BOTH = ["::1", "127.0.0.1"]
 def test_a_name_is_listened_on_where_this_machine_has_it(
     monkeypatch: pytest.MonkeyPatch, missing: list[str]
 ) -> None:
-    monkeypatch.setattr("server.rpc.listening.numeric_addresses", lambda _: BOTH)
+    monkeypatch.setattr("recparams_server.rpc.listening.numeric_addresses", lambda _: BOTH)
     asked = []
 
     def add(address: str) -> int:
@@ -80,7 +80,7 @@ def test_a_name_is_listened_on_where_this_machine_has_it(
 
 
 def test_a_name_is_not_half_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.rpc.listening.numeric_addresses", lambda _: BOTH)
+    monkeypatch.setattr("recparams_server.rpc.listening.numeric_addresses", lambda _: BOTH)
 
     def add(address: str) -> int:
         if not address.startswith("[::1]"):

@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.app import App
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.settings import Settings
 from tests.faults import SMALL
 from tests.processes import communicate
 from tests.support import ROOT, Client, environment, in_process, train
@@ -45,7 +45,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 _RUNNER = """
 import json, sys
 from click.testing import CliRunner
-from server.cli import main
+from recparams_server.cli import main
 for columns, command in json.load(sys.stdin):
     terminal = {"FORCE_COLOR": "1", "COLUMNS": str(columns)} if columns else {"COLUMNS": "80"}
     outcome = CliRunner().invoke(main, command, env=terminal, color=True)
@@ -145,7 +145,7 @@ async def test_states_of_versions(app: App, client: Client, db: asyncpg.Connecti
 
 
 def test_facts_and_tables_keep_what_they_are_given(capsys: Any) -> None:
-    from server.cli.output import print_facts, print_table
+    from recparams_server.cli.output import print_facts, print_table
 
     print_table(("a", "share"), [(1, "5 %", "line\nbreak"), (22, "-", "")], notes="why")
     assert capsys.readouterr().out.splitlines() == [

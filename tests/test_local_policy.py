@@ -40,20 +40,20 @@ from recparams_client import (
 from recparams_client.deciding import Decider
 from recparams_client.sealing import SealingKey, pack, seal
 from recparams_client.snapshot import SnapshotError, decode, position_of
-from rl.action import N_ACTIONS
-from rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
-from rl.exploration import OFF, Exploration
-from rl.learners.features import n_features
-from rl.learners.lin_ts import SampledLinearPolicy
-from rl.policy import GreedyTable
-from rl.state import MOODS, StateSpace
-from server.app import App
-from server.observability import metrics
-from server.serving import snapshots
-from server.serving.delegated_tokens import Told
-from server.serving.policies import Arm, Serving
-from server.serving.tokens import InvalidTokenError, TokenCodec
-from server.settings import Settings
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import PREVIOUS, RL, RULE_BASED, Activation, Split
+from recparams_rl.exploration import OFF, Exploration
+from recparams_rl.learners.features import n_features
+from recparams_rl.learners.lin_ts import SampledLinearPolicy
+from recparams_rl.policy import GreedyTable
+from recparams_rl.state import MOODS, StateSpace
+from recparams_server.app import App
+from recparams_server.observability import metrics
+from recparams_server.serving import snapshots
+from recparams_server.serving.delegated_tokens import Told
+from recparams_server.serving.policies import Arm, Serving
+from recparams_server.serving.tokens import InvalidTokenError, TokenCodec
+from recparams_server.settings import Settings
 from tests.local_policy_vectors import Chances
 from tests.processes import run
 from tests.support import ROOT, Client, connect, in_process, wait_serving

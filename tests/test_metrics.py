@@ -11,11 +11,11 @@ import trustme
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from rl.state import TRAITS
-from server.app import App
-from server.background import monitor
-from server.store.migration import migrate
-from simulation.demo_server import free_port
+from recparams_rl.state import TRAITS
+from recparams_server.app import App
+from recparams_server.background import monitor
+from recparams_server.store.migration import migrate
+from recparams_simulation.demo_server import free_port
 from tests import observed
 from tests.faults import SMALL, OwnPostgres, eventually, trigger
 from tests.support import (

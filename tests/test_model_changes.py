@@ -11,12 +11,12 @@ import zstandard
 
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import rollout_pb2 as rpb
-from rl.action import ACTIONS
-from rl.rules import rule_table
-from server.app import App
-from server.settings import Settings
-from server.store import deletion
-from server.store.models import checksum
+from recparams_rl.action import ACTIONS
+from recparams_rl.rules import rule_table
+from recparams_server.app import App
+from recparams_server.settings import Settings
+from recparams_server.store import deletion
+from recparams_server.store.models import checksum
 from tests.faults import SMALL
 from tests.support import ADMIN, Client, failure_of, in_process, train
 from tests.test_cli import run

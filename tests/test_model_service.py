@@ -16,11 +16,11 @@ import pytest
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from rl.state import Context, StateSpace
-from server.jobs.processes import INVALID_FILE
-from server.jobs.tables import import_table
-from server.settings import Settings
-from server.store.models import load_table
+from recparams_rl.state import Context, StateSpace
+from recparams_server.jobs.processes import INVALID_FILE
+from recparams_server.jobs.tables import import_table
+from recparams_server.settings import Settings
+from recparams_server.store.models import load_table
 from tests.faults import IN_SPACE
 from tests.support import (
     ADMIN,

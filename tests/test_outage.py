@@ -16,7 +16,7 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
 from recparams.v1 import training_pb2 as tpb
-from server.store.migration import migrate
+from recparams_server.store.migration import migrate
 from tests.faults import (
     SMALL,
     OwnPostgres,

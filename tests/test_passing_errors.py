@@ -13,8 +13,8 @@ import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import system_pb2 as spb
-from server.settings import Settings
-from server.store.errors import STORE_ERRORS
+from recparams_server.settings import Settings
+from recparams_server.store.errors import STORE_ERRORS
 from tests.faults import SMALL, eventually
 from tests.support import Client, failure_of, in_process, logged, record, request
 

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.soak.pooler import PROGRAM, PgBouncer
 from recparams.v1 import models_pb2 as mpb
-from server.store.errors import UnusableDatabaseError
-from server.store.sessions import check_sessions
-from simulation.demo_server import free_port
+from recparams_server.store.errors import UnusableDatabaseError
+from recparams_server.store.sessions import check_sessions
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, OwnPostgres, eventually
 from tests.processes import run
 from tests.support import (
@@ -83,7 +83,7 @@ async def test_a_pooler_that_shares_sessions_ends_the_start(
     workers: int,
 ) -> None:
     env = environment(pooler(mode), port=0, data_dir=tmp_path, workers=workers)
-    serve = (sys.executable, "-m", "server.cli", "serve")
+    serve = (sys.executable, "-m", "recparams_server.cli", "serve")
     done = await asyncio.to_thread(run, *serve, env=env, cwd=ROOT)
     assert done.returncode == 1
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
@@ -99,7 +99,9 @@ def test_a_migration_through_such_a_pooler_says_so(
     direct: asyncpg.Connection, pooler: Callable[[str], str]
 ) -> None:
     url = pooler("transaction")
-    done = run(sys.executable, "-m", "server.cli", "migrate", "--database-url", url, cwd=ROOT)
+    done = run(
+        sys.executable, "-m", "recparams_server.cli", "migrate", "--database-url", url, cwd=ROOT
+    )
     assert done.returncode == 1
     assert "session mode" in done.stderr
 

@@ -14,8 +14,8 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from server.rpc.methods import Kind
-from server.settings.callers import key_hash
+from recparams_server.rpc.methods import Kind
+from recparams_server.settings.callers import key_hash
 from tests import fuzzing
 from tests.fuzzing import METHODS, Known, kind_of
 from tests.processes import run
@@ -167,7 +167,7 @@ async def test_what_the_database_says_of_a_row_is_not_logged(
 LOG_IT = """
 import asyncio, gc, logging, sys
 import asyncpg, structlog
-from server.observability import logs
+from recparams_server.observability import logs
 
 url, form, person, *statements = sys.argv[1:]
 log = structlog.get_logger()

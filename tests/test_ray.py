@@ -15,16 +15,16 @@ import pytest
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.learners.registry import LEARNERS
-from rl.learners.tabular import TabularLearner
-from rl.state import NO_CELL, StateSpace
-from server.jobs.requests import RunRequest
-from server.jobs.training import exports
-from server.jobs.training.engine import Engine, OneProcess, Work
-from server.jobs.training.holdout import held_out, split_time
-from server.jobs.training.progress import Progress
-from server.jobs.training.reading import Reading
-from server.jobs.training.shards import (
+from recparams_rl.learners.registry import LEARNERS
+from recparams_rl.learners.tabular import TabularLearner
+from recparams_rl.state import NO_CELL, StateSpace
+from recparams_server.jobs.requests import RunRequest
+from recparams_server.jobs.training import exports
+from recparams_server.jobs.training.engine import Engine, OneProcess, Work
+from recparams_server.jobs.training.holdout import held_out, split_time
+from recparams_server.jobs.training.progress import Progress
+from recparams_server.jobs.training.reading import Reading
+from recparams_server.jobs.training.shards import (
     Part,
     Shard,
     cell_expression,
@@ -36,8 +36,8 @@ from server.jobs.training.shards import (
     split_cells,
     write_shard_rows,
 )
-from server.settings import Settings
-from server.store import models, training
+from recparams_server.settings import Settings
+from recparams_server.store import models, training
 from tests.support import ADMIN, Client, failure_of, in_process, record, train
 from tests.test_cli import run
 
@@ -301,7 +301,7 @@ async def test_what_learns_no_table_is_not_dealt_out(client: Client, algorithm: 
 async def test_a_server_without_ray_says_so(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.services.training.find_spec", lambda _: None)
+    monkeypatch.setattr("recparams_server.services.training.find_spec", lambda _: None)
     asked = tpb.TriggerTrainingRequest(engine=tpb.TRAINING_ENGINE_RAY)
     failure = await failure_of(client.training.TriggerTraining(asked, metadata=ADMIN))
     assert failure.reason == "ENGINE_MISSING"

@@ -10,8 +10,8 @@ import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from server.app import App
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.settings import Settings
 from tests.support import SEED_PERSONALITY, Client, failure_of, in_process, logged, record, request
 
 

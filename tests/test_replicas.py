@@ -17,8 +17,8 @@ from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from recparams_client.aio import AsyncRecParamsClient
 from recparams_client.types import DecisionRequest, Interaction, PersonalityProfile
-from server.store import interactions
-from simulation.demo_server import free_port
+from recparams_server.store import interactions
+from recparams_simulation.demo_server import free_port
 from tests.faults import (
     SMALL,
     eventually,

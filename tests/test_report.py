@@ -10,11 +10,11 @@ from click.testing import CliRunner, Result
 
 from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
-from server.cli import evaluate as command
-from server.cli.charts import REFUSED
-from server.cli.output import print_estimates
-from server.cli.report import render
-from server.cli.run_output import print_run
+from recparams_server.cli import evaluate as command
+from recparams_server.cli.charts import REFUSED
+from recparams_server.cli.output import print_estimates
+from recparams_server.cli.report import render
+from recparams_server.cli.run_output import print_run
 from tests.test_cli_trust import Page
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ & {{ 7 * 7 }} --> ]]>"

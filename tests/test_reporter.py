@@ -16,8 +16,8 @@ from recparams_client import (
     PersonalityProfile,
     RecParamsClient,
 )
-from server.app import App
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.settings import Settings
 from tests.processes import run
 from tests.support import Client, connect, wait_serving
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 
-from rl.learners.registry import LEARNERS
-from rl.objectives import Objectives
-from server.jobs.requests import ACTIVE, RAY, EvaluationRequest, RunRequest
+from recparams_rl.learners.registry import LEARNERS
+from recparams_rl.objectives import Objectives
+from recparams_server.jobs.requests import ACTIVE, RAY, EvaluationRequest, RunRequest
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import rollout_pb2 as rpb
 from recparams.v1 import types_pb2 as types
-from server.settings import Settings
+from recparams_server.settings import Settings
 from tests.faults import SMALL, eventually, train_here
 from tests.support import (
     ADMIN,

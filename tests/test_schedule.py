@@ -10,11 +10,11 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from server.app import App
-from server.background import training_schedule
-from server.jobs.forked import Template
-from server.settings import Settings
-from server.settings.schedule import Schedule
+from recparams_server.app import App
+from recparams_server.background import training_schedule
+from recparams_server.jobs.forked import Template
+from recparams_server.settings import Settings
+from recparams_server.settings.schedule import Schedule
 from tests.faults import SMALL, eventually, trigger
 from tests.support import Client, connect, wait_serving
 

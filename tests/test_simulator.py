@@ -5,14 +5,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import QLearning
-from rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
-from rl.rules import rule_table
-from rl.smoothing import Smoothing
-from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
-from rl.transitions import Interactions, prepare
-from simulation.people.population import (
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import QLearning
+from recparams_rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
+from recparams_rl.rules import rule_table
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, StateSpace
+from recparams_rl.transitions import Interactions, prepare
+from recparams_simulation.people.population import (
     SECONDS_BETWEEN_VISITS,
     WEEK,
     Population,
@@ -20,15 +20,15 @@ from simulation.people.population import (
     draw_population,
     draw_visits,
 )
-from simulation.people.preferences import OWN
-from simulation.people.simulator import (
+from recparams_simulation.people.preferences import OWN
+from recparams_simulation.people.simulator import (
     PAUSE_SECONDS,
     expected_rewards,
     like_probabilities,
     next_situations,
     react,
 )
-from simulation.people.traits import TRAIT_CORRELATIONS, TRAIT_MEANS, TRAIT_SDS
+from recparams_simulation.people.traits import TRAIT_CORRELATIONS, TRAIT_MEANS, TRAIT_SDS
 
 START = 1_700_000_000
 WEIGHTS = RewardWeights()

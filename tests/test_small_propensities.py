@@ -11,11 +11,11 @@ from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams_client.types import PersonalityProfile
-from rl.evaluation.overlap import bounded_pscore, least_pscore
-from rl.policy import rule_based_policy
-from rl.state import StateSpace
-from server.settings import Settings
-from server.store import model_rows
+from recparams_rl.evaluation.overlap import bounded_pscore, least_pscore
+from recparams_rl.policy import rule_based_policy
+from recparams_rl.state import StateSpace
+from recparams_server.settings import Settings
+from recparams_server.store import model_rows
 from tests.delegating import Caller, recording, store_version
 from tests.faults import SMALL
 from tests.support import ADMIN, Client, failure_of, in_process, record, train

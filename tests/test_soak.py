@@ -25,9 +25,9 @@ from benchmarks.soak.report import verdict
 from benchmarks.soak.run import Outcome, Plan
 from recparams_client import AsyncRecParamsClient, Interaction
 from recparams_client.conversion import request_message
-from server.app import App
-from server.settings import Settings
-from simulation.demo_server import free_port
+from recparams_server.app import App
+from recparams_server.settings import Settings
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, SPACE
 from tests.processes import run
 from tests.support import ROOT, Client, in_process, train

@@ -19,18 +19,18 @@ from examples.backend import CATALOGUE, search
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import training_pb2 as tpb
 from recparams_client import RecommendationParams, orchestrator
-from rl.action import ACTIONS
-from rl.agent import (
+from recparams_rl.action import ACTIONS
+from recparams_rl.agent import (
     QLearningAgent,
     RecommendationAction,
     RecommendationState,
     RewardFunction,
 )
-from rl.reward import REACTIONS, RewardWeights
-from rl.state import StateSpace
-from server.app import App
-from server.settings import Settings
-from server.settings.schedule import parse
+from recparams_rl.reward import REACTIONS, RewardWeights
+from recparams_rl.state import StateSpace
+from recparams_server.app import App
+from recparams_server.settings import Settings
+from recparams_server.settings.schedule import parse
 from tests.faults import SMALL, SPACE
 from tests.support import ADMIN, ADMIN_KEY, ROOT, Client, in_process
 from tests.test_model_service import export, send

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from server.observability.stalls import StallMeter
+from recparams_server.observability.stalls import StallMeter
 from tests.faults import eventually
 
 STALL = 0.5

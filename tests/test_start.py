@@ -5,7 +5,7 @@ import sys
 import click
 import pytest
 
-from server import cli
+from recparams_server import cli
 from tests.processes import run
 from tests.support import ROOT
 
@@ -25,14 +25,16 @@ def imported(program: str) -> set[str]:
 
 
 def test_help_imports_no_command() -> None:
-    found = imported("from server.cli import main\nmain(['--help'], standalone_mode=False)")
+    found = imported(
+        "from recparams_server.cli import main\nmain(['--help'], standalone_mode=False)"
+    )
     assert "click" in found
     assert not found & (OF_SERVERS | OF_FEW | OF_CALLS | {"asyncio"})
 
 
 def test_commands_that_call_import_nothing_of_servers() -> None:
     found = imported(
-        "from server.cli import main\n"
+        "from recparams_server.cli import main\n"
         f"for name in {CALLING.split()}: assert main.get_command(None, name)"
     )
     assert "grpc" in found
@@ -41,14 +43,16 @@ def test_commands_that_call_import_nothing_of_servers() -> None:
 
 def test_servers_import_nothing_of_jobs_and_terminals() -> None:
     found = imported(
-        "from server.imports import of_a_service\nwith of_a_service(): import server.app\n"
+        "from recparams_server.imports import of_a_service\nwith of_a_service(): import recparams_server.app\n"
     )
     assert found >= OF_SERVERS
     assert not found & (OF_FEW | {"recparams_client", "rich"})
 
 
 def test_what_was_hidden_can_be_imported_later() -> None:
-    program = "from server.imports import of_a_service\nwith of_a_service(): import structlog\n"
+    program = (
+        "from recparams_server.imports import of_a_service\nwith of_a_service(): import structlog\n"
+    )
     assert "rich" in imported(f"{program}import gc, rich\nassert gc.isenabled()")
 
 

@@ -19,17 +19,17 @@ import zstandard
 
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import training_pb2 as tpb
-from rl.policy import publish
-from rl.smoothing import Smoothing
-from rl.state import TRAITS, StateSpace
-from server.app import App
-from server.contract.interaction import Choice, NewInteraction
-from server.settings import Settings
-from server.store import activations, interactions, models, profiles, training
-from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
-from server.store.database import Pool, create_pool
-from server.store.locks import MAINTENANCE_LOCK
-from server.store.migration import migrate
+from recparams_rl.policy import publish
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import TRAITS, StateSpace
+from recparams_server.app import App
+from recparams_server.contract.interaction import Choice, NewInteraction
+from recparams_server.settings import Settings
+from recparams_server.store import activations, interactions, models, profiles, training
+from recparams_server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
+from recparams_server.store.database import Pool, create_pool
+from recparams_server.store.locks import MAINTENANCE_LOCK
+from recparams_server.store.migration import migrate
 from tests.faults import (
     SMALL,
     SPACE,

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 
 from recparams.v1 import models_pb2 as mpb
-from simulation.demo import DemoError
-from simulation.demo_server import free_port
+from recparams_simulation.demo import DemoError
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.processes import GRACE_SECONDS, running
 from tests.support import (
@@ -200,7 +200,7 @@ def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
     with (
         log.open("wb") as file,
         running(
-            *(sys.executable, "-m", "server.cli", "serve"),
+            *(sys.executable, "-m", "recparams_server.cli", "serve"),
             env=environment("postgresql:///nowhere", port=0, workers=2, data_dir=tmp_path),
             cwd=ROOT,
             stderr=file,

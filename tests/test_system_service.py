@@ -10,8 +10,8 @@ import pytest
 
 from recparams.v1 import system_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
-from server.app import App
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.settings import Settings
 from tests.faults import SMALL, eventually, trigger
 from tests.support import Client, connect, in_process, logged, record, train, wait_ended
 from tests.test_cli import run

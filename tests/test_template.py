@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 from recparams.v1 import training_pb2 as tpb
-from server.app import App
-from server.jobs import forked
-from server.jobs.forked import ForkedProcess, Template
-from server.jobs.lifeline import Lifeline
-from server.jobs.processes import STORE_AWAY, UNUSABLE_MODEL
-from server.settings import Settings
+from recparams_server.app import App
+from recparams_server.jobs import forked
+from recparams_server.jobs.forked import ForkedProcess, Template
+from recparams_server.jobs.lifeline import Lifeline
+from recparams_server.jobs.processes import STORE_AWAY, UNUSABLE_MODEL
+from recparams_server.settings import Settings
 from tests.faults import (
     SMALL,
     batch,
@@ -59,7 +59,7 @@ import json, os, random, signal, sys, threading
 
 import numpy as np
 
-import server.jobs.__main__
+import recparams_server.jobs.__main__
 
 
 def look_around(arguments):
@@ -77,7 +77,7 @@ def look_around(arguments):
     return 7
 
 
-server.jobs.__main__.main = look_around
+recparams_server.jobs.__main__.main = look_around
 """
 
 
@@ -158,7 +158,10 @@ async def test_a_job_does_what_it_does_when_run_by_hand(
     process = await template.start(*arguments.split(), environment=given, lifeline=lifeline.reader)
     code, output = await finished(process)
     by_hand = await asyncio.to_thread(
-        run, *(sys.executable, "-P", "-m", "server.jobs", *arguments.split()), env=given, cwd=ROOT
+        run,
+        *(sys.executable, "-P", "-m", "recparams_server.jobs", *arguments.split()),
+        env=given,
+        cwd=ROOT,
     )
     assert (code, output.decode()) == (by_hand.returncode, by_hand.stdout)
     known = 2 if arguments == "nonsense" else UNUSABLE_MODEL
@@ -405,8 +408,8 @@ async def test_kernels_are_not_compiled_for_a_job_that_may_not_need_them(
 ) -> None:
     """A cache that is cold is filled by the job, as it always was, and read by the template."""
     code = (
-        "from server.jobs.template import load_kernels\n"
-        "from server.jobs.warm import learn_one\n"
+        "from recparams_server.jobs.template import load_kernels\n"
+        "from recparams_server.jobs.warm import learn_one\n"
         "assert not load_kernels()\n"
         "learn_one('q_learning')\n"
         "assert load_kernels()\n"

@@ -25,9 +25,9 @@ from recparams_client import (
     RecParamsClient,
     tls_credentials,
 )
-from server.app import App, StartError
-from server.rpc.tls import CertificateError, server_credentials
-from server.settings import Settings
+from recparams_server.app import App, StartError
+from recparams_server.rpc.tls import CertificateError, server_credentials
+from recparams_server.settings import Settings
 from tests.faults import eventually
 from tests.processes import communicate
 from tests.support import ROOT, environment, start_in_vain
@@ -226,7 +226,15 @@ async def test_the_command_line_and_the_client_use_tls(start: Start, files: File
         async def cli(*arguments: str, **variables: object) -> tuple[int | None, str]:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "server.cli", "recommend", "ada", "--address", target, *arguments),
+                *(
+                    "-m",
+                    "recparams_server.cli",
+                    "recommend",
+                    "ada",
+                    "--address",
+                    target,
+                    *arguments,
+                ),
                 env=environment("postgresql:///none", **variables),
                 cwd=ROOT,
                 stdout=asyncio.subprocess.PIPE,

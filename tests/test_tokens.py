@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.state import TRAITS
-from server.serving.tokens import RECORD, TOKEN_BYTES, Decision, InvalidTokenError, TokenCodec
+from recparams_rl.state import TRAITS
+from recparams_server.serving.tokens import (
+    RECORD,
+    TOKEN_BYTES,
+    Decision,
+    InvalidTokenError,
+    TokenCodec,
+)
 
 float32 = st.floats(0, 100, width=32)
 decisions = st.builds(

@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from recparams.v1 import training_pb2 as tpb
-from server.observability import opentelemetry_traces, tracing
-from simulation.demo_server import free_port
+from recparams_server.observability import opentelemetry_traces, tracing
+from recparams_simulation.demo_server import free_port
 from tests.faults import SMALL, eventually
 from tests.processes import communicate, run
 from tests.support import (
@@ -180,7 +180,7 @@ async def test_a_trace_goes_on_in_the_trainer(
 async def test_log_lines_name_their_trace(collector: Collector, database_url: str) -> None:
     parent = {"TRACEPARENT": f"00-{TRACE}-b7ad6b7169203331-01"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "server.jobs", "train", "1"),
+        *(sys.executable, "-m", "recparams_server.jobs", "train", "1"),
         env={**environment(database_url, tracing="on"), **parent},
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
@@ -199,7 +199,7 @@ def test_a_collector_that_is_away_holds_nothing_up(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", away)
     started = time.monotonic()
     done = run(
-        *(sys.executable, "-m", "server.jobs", "train", "1"),
+        *(sys.executable, "-m", "recparams_server.jobs", "train", "1"),
         env=environment(database_url, tracing="on"),
         cwd=ROOT,
     )
@@ -224,7 +224,7 @@ def test_what_is_off_is_not_imported() -> None:
     assert tracing.interceptors() == []
     assert tracing.carrier() == {}
     code = (
-        "import sys, server.app, server.jobs.__main__\n"
+        "import sys, recparams_server.app, recparams_server.jobs.__main__\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     assert run(sys.executable, "-c", code, cwd=ROOT).returncode == 0

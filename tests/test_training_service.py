@@ -14,11 +14,11 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import tuning_pb2
 from recparams.v1 import types_pb2 as types
-from rl.state import Context
-from server.app import App
-from server.jobs.forked import Template
-from server.settings import Settings
-from server.store.models import load_table
+from recparams_rl.state import Context
+from recparams_server.app import App
+from recparams_server.jobs.forked import Template
+from recparams_server.settings import Settings
+from recparams_server.store.models import load_table
 from tests.faults import IN_SPACE, SPACE
 from tests.support import (
     ADMIN,

@@ -13,12 +13,12 @@ from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
-from rl.action import ACTIONS
-from rl.objectives import LEVELS
-from rl.rules import rule_based_action
-from rl.state import Context
-from server.contract.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES
-from server.settings import Settings
+from recparams_rl.action import ACTIONS
+from recparams_rl.objectives import LEVELS
+from recparams_rl.rules import rule_based_action
+from recparams_rl.state import Context
+from recparams_server.contract.vocabulary import CONTENT_TYPE_NAMES, MOOD_NAMES, TIME_OF_DAY_NAMES
+from recparams_server.settings import Settings
 from tests.faults import SMALL, eventually
 from tests.support import ADMIN, ROOT, Client, failure_of, in_process, logged, record, train
 from tests.trust import DISLIKE, LIKE, decide, get_rollout, likes_high_energy, live, set_rollout

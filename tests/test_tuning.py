@@ -15,12 +15,12 @@ from google.protobuf.json_format import ParseDict
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import tuning_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from server.app import App
-from server.cli.tuning_output import settings_lines, table_rows, tuning_sentence
-from server.jobs.tuning import MOST_INTERACTIONS
-from server.settings import Settings
-from server.store.locks import TUNING_LOCK, try_lock
-from server.store.tuning import QUERY, people_below
+from recparams_server.app import App
+from recparams_server.cli.tuning_output import settings_lines, table_rows, tuning_sentence
+from recparams_server.jobs.tuning import MOST_INTERACTIONS
+from recparams_server.settings import Settings
+from recparams_server.store.locks import TUNING_LOCK, try_lock
+from recparams_server.store.tuning import QUERY, people_below
 from tests.faults import SMALL, eventually, job_processes
 from tests.support import ADMIN, ADMIN_KEY, Client, failure_of, in_process
 from tests.test_cli import run

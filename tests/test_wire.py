@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import types_pb2 as types
-from rl.state import TRAITS
-from server.services.checks import LONGEST_USER_ID
-from server.serving.answers import batch_entry_prefix
-from server.serving.plain_requests import read_plain_batch
+from recparams_rl.state import TRAITS
+from recparams_server.services.checks import LONGEST_USER_ID
+from recparams_server.serving.answers import batch_entry_prefix
+from recparams_server.serving.plain_requests import read_plain_batch
 from tests.support import SEED_PERSONALITY, Client, failure_of, request
 
 Request, Batch = pb.GetRecommendationParamsRequest, pb.BatchGetRecommendationParamsRequest

@@ -10,23 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from rl.reward import RewardWeights, rewards
-from rl.rules import rule_table
-from rl.state import TRAITS, StateSpace
-from simulation.compare.logs import Log, simulate
-from simulation.compare.measure import Plan, draw_held_out, draw_logs, trials
-from simulation.compare.systems import RulesSystem
-from simulation.people.population import (
+from recparams_rl.reward import RewardWeights, rewards
+from recparams_rl.rules import rule_table
+from recparams_rl.state import TRAITS, StateSpace
+from recparams_simulation.compare.logs import Log, simulate
+from recparams_simulation.compare.measure import Plan, draw_held_out, draw_logs, trials
+from recparams_simulation.compare.systems import RulesSystem
+from recparams_simulation.people.population import (
     Population,
     Situations,
     draw_population,
     draw_tastes,
     draw_visits,
 )
-from simulation.people.preferences import CONTEXT_SHAPE, OWN, World
-from simulation.people.simulator import expected_rewards, react
-from simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
-from simulation.people.worlds import KINDS, Jumps, draw_world
+from recparams_simulation.people.preferences import CONTEXT_SHAPE, OWN, World
+from recparams_simulation.people.simulator import expected_rewards, react
+from recparams_simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
+from recparams_simulation.people.worlds import KINDS, Jumps, draw_world
 
 SPACE = StateSpace()
 RULES = rule_table(SPACE)

@@ -13,13 +13,13 @@ from benchmarks.soak import probe
 from benchmarks.soak.ledger import DECISIONS, OK, WITHOUT_PROFILE, Answer, Ledger
 from benchmarks.soak.replicas import EXPLORATION
 from recparams.v1 import recommendation_pb2 as pb
-from rl.action import N_ACTIONS
-from rl.arms import RULES_VERSION
-from rl.policy import SOURCES, propensity, rule_based_policy
-from rl.state import StateSpace
-from server.contract.vocabulary import SOURCE_NUMBERS
-from server.store import models, training
-from server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.arms import RULES_VERSION
+from recparams_rl.policy import SOURCES, propensity, rule_based_policy
+from recparams_rl.state import StateSpace
+from recparams_server.contract.vocabulary import SOURCE_NUMBERS
+from recparams_server.store import models, training
+from recparams_server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
 
 EXPLORED = "exploration"
 _SOURCES = dict(zip(SOURCES, SOURCE_NUMBERS, strict=True))

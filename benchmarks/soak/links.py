@@ -24,7 +24,7 @@ from typing import Any
 
 import uvloop
 
-from simulation.demo_server import end, free_port
+from recparams_simulation.demo_server import end, free_port
 
 PIECE_BYTES = 64 * 1024
 END_SECONDS = 10.0

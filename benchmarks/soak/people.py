@@ -5,9 +5,9 @@ from dataclasses import astuple, dataclass
 
 from benchmarks.soak.ledger import Answer
 from recparams_client import DecisionRequest, PersonalityProfile, Recommendation
-from rl.action import ACTIONS
-from rl.rules import rule_based_action
-from rl.state import Context, StateSpace
+from recparams_rl.action import ACTIONS
+from recparams_rl.rules import rule_based_action
+from recparams_rl.state import Context, StateSpace
 
 NEUTRAL = (50.0, 50.0, 50.0, 50.0, 50.0)
 _BY_NAMES = {(one.energy, one.diversity, one.novelty): one.index for one in ACTIONS}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from simulation.demo_server import end, free_port
+from recparams_simulation.demo_server import end, free_port
 
 PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 """The program; None where it is not installed."""

@@ -70,7 +70,7 @@ class Replica:
         """Starts a process; it is not SERVING yet."""
         with self.log.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve"],
+                [sys.executable, "-m", "recparams_server.cli", "serve"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -24,8 +24,8 @@ from benchmarks.soak.replicas import Replica, settings
 from benchmarks.soak.traffic import Pace, Traffic, measure_lateness
 from recparams_client import AsyncRecParamsClient
 from recparams_client.conversion import request_message
-from rl.state import StateSpace
-from simulation.demo_server import free_port
+from recparams_rl.state import StateSpace
+from recparams_simulation.demo_server import free_port
 
 QUIET_SECONDS = 2.0
 """Within which servers must agree after the last activation."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from rl.action import N_ACTIONS
-from rl.basis import ACTION_COLUMNS, TRAIT_TERMS, Basis
-from rl.regression import Curve, Prior, Rows
-from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY, StateSpace
-from rl.transitions import Interactions
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.basis import ACTION_COLUMNS, TRAIT_TERMS, Basis
+from recparams_rl.regression import Curve, Prior, Rows
+from recparams_rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY, StateSpace
+from recparams_rl.transitions import Interactions
 
 f32 = np.float32
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.action import (
+from recparams_rl.action import (
     ACTIONS,
     DIVERSITIES,
     ENERGIES,

@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import ACTIONS, N_ACTIONS, Action
-from rl.agent import (
+from recparams_rl.action import ACTIONS, N_ACTIONS, Action
+from recparams_rl.agent import (
     QLearningAgent,
     RecommendationAction,
     RecommendationState,
     RewardFunction,
 )
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import QLearning, update
-from rl.learners.tabular import update_rewards
-from rl.policy import propensity
-from rl.reward import REACTIONS, RewardWeights
-from rl.rules import rule_based_action
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import QLearning, update
+from recparams_rl.learners.tabular import update_rewards
+from recparams_rl.policy import propensity
+from recparams_rl.reward import REACTIONS, RewardWeights
+from recparams_rl.rules import rule_based_action
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 
 SPACE = StateSpace(2, ("music",), ("calm", "sad"), ("morning", "night"))
 ADA = RecommendationState(75, 60, 40, 80, 30, "music", "calm", "night")

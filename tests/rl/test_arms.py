@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.arms import ARMS, HOLDBACK_SALT, PREVIOUS, RL, RULE_BASED, Split, position_of
+from recparams_rl.arms import ARMS, HOLDBACK_SALT, PREVIOUS, RL, RULE_BASED, Split, position_of
 
 percents = st.floats(0, 100)
 users = st.text(min_size=1, max_size=40)

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from rl.action import N_ACTIONS
-from rl.evaluation.comparison import Comparison, Log, Target, _pareto, compare
-from rl.evaluation.estimators import ESTIMATORS
-from rl.objectives import LEVELS, Objectives
-from rl.policy import GreedyTable, rule_based_policy
-from rl.reward import RewardWeights, rewards
-from rl.rules import rule_table
-from rl.state import TRAITS, StateSpace
-from simulation.people.population import WEEK, draw_population, draw_visits
-from simulation.people.simulator import expected_rewards, react
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.evaluation.comparison import Comparison, Log, Target, _pareto, compare
+from recparams_rl.evaluation.estimators import ESTIMATORS
+from recparams_rl.objectives import LEVELS, Objectives
+from recparams_rl.policy import GreedyTable, rule_based_policy
+from recparams_rl.reward import RewardWeights, rewards
+from recparams_rl.rules import rule_table
+from recparams_rl.state import TRAITS, StateSpace
+from recparams_simulation.people.population import WEEK, draw_population, draw_visits
+from recparams_simulation.people.simulator import expected_rewards, react
 
 SPACE = StateSpace()
 EPSILON = 0.4

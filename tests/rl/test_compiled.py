@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rl.compiled import Compiled
+from recparams_rl.compiled import Compiled
 from tests.processes import run
 from tests.support import ROOT
 
@@ -35,7 +35,7 @@ def test_compiled_functions_call_each_other_from_any_thread() -> None:
 
 def test_nothing_is_compiled_by_an_import() -> None:
     code = (
-        "import sys, server.app, server.cli.serve, server.jobs.__main__, rl.learners.registry\n"
+        "import sys, recparams_server.app, recparams_server.cli.serve, recparams_server.jobs.__main__, recparams_rl.learners.registry\n"
         "sys.exit('numba' in sys.modules)"
     )
     assert run(sys.executable, "-c", code, cwd=ROOT).returncode == 0

@@ -5,14 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.action import N_ACTIONS
-from rl.learners.actor_critic import ActorCritic, ActorCriticHyperparameters
-from rl.learners.deep import DeepLearner, Minibatch, forward
-from rl.learners.dqn import Dqn, DqnHyperparameters, loss
-from rl.learners.network import GreedyNetwork, SoftmaxNetwork, inputs, n_inputs, new_network
-from rl.packing import pack, unpack
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners.actor_critic import ActorCritic, ActorCriticHyperparameters
+from recparams_rl.learners.deep import DeepLearner, Minibatch, forward
+from recparams_rl.learners.dqn import Dqn, DqnHyperparameters, loss
+from recparams_rl.learners.network import (
+    GreedyNetwork,
+    SoftmaxNetwork,
+    inputs,
+    n_inputs,
+    new_network,
+)
+from recparams_rl.packing import pack, unpack
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make deep")
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import N_ACTIONS
-from rl.draws import N_SAMPLES, Draws, rounded
-from rl.packing import pack, unpack
-from rl.policy import GreedyTable
-from rl.state import StateSpace, nearest_states, serving_space
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.draws import N_SAMPLES, Draws, rounded
+from recparams_rl.packing import pack, unpack
+from recparams_rl.policy import GreedyTable
+from recparams_rl.state import StateSpace, nearest_states, serving_space
 
 SPACE = StateSpace(2, ("music",), ("calm", "sad"), ("night", "morning", "evening"))
 SERVING = serving_space(SPACE, 3)

@@ -10,9 +10,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers.vector import DictInfoToList
 from mabwiser.mab import MAB, LearningPolicy
 
-from rl.action import N_ACTIONS
-from rl.state import StateSpace
-from simulation.people.environment import NAME, Recommendation, RecommendationVector
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.state import StateSpace
+from recparams_simulation.people.environment import NAME, Recommendation, RecommendationVector
 from tests.support import ROOT
 
 

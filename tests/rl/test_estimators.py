@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluation.estimators import (
+from recparams_rl.evaluation.estimators import (
     ESTIMATORS,
     DoublyRobust,
     Estimator,

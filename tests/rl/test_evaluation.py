@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluation.estimators import ESTIMATORS, Estimator, Rounds, rounds
-from rl.evaluation.intervals import RESAMPLES, Estimate, Interval, difference, estimate
-from rl.evaluation.overlap import Overlap
+from recparams_rl.evaluation.estimators import ESTIMATORS, Estimator, Rounds, rounds
+from recparams_rl.evaluation.intervals import RESAMPLES, Estimate, Interval, difference, estimate
+from recparams_rl.evaluation.overlap import Overlap
 
 DM, IPW, SNIPW, DR, SWITCH = ESTIMATORS
 Z = NormalDist().inv_cdf(0.975)

@@ -13,15 +13,21 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from rl.action import N_ACTIONS
-from rl.evaluation.estimators import ESTIMATORS, rounds
-from rl.evaluation.intervals import Estimate, difference, estimate
-from rl.evaluation.reward_model import estimate_rewards
-from rl.reward import RewardWeights, rewards
-from rl.rules import rule_table
-from rl.state import TIMES_OF_DAY, TRAITS, StateSpace
-from simulation.people.population import DAY, Population, Situations, draw_population, draw_visits
-from simulation.people.simulator import expected_rewards, react
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.evaluation.estimators import ESTIMATORS, rounds
+from recparams_rl.evaluation.intervals import Estimate, difference, estimate
+from recparams_rl.evaluation.reward_model import estimate_rewards
+from recparams_rl.reward import RewardWeights, rewards
+from recparams_rl.rules import rule_table
+from recparams_rl.state import TIMES_OF_DAY, TRAITS, StateSpace
+from recparams_simulation.people.population import (
+    DAY,
+    Population,
+    Situations,
+    draw_population,
+    draw_visits,
+)
+from recparams_simulation.people.simulator import expected_rewards, react
 
 LOGS = 250
 PEOPLE = 2500

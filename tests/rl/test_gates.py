@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.evaluation.gates import Figures, Thresholds, check, q_bound, reward_bounds
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import train
-from rl.objectives import Objectives, weighted_reward
-from rl.reward import REACTIONS, RewardWeights, reaction_mask, rewards
-from rl.transitions import Transitions
+from recparams_rl.evaluation.gates import Figures, Thresholds, check, q_bound, reward_bounds
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import train
+from recparams_rl.objectives import Objectives, weighted_reward
+from recparams_rl.reward import REACTIONS, RewardWeights, reaction_mask, rewards
+from recparams_rl.transitions import Transitions
 
 GOOD = Figures(
     interactions=1000,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.hyperparameters import Hyperparameters
 
 
 def test_the_seeds_defaults() -> None:

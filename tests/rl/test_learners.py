@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.action import N_ACTIONS
-from rl.learners.base import Learner
-from rl.learners.registry import LEARNERS, POLICIES, parameters_of, settings_of
-from rl.packing import pack, unpack
-from rl.policy import EXPLORATION
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners.base import Learner
+from recparams_rl.learners.registry import LEARNERS, POLICIES, parameters_of, settings_of
+from recparams_rl.packing import pack, unpack
+from recparams_rl.policy import EXPLORATION
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 
 SPACE = StateSpace(bins=3)
 DEEP = {"dqn", "actor_critic"}

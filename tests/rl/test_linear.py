@@ -5,14 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.action import N_ACTIONS
-from rl.learners.features import expansion, n_features, terms
-from rl.learners.lin_ts import LinearThompsonSampling, LinTsHyperparameters, SampledLinearPolicy
-from rl.learners.lin_ucb import LinearBoundPolicy, LinUcb, LinUcbHyperparameters
-from rl.learners.linear import BLOCKS, LinearLearner
-from rl.packing import pack, unpack
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners.features import expansion, n_features, terms
+from recparams_rl.learners.lin_ts import (
+    LinearThompsonSampling,
+    LinTsHyperparameters,
+    SampledLinearPolicy,
+)
+from recparams_rl.learners.lin_ucb import LinearBoundPolicy, LinUcb, LinUcbHyperparameters
+from recparams_rl.learners.linear import BLOCKS, LinearLearner
+from recparams_rl.packing import pack, unpack
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 
 SPACE = StateSpace(
     content_types=("music", "game"), moods=("calm", "sad", "happy"), times_of_day=("night",)

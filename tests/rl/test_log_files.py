@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import rl
-from rl.log_columns import COLUMNS, CellError, LogFileError, parse
-from rl.state import TRAITS, StateSpace
+import recparams_rl as rl
+from recparams_rl.log_columns import COLUMNS, CellError, LogFileError, parse
+from recparams_rl.state import TRAITS, StateSpace
 from tests.processes import run
 from tests.support import ROOT
 

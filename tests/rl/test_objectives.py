@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rl.action import ACTIONS
-from rl.objectives import OBJECTIVES, Objectives, components, weighted_reward
+from recparams_rl.action import ACTIONS
+from recparams_rl.objectives import OBJECTIVES, Objectives, components, weighted_reward
 
 weights = st.floats(-5, 5, width=32)
 engagements = hnp.arrays(np.float32, st.integers(0, 30), elements=st.floats(-2, 4, width=32))

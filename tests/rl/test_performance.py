@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluation.performance import LoggedPerformance, logged_performance
-from rl.reward import REACTIONS, reaction_mask
+from recparams_rl.evaluation.performance import LoggedPerformance, logged_performance
+from recparams_rl.reward import REACTIONS, reaction_mask
 
 
 def performance(rows: list[tuple[int, list[str], float, float]]) -> LoggedPerformance:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.action import N_ACTIONS
-from rl.policy import (
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.policy import (
     BORROWED,
     LEARNED,
     MIN_OWN_VISITS,
@@ -18,9 +18,9 @@ from rl.policy import (
     publish,
     rule_based_policy,
 )
-from rl.rules import rule_based_action, rule_table
-from rl.smoothing import Smoothing
-from rl.state import Context, StateSpace, serving_space
+from recparams_rl.rules import rule_based_action, rule_table
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import Context, StateSpace, serving_space
 
 SPACE = StateSpace(3, ("music", "video"), ("calm", "sad"), ("morning", "night"))
 

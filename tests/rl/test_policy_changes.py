@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import N_ACTIONS
-from rl.evaluation.policy_changes import Seen, policy_change
-from rl.policy import LEARNED, GreedyTable
-from rl.state import TRAITS, StateSpace
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.evaluation.policy_changes import Seen, policy_change
+from recparams_rl.policy import LEARNED, GreedyTable
+from recparams_rl.state import TRAITS, StateSpace
 
 SPACE = StateSpace(bins=1, moods=("calm", "sad"), times_of_day=("night",))
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import N_ACTIONS, Action
-from rl.learners.base import Statistics
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import train, update
-from rl.learners.tabular import split_by_cell, table_statistics
-from rl.state import Context, StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.action import N_ACTIONS, Action
+from recparams_rl.learners.base import Statistics
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import train, update
+from recparams_rl.learners.tabular import split_by_cell, table_statistics
+from recparams_rl.state import Context, StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 from tests.rl.reference import ReferenceAgent
 
 STATES_PER_CELL = 6

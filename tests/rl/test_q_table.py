@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import ACTIONS, N_ACTIONS, Action
-from rl.learners.registry import LEARNERS, settings_of
-from rl.q_table import ASSUMED_VISITS, FORMAT, QTable, dump, load
-from rl.state import Context, StateSpace
+from recparams_rl.action import ACTIONS, N_ACTIONS, Action
+from recparams_rl.learners.registry import LEARNERS, settings_of
+from recparams_rl.q_table import ASSUMED_VISITS, FORMAT, QTable, dump, load
+from recparams_rl.state import Context, StateSpace
 from tests.rl.test_state import names
 
 SPACE = StateSpace()

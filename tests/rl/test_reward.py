@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.reward import REACTIONS, RewardWeights, reaction_flags, reaction_mask, rewards
+from recparams_rl.reward import REACTIONS, RewardWeights, reaction_flags, reaction_mask, rewards
 
 SEED = {"like": 1.0, "dislike": -1.0, "complete": 0.5, "skip": -0.3, "share": 0.8}
 NAN = math.nan

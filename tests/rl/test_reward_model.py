@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rl.action import ACTIONS, DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
-from rl.evaluation import reward_model
-from rl.evaluation.reward_model import RIDGE, estimate_rewards
-from rl.reward import RewardWeights, rewards
-from rl.rules import rule_table
-from rl.state import StateSpace
-from simulation.people.population import draw_population, draw_visits
-from simulation.people.simulator import expected_rewards, react
+from recparams_rl.action import ACTIONS, DIVERSITIES, ENERGIES, N_ACTIONS, NOVELTIES
+from recparams_rl.evaluation import reward_model
+from recparams_rl.evaluation.reward_model import RIDGE, estimate_rewards
+from recparams_rl.reward import RewardWeights, rewards
+from recparams_rl.rules import rule_table
+from recparams_rl.state import StateSpace
+from recparams_simulation.people.population import draw_population, draw_visits
+from recparams_simulation.people.simulator import expected_rewards, react
 
 SPACE = StateSpace(2, ("music", "game"), ("calm", "sad", "happy"), ("evening", "night"))
 LEVELS = [

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluation.gates import Gate
-from rl.evaluation.rollout import (
+from recparams_rl.evaluation.gates import Gate
+from recparams_rl.evaluation.rollout import (
     DAY,
     DeliveryRules,
     Move,
@@ -19,7 +19,7 @@ from rl.evaluation.rollout import (
     next_move,
     place_candidate,
 )
-from rl.evaluation.sequential import ArmTotals, Verdict, difference
+from recparams_rl.evaluation.sequential import ArmTotals, Verdict, difference
 
 RULES = DeliveryRules()
 PASSED = (Gate("interactions", True, 1000.0, 1000.0, "enough"),)

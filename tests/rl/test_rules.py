@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.action import DIVERSITIES, ENERGIES, NOVELTIES, Action
-from rl.rules import RULES, rule_based_action, rule_table
-from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, TRAITS, Context, StateSpace
+from recparams_rl.action import DIVERSITIES, ENERGIES, NOVELTIES, Action
+from recparams_rl.rules import RULES, rule_based_action, rule_table
+from recparams_rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, TRAITS, Context, StateSpace
 
 SEEDS_PERSON = (75, 60, 40, 80, 30)
 SEEDS_ADVENTURER = (85, 50, 60, 70, 20)

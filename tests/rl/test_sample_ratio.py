@@ -5,8 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rl.arms import ARMS, Split
-from rl.evaluation.sample_ratio import MISMATCH, chi_square, sample_ratio_p_value, survival
+from recparams_rl.arms import ARMS, Split
+from recparams_rl.evaluation.sample_ratio import (
+    MISMATCH,
+    chi_square,
+    sample_ratio_p_value,
+    survival,
+)
 
 
 @given(st.floats(0, 200), st.integers(1, 12))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from rl.evaluation.sequential import ArmTotals, Difference, boundary, difference
-from rl.reward import RewardWeights, rewards
-from simulation.people.population import WEEK, draw_population, draw_visits
-from simulation.people.simulator import react
+from recparams_rl.evaluation.sequential import ArmTotals, Difference, boundary, difference
+from recparams_rl.reward import RewardWeights, rewards
+from recparams_simulation.people.population import WEEK, draw_population, draw_visits
+from recparams_simulation.people.simulator import react
 
 Rows = list[tuple[int, float, bool]]
 

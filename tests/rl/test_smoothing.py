@@ -7,15 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import ACTION_LEVELS, N_ACTIONS
-from rl.basis import DISTANCE, N_DISTANCES, N_TRAIT_TERMS, TRAIT_TERMS, Basis, trait_columns
-from rl.choice import cautious_actions
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import QLearning
-from rl.policy import publish
-from rl.regression import Curve, Prior, Rows, fit, predict
-from rl.rules import rule_table
-from rl.smoothing import (
+from recparams_rl.action import ACTION_LEVELS, N_ACTIONS
+from recparams_rl.basis import (
+    DISTANCE,
+    N_DISTANCES,
+    N_TRAIT_TERMS,
+    TRAIT_TERMS,
+    Basis,
+    trait_columns,
+)
+from recparams_rl.choice import cautious_actions
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import QLearning
+from recparams_rl.policy import publish
+from recparams_rl.regression import Curve, Prior, Rows, fit, predict
+from recparams_rl.rules import rule_table
+from recparams_rl.smoothing import (
     Smoothed,
     Smoothing,
     bin_means,
@@ -23,8 +30,8 @@ from rl.smoothing import (
     populations_of,
     smooth,
 )
-from rl.state import Context, StateSpace, of_cells, serving_space
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.state import Context, StateSpace, of_cells, serving_space
+from recparams_rl.transitions import TERMINAL, Transitions
 from tests.rl.reference import design_matrix, reference_fit
 
 RATE = 0.1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.state import (
+from recparams_rl.state import (
     CONTENT_TYPES,
     MOODS,
     OUT_OF_VOCABULARY,

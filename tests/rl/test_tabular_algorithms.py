@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.action import N_ACTIONS
-from rl.learners import double_q_learning, expected_sarsa
-from rl.learners.boltzmann import Boltzmann, BoltzmannHyperparameters
-from rl.learners.expected_sarsa import ExpectedSarsaHyperparameters
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.ucb import Ucb, UcbHyperparameters, choose
-from rl.numerics import softmax
-from rl.policy import RULE_BASED, GreedyTable
-from rl.rules import rule_table
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners import double_q_learning, expected_sarsa
+from recparams_rl.learners.boltzmann import Boltzmann, BoltzmannHyperparameters
+from recparams_rl.learners.expected_sarsa import ExpectedSarsaHyperparameters
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.ucb import Ucb, UcbHyperparameters, choose
+from recparams_rl.numerics import softmax
+from recparams_rl.policy import RULE_BASED, GreedyTable
+from recparams_rl.rules import rule_table
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 
 SPACE = StateSpace(bins=2)
 OWN_BINS = Smoothing(serving_bins=0)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.learners.hyperparameters import Hyperparameters
-from rl.learners.q_learning import train
-from rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
-from rl.transitions import TERMINAL, Batch, Transitions, prepare
+from recparams_rl.learners.hyperparameters import Hyperparameters
+from recparams_rl.learners.q_learning import train
+from recparams_rl.state import OUT_OF_VOCABULARY, UNKNOWN_PERSONALITY
+from recparams_rl.transitions import TERMINAL, Batch, Transitions, prepare
 from tests.rl.reference import Prepared, Row, columns, reference_prepare
 
 N_CONTEXTS = 4

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.action import N_ACTIONS
-from rl.evaluation.grid import Configuration, grid
-from rl.evaluation.simultaneous import together
-from rl.evaluation.tuning import Later, Tuning, tune
-from rl.learners.registry import LEARNERS, settings_of
-from rl.rules import rule_table
-from rl.smoothing import Smoothing
-from rl.state import StateSpace
-from rl.transitions import Interactions, Transitions, prepare
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.evaluation.grid import Configuration, grid
+from recparams_rl.evaluation.simultaneous import together
+from recparams_rl.evaluation.tuning import Later, Tuning, tune
+from recparams_rl.learners.registry import LEARNERS, settings_of
+from recparams_rl.rules import rule_table
+from recparams_rl.smoothing import Smoothing
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import Interactions, Transitions, prepare
 
 SPACE = StateSpace(
     bins=1, content_types=("music",), moods=("calm", "happy"), times_of_day=("night",)

@@ -7,14 +7,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rl.action import N_ACTIONS
-from rl.learners import double_q_learning, expected_sarsa, q_learning
-from rl.learners.lin_ts import LinearThompsonSampling, LinTsHyperparameters
-from rl.learners.lin_ucb import LinUcb, LinUcbHyperparameters
-from rl.learners.linear import LinearLearner
-from rl.learners.ucb import choose
-from rl.state import StateSpace
-from rl.transitions import TERMINAL, Transitions
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.learners import double_q_learning, expected_sarsa, q_learning
+from recparams_rl.learners.lin_ts import LinearThompsonSampling, LinTsHyperparameters
+from recparams_rl.learners.lin_ucb import LinUcb, LinUcbHyperparameters
+from recparams_rl.learners.linear import LinearLearner
+from recparams_rl.learners.ucb import choose
+from recparams_rl.state import StateSpace
+from recparams_rl.transitions import TERMINAL, Transitions
 
 Learn = Callable[[int, int, Transitions, list[float]], Any]
 DISCOUNT = 0.95

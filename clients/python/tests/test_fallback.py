@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from recparams_client import DecisionRequest, PersonalityProfile, Recommendation
 from recparams_client.conversion import request_message
 from recparams_client.fallback import recommend
-from rl.action import Action
-from rl.rules import rule_based_action
-from rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, Context, time_of_day
+from recparams_rl.action import Action
+from recparams_rl.rules import rule_based_action
+from recparams_rl.state import CONTENT_TYPES, MOODS, TIMES_OF_DAY, Context, time_of_day
 
 SCORES = (0, 10, 39.5, 40, 50, 59.5, 60, 90, 100)
 score = st.floats(0, 100, width=32) | st.sampled_from(SCORES)

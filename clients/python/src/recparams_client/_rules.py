@@ -1,4 +1,4 @@
-"""The rule-based policy as data. Generated from rl/rules.py: do not edit."""
+"""The rule-based policy as data. Generated from recparams_rl/rules.py: do not edit."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""Decisions from a snapshot: the choices of server/serving/decider.py, in plain Python."""
+"""Decisions from a snapshot: those of recparams_server/serving/decider.py, in plain Python."""
 
 import random
 import struct

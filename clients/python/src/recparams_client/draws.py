@@ -1,4 +1,4 @@
-"""Exploration by draws, as rl/draws.py has it, in plain Python."""
+"""Exploration by draws, as recparams_rl/draws.py has it, in plain Python."""
 
 from array import array
 from itertools import accumulate

@@ -1,4 +1,4 @@
-"""Decision tokens made by the caller, as server/serving/delegated_tokens.py reads them.
+"""Decision tokens made by the caller, as recparams_server/serving/delegated_tokens.py reads them.
 
 A token is the byte 5, the key's id (16 bytes), a tag (16) and the encrypted record (54), which is
 little-endian without padding: decision id (uint64, random, 63 bits), milliseconds since 1970

@@ -15,7 +15,7 @@ import pytest
 from recparams_client.testing.fake import FakeServer
 from recparams_client.testing.reach import RunningServer
 
-_SERVER = "server.in_process"
+_SERVER = "recparams_server.in_process"
 
 
 @pytest.fixture

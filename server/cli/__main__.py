@@ -1,5 +1,0 @@
-"""`python -m server.cli`: the same as `recparams`."""
-
-from server.cli import main
-
-main()

@@ -1,5 +1,0 @@
-"""Jobs: work that must not stall serving, in processes of its own, forked from a template.
-
-They are given settings by environment, and arguments; results and files go through standard input
-and output, logs to standard error. `python -m server.jobs` is a job by hand.
-"""

@@ -1,0 +1,196 @@
+"""Decision tokens: encrypted and authenticated records of decisions.
+
+A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
+as associated data. It lets a reaction name its decision without the server storing decisions,
+cannot be read, made up, changed, or used for somebody else, and needs no nonce. Callers that decide
+by themselves make tokens of another format (recparams_server/serving/delegated_tokens.py);
+`TokenCodec.read` reads both.
+"""
+
+import contextlib
+import hashlib
+import math
+import struct
+from collections.abc import Iterable
+from typing import Annotated, NamedTuple, get_type_hints
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from numpy.typing import NDArray
+
+from recparams_rl.action import N_ACTIONS
+from recparams_server.contract.vocabulary import (
+    ARM_NAMES,
+    CONTENT_TYPE_NAMES,
+    MOOD_NAMES,
+    SOURCE_NUMBERS,
+    TIME_OF_DAY_NAMES,
+    Traits,
+)
+from recparams_server.serving import delegated_tokens
+
+UInt64 = Annotated[int, "Q"]
+UInt32 = Annotated[int, "I"]
+UInt8 = Annotated[int, "B"]
+Float32 = Annotated[float, "f"]
+"""Types of a record's fields, with their format characters, which struct and numpy share."""
+
+
+class Decision(NamedTuple):
+    """A decision as its token states it; the fields of the record, in their order.
+
+    Numbers are the contract's enum numbers where it has one.
+
+    Attributes:
+        decision_id: random, 63 bits.
+        decided_at: milliseconds since 1970 UTC.
+        model_version: 0 for the rules.
+        propensity: above 0 and up to 1.
+        content_type, mood, time_of_day: the context.
+        action: 0 to 26.
+        arm: the policy arm.
+        source: the decision source.
+        openness, conscientiousness, extraversion, agreeableness, neuroticism: the scores, 0 to
+            100; NaN where there was no profile.
+        activation: the activation in force, 0 before any.
+    """
+
+    decision_id: UInt64
+    decided_at: UInt64
+    model_version: UInt32
+    propensity: Float32
+    content_type: UInt8
+    mood: UInt8
+    time_of_day: UInt8
+    action: UInt8
+    arm: UInt8
+    source: UInt8
+    openness: Float32
+    conscientiousness: Float32
+    extraversion: Float32
+    agreeableness: Float32
+    neuroticism: Float32
+    activation: UInt32
+
+    @property
+    def traits(self) -> Traits:
+        """The five scores."""
+        return (
+            self.openness,
+            self.conscientiousness,
+            self.extraversion,
+            self.agreeableness,
+            self.neuroticism,
+        )
+
+
+FORMAT = b"\x04"
+DECISION_ID_BITS = 63
+_FORMATS = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Decision, include_extras=True).items()
+}
+RECORD = np.dtype([(name, f"<{character}") for name, character in _FORMATS.items()])
+"""The record as numpy lays it out, for many decisions at once; the bytes are those of `_RECORD`."""
+_RECORD = struct.Struct("<" + "".join(_FORMATS.values()))
+_PURPOSE = b"recparams token\0"
+_TAG_BYTES = 16
+TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
+SEALED_BYTES = delegated_tokens.OVERHEAD_BYTES + _RECORD.size
+
+
+class InvalidTokenError(ValueError):
+    """A token that this deployment did not issue for this person. The message says why."""
+
+
+class TokenCodec:
+    """Issues and reads tokens with one secret key.
+
+    Args:
+        key: the secret that tokens are issued and read with.
+        others: earlier secrets, whose tokens are read too.
+    """
+
+    def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
+        self._key = key
+        # A key of 64 bytes makes it AES-256-SIV.
+        self._cipher = AESSIV(hashlib.sha512(_PURPOSE + key).digest())
+        self._others = [TokenCodec(other) for other in others]
+
+    def issue(self, user: bytes, decision: Decision) -> bytes:
+        """Returns a token of `TOKEN_BYTES` bytes.
+
+        Args:
+            user: the user id in UTF-8.
+            decision: what the token states.
+
+        Raises struct.error if a number does not fit its field.
+        """
+        return FORMAT + self._cipher.encrypt(_RECORD.pack(*decision), [FORMAT + user])
+
+    def issue_all(self, users: list[bytes], records: NDArray[np.void]) -> list[bytes]:
+        """Returns the tokens of n people.
+
+        Args:
+            users: their ids in UTF-8.
+            records: their decisions, dtype `RECORD`, shape (n,).
+        """
+        data, size, encrypt = records.tobytes(), RECORD.itemsize, self._cipher.encrypt
+        return [
+            FORMAT + encrypt(data[i * size : (i + 1) * size], [FORMAT + user])
+            for i, user in enumerate(users)
+        ]
+
+    def delegate(self, now: int, told: delegated_tokens.Told) -> delegated_tokens.DelegatedKey:
+        """Returns a key for a caller that decides by itself.
+
+        Args:
+            now: the start of its lifetime, seconds since 1970.
+            told: the exploration that the caller is told.
+        """
+        return delegated_tokens.delegate(self._key, now, told)
+
+    def read(self, token: bytes, user_id: str) -> Decision:
+        """Returns the decision of a token.
+
+        Raises InvalidTokenError unless it was issued by this deployment for this person.
+        """
+        user = user_id.encode()
+        if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
+            for codec in (self, *self._others):
+                with contextlib.suppress(InvalidTag):
+                    return _decision(codec._cipher.decrypt(token[1:], [FORMAT + user]))
+        elif len(token) == SEALED_BYTES and token[:1] == delegated_tokens.FORMAT:
+            for codec in (self, *self._others):
+                sealed = delegated_tokens.open_sealed(codec._key, token, user)
+                if sealed is not None:
+                    return _checked(_decision(sealed.record), sealed)
+        else:
+            raise InvalidTokenError("is not a decision token of this service")
+        raise InvalidTokenError("was not issued by this service for this user_id")
+
+
+def _decision(record: bytes) -> Decision:
+    return Decision._make(_RECORD.unpack(record))
+
+
+def _checked(decision: Decision, sealed: delegated_tokens.Sealed) -> Decision:
+    """Returns a decision that a caller made. Raises InvalidTokenError if it is impossible."""
+    apart = delegated_tokens.CLOCKS_APART_MS
+    if not sealed.issued - apart <= decision.decided_at <= sealed.expires + apart:
+        raise InvalidTokenError("was made outside the lifetime of its key")
+    unknown = all(math.isnan(score) for score in decision.traits)
+    if not (
+        decision.decision_id < 1 << DECISION_ID_BITS
+        and 0.0 < decision.propensity <= 1.0
+        and decision.content_type in CONTENT_TYPE_NAMES
+        and decision.mood in MOOD_NAMES
+        and decision.time_of_day in TIME_OF_DAY_NAMES
+        and decision.action < N_ACTIONS
+        and decision.arm in ARM_NAMES
+        and decision.source in SOURCE_NUMBERS
+        and (unknown or all(0.0 <= score <= 100.0 for score in decision.traits))
+    ):
+        raise InvalidTokenError("says what no decision can be")
+    return decision

@@ -1,5 +1,0 @@
-"""Every algorithm, the rules, chance and outside libraries on the same simulated people.
-
-What they do and like is known (simulation/people/simulator.py), so regret is exact. `recparams
-compare` runs it.
-"""
