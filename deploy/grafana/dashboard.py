@@ -185,6 +185,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             },
             "percentunit",
         ),
+        Panel(
+            "Longest stall",
+            {"{{instance}}": "recparams_event_loop_stall_seconds"},
+            "s",
+            "Longest time in which a server did one thing and answered nobody.",
+        ),
         Panel("CPU", {"{{instance}}": 'rate(process_cpu_seconds_total{job="recparams"}[5m])'}),
         Panel(
             "Memory", {"{{instance}}": 'process_resident_memory_bytes{job="recparams"}'}, "bytes"

@@ -177,6 +177,7 @@ class App:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if settings.metrics_port is not None:
             monitor.register(self._monitor)
+            self._run_forever(self._monitor.stalls.follow)
             try:
                 scrapes.start(settings.metrics_port, addresses)
             except OSError as failure:

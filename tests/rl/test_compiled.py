@@ -35,8 +35,8 @@ def test_compiled_functions_call_each_other_from_any_thread() -> None:
 
 def test_nothing_is_compiled_by_an_import() -> None:
     code = (
-        "import sys, recparams_server.cli.serve, recparams_server.jobs.__main__\n"
-        "import recparams_rl.learners.registry\n"
+        "import sys, recparams_server.app, recparams_server.cli.serve\n"
+        "import recparams_server.jobs.__main__, recparams_rl.learners.registry\n"
         "sys.exit('numba' in sys.modules)"
     )
     assert run(sys.executable, "-c", code, cwd=ROOT).returncode == 0

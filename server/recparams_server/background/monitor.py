@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from recparams_server.observability.stalls import StallMeter
 from recparams_server.rpc.tls import CertificateError, expires_at
 from recparams_server.services.runtime import Runtime
 from recparams_server.store.errors import STORE_ERRORS
@@ -34,6 +35,7 @@ class Monitor(Collector):
 
     Attributes:
         serving: True while health says SERVING.
+        stalls: measures the stalls of the event loop.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Monitor(Collector):
         self._figures: Figures | None = None
         self._database_up = False
         self.serving = False
+        self.stalls = StallMeter()
 
     async def follow(self) -> None:
         """Looks at the database and the certificate again and again, until cancelled."""
@@ -90,6 +93,11 @@ class Monitor(Collector):
             "recparams_tls_certificate_expiry_timestamp_seconds",
             "End of the server's certificate; none without TLS",
             self._expires_at,
+        )
+        yield _gauge(
+            "recparams_event_loop_stall_seconds",
+            "Longest time of the last minute or two in which this worker answered nobody",
+            self.stalls.longest,
         )
         yield from self._database()
         yield self._jobs()

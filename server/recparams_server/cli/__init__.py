@@ -5,27 +5,31 @@ from importlib import import_module
 import click
 from click.exceptions import NoSuchCommand
 
+from recparams_server.imports import uncollected
+
 _COMMANDS = {
-    "serve": "recparams_server.cli.serve:serve",
-    "health": "recparams_server.cli.health:health",
-    "migrate": "recparams_server.cli.migrate:migrate",
-    "train": "recparams_server.cli.train:train",
-    "runs": "recparams_server.cli.runs:runs",
-    "evaluate": "recparams_server.cli.evaluate:evaluate",
-    "tune": "recparams_server.cli.tune:tune",
-    "models": "recparams_server.cli.models:models",
-    "rollout": "recparams_server.cli.rollout:rollout",
-    "shadow": "recparams_server.cli.shadow:shadow",
-    "recommend": "recparams_server.cli.recommend:recommend",
-    "status": "recparams_server.cli.status:status",
-    "doctor": "recparams_server.cli.doctor:doctor",
-    "interactions": "recparams_server.cli.interactions:interactions",
-    "forget": "recparams_server.cli.forget:forget",
-    "simulate": "recparams_server.cli.simulate:simulate",
-    "compare": "recparams_server.cli.compare:compare",
-    "demo": "recparams_server.cli.demo:demo",
-    "new-key": "recparams_server.cli.new_key:new_key",
+    "serve": "Run the server.",
+    "health": "Ask a server whether it serves.",
+    "migrate": "Bring the schema of a database up to date.",
+    "train": "Learn from the recorded interactions that no run has learned yet.",
+    "runs": "Look at training runs, follow one, or stop one.",
+    "evaluate": "Sum up the reactions of the last days, and estimate the value of other policies "
+    "on them.",
+    "tune": "Find which learner and which hyperparameters suit your people, by what they did.",
+    "models": "Look at model versions, serve another one, compare, move or delete them.",
+    "rollout": "Serve a version to a share of the people, and compare it.",
+    "shadow": "Score a version on live traffic without serving it.",
+    "recommend": "Ask for one person's recommendation parameters.",
+    "status": "Show the state of the service: server, database, served version, training.",
+    "doctor": "Say what is wrong with the service, and the command that mends it.",
+    "interactions": "Write recorded interactions to files.",
+    "forget": "Delete one person's interactions, profile and user for good.",
+    "simulate": "Let simulated people use a running server.",
+    "compare": "Compare every algorithm on the same simulated people.",
+    "demo": "Watch the service learn from simulated people.",
+    "new-key": "Make a random key and its hash; nothing is stored or sent.",
 }
+"""What each does, as the first sentence of its own help says it."""
 
 
 class LazyGroup(click.Group):
@@ -37,12 +41,17 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Returns the command of a name, or None."""
-        where = _COMMANDS.get(cmd_name)
-        if where is None:
+        if cmd_name not in _COMMANDS:
             return None
-        module, _, name = where.partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        name = cmd_name.replace("-", "_")
+        with uncollected():
+            command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Writes what the commands do, and imports none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -11,9 +11,8 @@ import click
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from recparams_client import tls_credentials
-from recparams_client.channel import ADMIN_KEY_HEADER
 from recparams_server.contract.development_files import ADDRESS_FILE, ADMIN_KEY_FILE
+from recparams_server.contract.headers import ADMIN_KEY_HEADER
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 FOLDERS = Path(".recparams"), Path(".recparams") / "demo"
@@ -106,7 +105,11 @@ def credentials() -> grpc.ChannelCredentials | None:
         raise click.UsageError("--cert and --key need --ca.")
     if (cert is None) != (key is None):
         raise click.UsageError("--cert and --key need each other.")
-    return None if ca is None else tls_credentials(ca, cert, key)
+    if ca is None:
+        return None
+    from recparams_client import tls_credentials
+
+    return tls_credentials(ca, cert, key)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,16 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-import structlog
-import uvloop
 from pydantic import SecretStr
 
-from recparams_server.app import StartError
-from recparams_server.app import serve as run_server
 from recparams_server.cli.given_settings import read_settings
-from recparams_server.observability import logs
+from recparams_server.imports import of_a_service
 from recparams_server.settings import Settings
-from recparams_server.supervisor import supervise
 
 _VARIABLES = [f"RECPARAMS_{name.upper()}" for name in Settings.model_fields]
 
@@ -71,6 +66,12 @@ def serve(config: str | None, **given: Any) -> None:
     if config is not None:
         os.environ["RECPARAMS_CONFIG"] = config
     settings = read_settings(**given)
+    with of_a_service():
+        import structlog
+        import uvloop
+
+        from recparams_server import app
+        from recparams_server.observability import logs
     logs.configure(settings.log_level, settings.log_format)
     for name in _unknown_variables():
         like = difflib.get_close_matches(name, _VARIABLES, n=1)
@@ -78,9 +79,11 @@ def serve(config: str | None, **given: Any) -> None:
         structlog.get_logger().warning("this variable is not a setting", name=name, **hint)
     try:
         if settings.workers > 1:
+            from recparams_server.supervisor import supervise
+
             supervise(settings)
         else:
-            uvloop.run(run_server(settings))
-    except StartError as failure:
+            uvloop.run(app.serve(settings))
+    except app.StartError as failure:
         click.echo(f"recparams: {failure}", err=True)
         raise SystemExit(1) from None

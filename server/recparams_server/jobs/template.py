@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recparams_server.imports import of_a_service
 from recparams_server.jobs.lifeline import end_with
 
 NEEDED_BY_JOBS = (
@@ -277,8 +278,9 @@ def main(control: int) -> NoReturn:
     """Serves as a template; `control` is the descriptor of the socket that jobs come from."""
     server = ForkServer(socket.socket(fileno=control))
     name(NAME)
-    for module in NEEDED_BY_JOBS:
-        importlib.import_module(module)
+    with of_a_service():
+        for module in NEEDED_BY_JOBS:
+            importlib.import_module(module)
     # What is collected in one process would have to be copied for it.
     gc.collect()
     gc.freeze()

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 
-from recparams_client.channel import ADMIN_KEY_HEADER, API_KEY_HEADER
 from recparams_server.contract.errors import error
+from recparams_server.contract.headers import ADMIN_KEY_HEADER, API_KEY_HEADER
 from recparams_server.rpc.methods import method_policy
 from recparams_server.settings import Settings
 from recparams_server.settings.callers import Caller, Role, key_digest

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import grpc
 import structlog
-from cryptography import x509
 
 log = structlog.get_logger()
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -41,6 +40,8 @@ def expires_at(certificate: Path, key: Path) -> float:
 
     Raises CertificateError if the files cannot be used, as for `server_credentials`.
     """
+    from cryptography import x509
+
     _load(certificate, key)
     try:
         found = x509.load_pem_x509_certificate(_content("tls_certificate", certificate))

@@ -2,15 +2,15 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from recparams_server.settings.callers import Caller, key_digest, parse_callers, parse_hash
-from recparams_server.settings.fields import Names, OptionalPath, Secret
+from recparams_server.settings.fields import Names, OptionalPath, Part, Secret
 
 WELL_KNOWN_ADMIN_KEYS = frozenset({"admin-dev-key-change-in-production", "your-key"})
 
 
-class AccessSettings(BaseModel):
+class AccessSettings(Part):
     """Settings of callers, TLS, limits and tokens."""
 
     environment: Literal["development", "production"] = Field(

@@ -4,10 +4,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import NoDecode
 
 Instance = TypeVar("Instance")
+
+
+class Part(BaseModel):
+    """Some of the settings. Validators are built for all of them together, at the first use."""
+
+    model_config = ConfigDict(defer_build=True)
 
 
 def settings_from(dataclass: Any, prefix: str) -> dict[str, Any]:

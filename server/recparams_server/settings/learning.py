@@ -4,7 +4,7 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from recparams_rl.learners.hyperparameters import SCHEDULES, Hyperparameters
 from recparams_rl.learners.registry import DEFAULT_ALGORITHM, LEARNERS, settings_of
@@ -12,11 +12,11 @@ from recparams_rl.objectives import Objectives
 from recparams_rl.reward import RewardWeights
 from recparams_rl.smoothing import Smoothing
 from recparams_rl.state import StateSpace, serving_space
-from recparams_server.settings.fields import Names, OptionalText, configured, settings_from
+from recparams_server.settings.fields import Names, OptionalText, Part, configured, settings_from
 from recparams_server.settings.schedule import Schedule, parse
 
 
-class SpaceSettings(BaseModel):
+class SpaceSettings(Part):
     """Personality bins and vocabularies of the state space."""
 
     bins: int = Field(StateSpace.bins, ge=1, le=10, description="Bins per personality trait.")

@@ -2,15 +2,15 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from recparams_rl.evaluation.gates import Thresholds
 from recparams_rl.evaluation.rollout import DeliveryRules
 from recparams_rl.evaluation.sequential import ALPHA, BURN_IN
-from recparams_server.settings.fields import configured
+from recparams_server.settings.fields import Part, configured
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(Part):
     """Settings of gates, rollouts and the comparison of arms."""
 
     gates: Literal["enforce", "report"] = Field(

@@ -5,16 +5,16 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
 from recparams_rl.exploration import OFF, POSTERIOR, SCHEDULE, Exploration
 from recparams_server.settings.database_url import DatabaseUrl, parse_database_url
-from recparams_server.settings.fields import Secret
+from recparams_server.settings.fields import Part, Secret
 
 ExplorationName = Literal["off", "schedule", "posterior"]
 
 
-class ServingSettings(BaseModel):
+class ServingSettings(Part):
     """Settings of a server and its processes."""
 
     host: str = Field(
