@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers.vector import DictInfoToList
-from mabwiser.mab import MAB, LearningPolicy
 
 from recparams_rl.action import N_ACTIONS
 from recparams_rl.state import StateSpace
@@ -150,6 +149,9 @@ def _visits(env: Any, decide: Any, seed: int, decisions: int) -> tuple[Any, Any,
 
 def test_an_agent_from_outside_learns_in_it() -> None:
     """MABWiser's LinGreedy, from 3000 random decisions, judged on as many it has not seen."""
+    # Two seconds, which every process that collects tests would spend.
+    from mabwiser.mab import MAB, LearningPolicy
+
     env = gymnasium.make(NAME, people=500)
     rng = np.random.default_rng(7)
 
