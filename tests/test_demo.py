@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -66,6 +67,17 @@ def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
     assert png.read_bytes().startswith(b"\x89PNG")
     assert not (folder / "postgres" / "postmaster.pid").exists()
     assert "Traceback" not in output
+
+
+def test_a_seed_repeats_the_table(tmp_path: Path) -> None:
+    tables = []
+    for _ in range(2):
+        arguments = ("--once", "--weeks", "1", "--people", "200", "--seed", "7")
+        with demo_of(tmp_path / "data", *arguments, "--png", tmp_path / "curve.png") as demo:
+            output, _ = demo.communicate(timeout=RUN_SECONDS)
+        tables.append(output.split("\n\n", 1)[1])
+    assert tables[0] == tables[1]
+    assert re.search(r"^ +1 +[1-9]", tables[0], re.MULTILINE)
 
 
 def test_the_demo_stops_its_server_and_database_when_it_is_stopped(tmp_path: Path) -> None:

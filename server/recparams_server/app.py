@@ -239,7 +239,9 @@ class App:
                 self._give_up(str(failure))
             return
         runtime.tokens = TokenCodec(await self._token_key(pool), settings.earlier_token_keys())
-        runtime.decider = Decider(self._holder, runtime.tokens, settings.served_exploration())
+        runtime.decider = Decider(
+            self._holder, runtime.tokens, settings.served_exploration(), settings.random_seed
+        )
         metrics.set_decision_counts(runtime.decider.decided)
         runtime.jobs = Jobs(settings, url, self._template)
         runtime.pool = pool

@@ -119,6 +119,7 @@ async def play_visits(
     rng: np.random.Generator,
     *,
     until: int,
+    backends: int = BACKENDS,
     on_visits: Callable[[int], None],
 ) -> VisitTotals:
     """Plays visits to their end: asks for each decision, reacts, and records the interaction.
@@ -129,6 +130,7 @@ async def play_visits(
         visits: first situation of each visit.
         rng: draws the reactions.
         until: the instant at which all visits have ended, seconds since 1970.
+        backends: that call at the same time; with one, calls come in the same order each time.
         on_visits: called with the number of visits just ended.
 
     Raises:
@@ -151,7 +153,7 @@ async def play_visits(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for own in rng.spawn(BACKENDS):
+            for own in rng.spawn(backends):
                 group.create_task(backend(own))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None

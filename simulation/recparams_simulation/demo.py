@@ -24,7 +24,14 @@ from recparams_rl.action import N_ACTIONS
 from recparams_rl.reward import RewardWeights, reaction_flags
 from recparams_rl.rules import rule_table
 from recparams_rl.state import StateSpace
-from recparams_simulation.crowd import Crowd, VisitTotals, greedy_actions, play_visits, put_profiles
+from recparams_simulation.crowd import (
+    BACKENDS,
+    Crowd,
+    VisitTotals,
+    greedy_actions,
+    play_visits,
+    put_profiles,
+)
 from recparams_simulation.people.population import (
     WEEK,
     Ints,
@@ -52,11 +59,15 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of the simulation: people, weeks, and the seed of both."""
+    """Size of the simulation: people, weeks, and the seed of both.
+
+    Where it is to be repeated, calls come in the same order each time, which takes longer.
+    """
 
     people: int
     weeks: int
     seed: int
+    repeatable: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,13 @@ async def simulate_weeks(
                 visits = draw_visits(rng, crowd.population, people, start)
                 progress = _Progress(len(visits), report, f"week {number}: people use the service")
                 recorded = await play_visits(
-                    stub, crowd, visits, rng, until=start + WEEK, on_visits=progress.add
+                    stub,
+                    crowd,
+                    visits,
+                    rng,
+                    until=start + WEEK,
+                    backends=1 if plan.repeatable else BACKENDS,
+                    on_visits=progress.add,
                 )
                 run = await operator.train(f"demo-week-{number}", start + WEEK, number, report)
                 states = run.statistics.total_states

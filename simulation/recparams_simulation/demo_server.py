@@ -75,9 +75,12 @@ def free_port(host: str, port: int) -> int:
 
 @contextmanager
 def running_server(
-    folder: Path, host: str, port: int, admin_key: str, algorithm: str
+    folder: Path, host: str, port: int, admin_key: str, algorithm: str, seed: int | None
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Runs a server that explores; it is SERVING within the block and drained at its end.
+
+    With a seed it does the same each time: it tries the same by chance, and serves versions that
+    pass the gates to everybody, since steps of a rollout go by the clock.
 
     Raises:
         DemoError: if it ended instead of serving, or took too long.
@@ -98,6 +101,8 @@ def running_server(
         "WATCH_SECONDS": "0.5",
         "LOG_FORMAT": "json",
     }
+    if seed is not None:
+        settings |= {"RANDOM_SEED": str(seed), "ROLLOUT": "off"}
     # Where commands look for it that are given none.
     file = folder / KEY
     file.unlink(missing_ok=True)

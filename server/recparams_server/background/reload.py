@@ -24,6 +24,8 @@ from recparams_server.store.profiles import EVERYBODY, PROFILES_CHANNEL
 from recparams_server.store.training import exploration_rate
 
 log = structlog.get_logger()
+JITTER = random.Random()  # noqa: S311 - not secrecy
+"""Spreads replicas out; of its own, so that what decisions draw can be repeated by a seed."""
 FIRST_PAUSE = 0.1
 REFUSED_SECONDS = 60.0
 """Until what was refused is tried again: its row may have been repaired."""
@@ -67,7 +69,7 @@ async def keep_up_to_date(
             if connection is not None:
                 with contextlib.suppress(*STORE_ERRORS):
                     connection.terminate()
-        await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - spreads replicas out
+        await asyncio.sleep(delay * JITTER.uniform(0.5, 1.5))
         delay = min(delay * 2, 2.0)
 
 
@@ -89,7 +91,7 @@ async def _follow(
     on_connected()
     tried = time.monotonic()
     while not connection.is_closed():
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads replicas out
+        jitter = JITTER.uniform(0.5, 1.5)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wake.wait(), poll_seconds * jitter)
         wake.clear()

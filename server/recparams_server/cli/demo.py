@@ -22,6 +22,7 @@ from recparams_simulation.demo import HELD_OUT_PEOPLE, DemoError, Plan, Week, si
 from recparams_simulation.demo_server import LOG, free_port, fresh_folder, running_server
 
 HOST = "127.0.0.1"
+USUAL_SEED = 1
 LEAST_WIDTH = 80
 GROUPS = (
     ("", 4),
@@ -53,9 +54,9 @@ COLUMNS = (
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    default=1,
-    show_default=True,
-    help="Of the people and their visits. What the server tries by chance is not the same again.",
+    help="Repeats the same table to the last figure: people, visits, and what the server tries by "
+    "chance. Versions that pass the gates then are served to everybody at once, since steps of a "
+    "rollout go by the clock. [default: the same people each time, and other chance]",
 )
 @click.option(
     "--algorithm",
@@ -90,7 +91,7 @@ def demo(
     once: bool,
     weeks: int,
     people: int,
-    seed: int,
+    seed: int | None,
     algorithm: str,
     port: int,
     png: Path,
@@ -105,6 +106,7 @@ def demo(
     \b
     recparams demo
     recparams demo --once --weeks 3 --people 1000
+    recparams demo --once --seed 7
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console()
@@ -115,9 +117,10 @@ def demo(
         port = free_port(HOST, port)
         with fresh_folder(data_dir) as folder:
             console.print(f"Starting a server on {HOST}:{port}, log in {folder / LOG}")
-            with running_server(folder, HOST, port, key, algorithm) as server:
+            plan = Plan(people, weeks, USUAL_SEED if seed is None else seed, seed is not None)
+            with running_server(folder, HOST, port, key, algorithm, seed) as server:
                 address = f"{HOST}:{port}"
-                lived = uvloop.run(_show(console, address, key, Plan(people, weeks, seed)))
+                lived = uvloop.run(_show(console, address, key, plan))
                 learned = _conclude(console, lived)
                 _draw(console, lived, png)
                 if not once:

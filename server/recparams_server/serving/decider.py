@@ -46,19 +46,28 @@ class Decider:
         holder: holds the policy in memory.
         tokens: issues the tokens.
         exploration: how it explores.
+        random_seed: of what is tried by chance, of the whole process; None for another each time.
 
     Attributes:
         contexts: context index of each (content type, mood, time of day), as enum numbers.
         decided: counts of decisions by (arm, version), each a list with one count a source.
     """
 
-    def __init__(self, holder: PolicyHolder, tokens: TokenCodec, exploration: Exploration) -> None:
+    def __init__(
+        self,
+        holder: PolicyHolder,
+        tokens: TokenCodec,
+        exploration: Exploration,
+        random_seed: int | None = None,
+    ) -> None:
         self._holder = holder
         self._tokens = tokens
         self._exploration = exploration
         self._space: StateSpace = holder.space
         self._n_contexts = holder.space.n_contexts
-        self._generator = np.random.default_rng()
+        if random_seed is not None:
+            random.seed(random_seed)
+        self._generator = np.random.default_rng(random_seed)
         self.contexts = context_table(holder.space)
         self._context_array = np.full(np.array(list(self.contexts)).max(0) + 1, -1, dtype=np.int32)
         for numbers, index in self.contexts.items():

@@ -59,6 +59,12 @@ class ServingSettings(Part):
         "(where it may be the best, by what is known), schedule (at random, the less the more "
         "interactions were trained, whatever is served), a number from 0 to 1 (at random), or off.",
     )
+    random_seed: int | None = Field(
+        None,
+        ge=0,
+        description="Has a server try the same by chance when it gets the same requests, so that "
+        "a simulation can be repeated. Not for people: whoever knows it knows what is tried.",
+    )
     reload_poll_seconds: float = Field(
         5.0, gt=0, description="How often to look for a new model when notifications fail."
     )
