@@ -14,11 +14,13 @@ from pathlib import Path
 import click
 
 from benchmarks import (
+    evaluating,
     exploration,
     growth,
     learning,
     local,
     peers,
+    recording,
     serving,
     swap,
     training,
@@ -33,7 +35,9 @@ BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "serving": serving.run,
     "workers": workers.run,
     "local": local.run,
+    "recording": recording.run,
     "training": training.run,
+    "evaluating": evaluating.run,
     "swap": swap.run,
     "growth": growth.run,
     "peers": peers.run,

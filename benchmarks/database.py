@@ -68,8 +68,8 @@ def postgres() -> Iterator[Any]:
             server.stop()
 
 
-def make_database(server: Any, name: str, interactions: int) -> str:
-    """URL of a new database with so many interactions of a fiftieth as many people."""
+def make_database(server: Any, name: str, interactions: int, each: int = 50) -> str:
+    """URL of a new database with so many interactions, about `each` of every person."""
     url = str(server.get_uri(database=name))
 
     async def make() -> None:
@@ -79,7 +79,7 @@ def make_database(server: Any, name: str, interactions: int) -> str:
         await migrate(url)
         if not interactions:
             return
-        people = max(1, interactions // 50)
+        people = max(1, interactions // each)
         db = await asyncpg.connect(url)
         start = datetime.now(UTC) - timedelta(days=DAYS + 1)
         await db.execute("SELECT setseed(0.5)")

@@ -10,7 +10,7 @@ from benchmarks.delivery_record import HOLDBACK_PERCENT
 from recparams_rl import exploration
 from recparams_rl.evaluation.estimators import DoublyRobust, rounds
 from recparams_rl.evaluation.intervals import difference
-from recparams_rl.evaluation.overlap import effective_size, standard_error
+from recparams_rl.evaluation.people import effective_size, standard_error
 from recparams_rl.evaluation.reward_model import estimate_rewards
 from recparams_rl.numerics import unique_inverse
 from recparams_rl.policy import GreedyTable, Policy, draw, rule_based_policy

@@ -15,7 +15,7 @@ from benchmarks.measure import Effort
 from benchmarks.report import Goal, Section, Table
 from recparams_rl.evaluation.grid import Configuration, grid
 from recparams_rl.evaluation.tuning import Later, Outcome, explored, policies, tune
-from recparams_rl.exploration import FLOOR
+from recparams_rl.exploration import OFF, POSTERIOR, Exploration
 from recparams_rl.learners.registry import settings_of
 from recparams_rl.policy import Policy
 from recparams_rl.reward import RewardWeights
@@ -36,7 +36,12 @@ NEAR = 0.02
 """Units of reward that a choice may lie below the best configuration."""
 PRESENT = "q_learning", "lin_ts", "ucb"
 """Algorithms that are in force, each at its defaults, when the choice is made."""
-EXPLORATIONS = {"off": 0.0, "posterior": FLOOR, "schedule": BEHAVIOUR_EPSILON, "0.05": 0.05}
+EXPLORATIONS = {
+    "off": OFF,
+    "posterior": POSTERIOR,
+    "schedule": Exploration(BEHAVIOUR_EPSILON),
+    "0.05": Exploration(0.05),
+}
 
 
 @dataclass(frozen=True)
@@ -228,5 +233,5 @@ def _value(
 ) -> float:
     """Returns the exact mean reward of a policy as it is served in the situations of a log."""
     state = states(log.traits, log.context, policy.space)
-    dist = explored(policy, configuration, state, log.traits)
+    dist = explored(policy, configuration.explores, state, log.traits)
     return float((dist * mean).sum(axis=1).mean())

@@ -213,14 +213,12 @@ def test_a_large_message_is_refused_before_it_is_parsed(message: bytes, said: st
 
 
 def test_few_violations_are_kept_and_all_counted() -> None:
-    violations, other = Violations(), Violations()
-    for n in range(80):
+    violations = Violations()
+    for n in range(10_000):
         violations.add(f"a[{n}]", "is wrong")
-        other.add(f"b[{n}]", "is wrong")
-    for _ in range(10_000):
-        violations.extend(other)
+    assert len(violations) == 10_000
     assert len(violations._found) == MOST_VIOLATIONS
-    assert violations.error().message == "a[0]: is wrong (and 800079 more)"
+    assert violations.error().message == "a[0]: is wrong (and 9999 more)"
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,8 @@ SQL_ARGUMENT = {
     "copy_rows": 1,
 }
 """Which argument of a function is SQL."""
-OWN_FETCHES = {"tasks", "profiles"}
-"""Modules whose `fetch` takes a connection, and not SQL."""
+TAKE_NO_SQL = {"tasks", "profiles", "layout"}
+"""What has a `fetch` or an `execute` of another kind."""
 PUT_TOGETHER = {
     "f'ALTER TABLE interactions DETACH PARTITION {name} {how}'": "names of pg_class, by a pattern",
     "f'DROP TABLE {name}'": "the same",
@@ -316,7 +316,7 @@ def sql_of(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.AST]]:
                 continue
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             of = getattr(getattr(call.func, "value", None), "id", "")
-            place = None if of in OWN_FETCHES else SQL_ARGUMENT.get(name)
+            place = None if of in TAKE_NO_SQL else SQL_ARGUMENT.get(name)
             if place is not None and len(call.args) > place:
                 yield call.args[place], function
 

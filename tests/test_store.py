@@ -25,7 +25,7 @@ from recparams_rl.state import TRAITS, StateSpace
 from recparams_server.app import App
 from recparams_server.contract.interaction import Choice, NewInteraction
 from recparams_server.settings import Settings
-from recparams_server.store import activations, interactions, models, profiles, training
+from recparams_server.store import activations, interactions, models, profiles, training, users
 from recparams_server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
 from recparams_server.store.database import Pool, create_pool
 from recparams_server.store.locks import MAINTENANCE_LOCK
@@ -367,16 +367,85 @@ class TestRecording:
         assert sorted(row["interaction_id"] for row in counts) == sorted(names)
         assert await db.fetchval("SELECT count(*) FROM interaction_keys") == len(names)
 
-    async def test_profiles_and_interactions_of_the_same_people_at_once(
+    async def test_few_and_many_are_stored_alike(
+        self, db: asyncpg.Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever is unknown of them, and whoever is new or has a profile."""
+        draw = random.Random(3)
+        await profiles.put(pool, {"u1": (1, 2, 3, 4, 5), "u2": (6, 7, 8, 9, 10)})
+
+        def perhaps(value: Any) -> Any:
+            return value if draw.random() < 0.7 else None
+
+        for number in range(60):
+            at = NOW - timedelta(microseconds=draw.randrange(2 * 7 * 86400 * 10**6))
+            choice = Choice(
+                content_type=draw.randint(1, 3),
+                mood=draw.randint(1, 8),
+                time_of_day=draw.randint(1, 4),
+                action=draw.randrange(27),
+                traits=perhaps(tuple(draw.uniform(0, 100) for _ in TRAITS)),
+                propensity=perhaps(draw.random()),
+                model_version=perhaps(draw.randrange(2**40)),
+                policy_arm=perhaps(draw.randint(1, 3)),
+                source=perhaps(draw.randint(1, 4)),
+                decision_id=perhaps(draw.randrange(2**63)),
+                decided_at=perhaps(at - timedelta(milliseconds=draw.randrange(10**6))),
+                activation_id=perhaps(draw.randrange(2**31)),
+            )
+            one = NewInteraction(
+                *("", f"u{number % 7}", at, draw.randrange(64)),
+                *(perhaps(draw.random()), perhaps(-draw.random()), choice),
+            )
+            for way, few in (("few-é", 1), ("many", 0)):
+                monkeypatch.setattr(interactions, "FEW", few)
+                named = one._replace(interaction_id=f"{number:03} {way}")
+                assert await interactions.record(pool, [named]) == [named]
+                assert await interactions.record(pool, [named]) == []
+        rows = await db.fetch(
+            """
+            SELECT u.user_id, i.* FROM interactions AS i JOIN users AS u USING (user_key)
+            ORDER BY interaction_id
+            """
+        )
+        assert len(rows) == 120
+        for few_row, many_row in zip(rows[::2], rows[1::2], strict=True):
+            assert few_row["interaction_id"].endswith("few-é")
+            assert many_row["interaction_id"].endswith("many")
+            few_values, many_values = (
+                {k: v for k, v in row.items() if k not in ("id", "interaction_id", "recorded_at")}
+                for row in (few_row, many_row)
+            )
+            assert few_values == many_values
+        assert any(row["openness"] is None for row in rows)
+
+    async def test_of_who_is_deleted_meanwhile_nothing_is_left_behind(
         self, db: asyncpg.Connection, pool: Pool
     ) -> None:
+        for number in range(12):
+            wanted = [new(f"{number}-{i}", f"u{i % 3}") for i in range(2 * interactions.FEW)]
+            await asyncio.gather(interactions.record(pool, wanted), users.delete(pool, "u1"))
+        orphans = """
+            SELECT count(*) FROM interactions LEFT JOIN users USING (user_key)
+            WHERE users.user_key IS NULL
+        """
+        assert await db.fetchval(orphans) == 0
+        assert await db.fetchval("SELECT count(*) FROM interactions") == await db.fetchval(
+            "SELECT count(*) FROM interaction_keys"
+        )
+
+    @pytest.mark.parametrize("few", [0, 10])
+    async def test_profiles_and_interactions_of_the_same_people_at_once(
+        self, db: asyncpg.Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, few: int
+    ) -> None:
+        monkeypatch.setattr(interactions, "FEW", few)
         people = [f"u{n}" for n in range(20)]
 
         async def write(writer: int) -> None:
             draw = random.Random(writer)
             for number in range(15):
                 nameless = [
-                    replace(one, choice=replace(one.choice, traits=None))
+                    one._replace(choice=one.choice._replace(traits=None))
                     for one in (
                         new(f"{writer}-{number}-{i}", draw.choice(people)) for i in range(10)
                     )

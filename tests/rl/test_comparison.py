@@ -1,11 +1,16 @@
 """Comparing policies: segments cover the log, the front is a front, and the truth is found."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
 from recparams_rl.action import N_ACTIONS
 from recparams_rl.evaluation.comparison import Comparison, Log, Target, _pareto, compare
-from recparams_rl.evaluation.estimators import ESTIMATORS
+from recparams_rl.evaluation.estimators import ESTIMATORS, rounds
+from recparams_rl.evaluation.people import standard_error
+from recparams_rl.evaluation.reward_model import estimate_rewards
+from recparams_rl.evaluation.segments import segments
 from recparams_rl.objectives import LEVELS, Objectives
 from recparams_rl.policy import GreedyTable, rule_based_policy
 from recparams_rl.reward import RewardWeights, rewards
@@ -89,6 +94,33 @@ def test_segments_divide_the_log(logged: tuple[Log, np.ndarray], compared: Compa
     terciles = [s.estimates[0].n for s in compared.policies[0].segments if s.dimension == TRAITS[0]]
     assert len(terciles) == 3
     assert min(terciles) > len(log) / 4
+
+
+def test_a_segment_is_what_its_rows_alone_say(
+    logged: tuple[Log, np.ndarray], compared: Comparison
+) -> None:
+    """Against terms of rounds, as they are written; only the order of summation differs."""
+    log, _ = logged
+    assert log.traits is not None
+    modelled = estimate_rewards(SPACE, log.state, log.action, log.engagement, log.person)
+    z = NormalDist().inv_cdf(0.975)
+    for report in compared.policies:
+        dist = report.target.action_dist(log.state, log.traits)
+        seen = rounds(log.engagement, log.action, log.pscore, dist, modelled, log.person)
+        found = {(one.dimension, one.value): one.estimates for one in report.segments}
+        masks = {(d, v): rows for d, v, rows in segments(SPACE, log.state, log.traits)}
+        assert list(found) == list(masks)
+        for part, rows in masks.items():
+            person = np.unique(log.person[rows], return_inverse=True)[1].astype(np.int32)
+            for estimator, one in zip(ESTIMATORS, found[part], strict=True):
+                assert (one.n, one.clusters) == (rows.sum(), person.max() + 1)
+                if one.reason:
+                    continue
+                value, terms = estimator.influence(seen[rows])
+                margin = z * standard_error(terms, person)
+                expected = (value, value - margin, value + margin)
+                given = (one.value, one.intervals[0].low, one.intervals[0].high)
+                assert given == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_action_shares(logged: tuple[Log, np.ndarray], compared: Comparison) -> None:

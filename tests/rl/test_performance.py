@@ -77,5 +77,6 @@ def test_it_counts(rows: list[tuple[int, list[str], float, float]]) -> None:
 def test_the_mean_of_many_small_rewards_is_exact() -> None:
     n = 1_000_000
     reward = np.full(n, 0.1, dtype=np.float32)
-    found = logged_performance(np.zeros(n), np.zeros(n, dtype=np.uint8), reward, np.zeros(n))
+    nobody, nothing = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.uint8)
+    found = logged_performance(nobody, nothing, reward, np.zeros(n))
     assert found.average_reward == pytest.approx(float(np.float32(0.1)), abs=1e-12)

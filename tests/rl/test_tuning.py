@@ -14,6 +14,7 @@ from recparams_rl.action import N_ACTIONS
 from recparams_rl.evaluation.grid import Configuration, grid
 from recparams_rl.evaluation.simultaneous import together
 from recparams_rl.evaluation.tuning import Later, Tuning, tune
+from recparams_rl.exploration import OFF, Exploration
 from recparams_rl.learners.registry import LEARNERS, settings_of
 from recparams_rl.rules import rule_table
 from recparams_rl.smoothing import Smoothing
@@ -23,7 +24,7 @@ from recparams_rl.transitions import Interactions, Transitions, prepare
 SPACE = StateSpace(
     bins=1, content_types=("music",), moods=("calm", "happy"), times_of_day=("night",)
 )
-EXPLORATIONS = {"off": 0.0, "schedule": 0.2, "0.05": 0.05}
+EXPLORATIONS = {"off": OFF, "schedule": Exploration(0.2), "0.05": Exploration(0.05)}
 COARSE = Smoothing(serving_bins=3)
 PRESENT = Configuration("q_learning", settings_of("q_learning", {}), COARSE)
 RULES_FOR_EVER = replace(PRESENT, smoothing=replace(COARSE, caution=1e6))
@@ -195,7 +196,7 @@ def test_the_present_is_kept_where_nothing_is_shown_better() -> None:
 
 def test_less_exploration_is_shown_to_be_better_and_not_chosen() -> None:
     earlier, later = log(energy_is_liked)
-    exploring = replace(PRESENT, exploration="schedule", epsilon=0.2)
+    exploring = replace(PRESENT, exploration="schedule", explores=Exploration(0.2))
     found = tune(SPACE, earlier, later, small_grid(exploring))
     assert verdicts(found)["exploration=off"] == "better"
     assert found.rows[found.chosen].configuration.exploration == "schedule"

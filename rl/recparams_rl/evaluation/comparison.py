@@ -16,15 +16,16 @@ from recparams_rl.evaluation.estimators import (
     joined,
     rounds,
 )
-from recparams_rl.evaluation.intervals import Estimate, difference, estimate
-from recparams_rl.evaluation.reward_model import estimate_rewards
-from recparams_rl.numerics import unique_inverse
+from recparams_rl.evaluation.intervals import Covered, Estimate, difference_of, estimates
+from recparams_rl.evaluation.people import Parts
+from recparams_rl.evaluation.reward_model import RewardModel, fit_rewards
+from recparams_rl.evaluation.segments import dimensions
 from recparams_rl.objectives import LEVELS, OBJECTIVES, Objectives
 from recparams_rl.policy import Policy
 from recparams_rl.state import TRAITS, StateSpace
 
-TERCILES = ("low", "middle", "high")
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
+_DR = DoublyRobust()
 
 
 @dataclass(frozen=True)
@@ -146,53 +147,65 @@ def compare(
         rng: draws the bootstrap samples of the estimates over the whole log; None draws none.
         by_segment: True to estimate within segments too.
     """
-    engagement = estimate_rewards(space, log.state, log.action, log.engagement, log.person)
-    apart, shares = zip(*(_by_objective(log, one, engagement) for one in targets), strict=True)
-    seen = [_weighted(objectives, rounds_of) for rounds_of in apart]
-    by_objective = [
-        {
-            name: estimate(DoublyRobust(), columns, confidence=confidence)
-            for name, columns in rounds_of.items()
-        }
-        for rounds_of in apart
-    ]
-    optimal = _pareto([[e.value for e in one.values()] for one in by_objective])
-    parts = list(segments(space, log.state, log.traits)) if by_segment else []
+    model = fit_rewards(space, log.state, log.action, log.engagement, log.person)
+    whole = Parts.whole(log.person)
+    covered: list[Covered] = []
+    overall: list[tuple[Estimate, ...]] = []
+    by_objective: list[dict[str, Estimate]] = []
+    shares: list[tuple[float, ...]] = []
+    for target in targets:
+        seen = _seen(log, target, model)
+        own = Covered.of(seen.weighted(objectives, log.action), whole)
+        if covered:
+            own = replace(own, rounds=_sharing(own.rounds, covered[0].rounds))
+        covered.append(own)
+        overall += _estimates(own, confidence, rng)
+        by_objective.append(
+            {
+                name: estimates(_DR, replace(own, rounds=one), confidence)[0]
+                for name, one in seen.by_objective(log.action)
+            }
+        )
+        shares.append(seen.shares)
+    parts = _segments(space, log, covered, confidence) if by_segment else [()] * len(covered)
+    optimal = _pareto([[one.value for one in values.values()] for values in by_objective])
+    reports = zip(targets, overall, parts, shares, by_objective, optimal, strict=True)
     return Comparison(
-        policies=tuple(
-            PolicyReport(
-                target=target,
-                estimates=tuple(
-                    estimate(one, columns, confidence=confidence, rng=rng) for one in ESTIMATORS
-                ),
-                segments=tuple(
-                    Segment(
-                        dimension,
-                        value,
-                        tuple(
-                            estimate(one, columns[rows], confidence=confidence)
-                            for one in ESTIMATORS
-                        ),
-                    )
-                    for dimension, value, rows in parts
-                ),
-                action_shares=share,
-                objectives=values,
-                pareto_optimal=best,
-            )
-            for target, columns, share, values, best in zip(
-                targets, seen, shares, by_objective, optimal, strict=True
-            )
-        ),
+        policies=tuple(PolicyReport(*report) for report in reports),
         pairs=tuple(
             _pair(
                 targets[a].name,
                 targets[b].name,
-                difference(DoublyRobust(), seen[a], seen[b], confidence=confidence, rng=rng),
+                difference_of(_DR, covered[a], covered[b], confidence, rng),
             )
             for a, b in combinations(range(len(targets)), 2)
         ),
     )
+
+
+def _estimates(
+    covered: Covered, confidence: float, rng: np.random.Generator | None = None
+) -> list[tuple[Estimate, ...]]:
+    """Returns the estimates of a policy in each part, in the order of `ESTIMATORS`."""
+    found = (estimates(one, covered, confidence, rng) for one in ESTIMATORS)
+    return list(zip(*found, strict=True))
+
+
+def _segments(
+    space: StateSpace, log: Log, policies: Sequence[Covered], confidence: float
+) -> list[tuple[Segment, ...]]:
+    """Returns the estimates of each policy in every segment that has rows."""
+    found: list[list[Segment]] = [[] for _ in policies]
+    for dimension, words, positions in dimensions(space, log.state, log.traits):
+        parts = Parts(policies[0].parts.person, positions, len(words))
+        for own, segments in zip(policies, found, strict=True):
+            in_parts = _estimates(Covered.of(own.rounds, parts), confidence)
+            segments += [
+                Segment(dimension, word, of_part)
+                for word, of_part in zip(words, in_parts, strict=True)
+                if of_part[0].n
+            ]
+    return [tuple(segments) for segments in found]
 
 
 def _pair(one: str, other: str, found: Estimate) -> PairReport:
@@ -201,22 +214,42 @@ def _pair(one: str, other: str, found: Estimate) -> PairReport:
     return PairReport(one, other, replace(found, reason=reason))
 
 
-def _by_objective(
-    log: Log, target: Target, engagement: NDArray[np.float32]
-) -> tuple[dict[str, Rounds], tuple[float, ...]]:
-    """Returns the log as a policy sees it, with each of `OBJECTIVES` alone as the reward.
+@dataclass(frozen=True)
+class _Seen:
+    """A log as a policy sees it.
 
-    Made in pieces: 27 probabilities a row take much memory.
-
-    Args:
-        log: the log.
-        target: the policy.
-        engagement: estimated for all actions, shape (n, 27).
-
-    Returns:
-        Rounds by objective, and the policy's share of each action, 27 numbers.
+    Attributes:
+        engagement: the rounds, with engagement alone as the reward.
+        levels: diversity and novelty that the policy gives, mean over its actions, (n, 2).
+        shares: of the policy's actions, 27 numbers.
     """
-    cluster = unique_inverse(log.person)[1]
+
+    engagement: Rounds
+    levels: Floats
+    shares: tuple[float, ...]
+
+    def by_objective(self, action: NDArray[np.uint8]) -> Iterator[tuple[str, Rounds]]:
+        """Yields each of `OBJECTIVES`, and the rounds with it alone as the reward."""
+        yield OBJECTIVES[0], self.engagement
+        # What an action itself brings is known of every action, so nothing of it is estimated.
+        logged = LEVELS[action].astype(np.float64)
+        for name, column, direct in zip(OBJECTIVES[1:], logged.T, self.levels.T, strict=True):
+            yield name, replace(self.engagement, reward=column, estimated=column, direct=direct)
+
+    def weighted(self, objectives: Objectives, action: NDArray[np.uint8]) -> Rounds:
+        """Returns the rounds with the weighted sum of the objectives as the reward."""
+        reward, estimated, direct = np.zeros((3, len(action)))
+        for name, one in self.by_objective(action):
+            # What counts for nothing costs nothing.
+            if weight := getattr(objectives, name):
+                reward += weight * one.reward
+                estimated += weight * one.estimated
+                direct += weight * one.direct
+        return replace(self.engagement, reward=reward, estimated=estimated, direct=direct)
+
+
+def _seen(log: Log, target: Target, model: RewardModel) -> _Seen:
+    """Returns the log as a policy sees it; made in pieces, as 27 probabilities take much memory."""
     traits = np.zeros((len(log), len(TRAITS)), np.float32) if log.traits is None else log.traits
     pieces, levels, taken = [], [], np.zeros(N_ACTIONS)
     for first in range(0, max(len(log), 1), _CHUNK):
@@ -228,41 +261,19 @@ def _by_objective(
                 log.action[rows],
                 log.pscore[rows],
                 dist,
-                engagement[rows],
-                cluster[rows],
+                model.estimates(log.state[rows], log.person[rows]),
+                log.person[rows],
             )
         )
         levels.append(dist @ LEVELS)
         taken += dist.sum(axis=0)
-    seen = joined(pieces)
-    logged = LEVELS[log.action].astype(np.float64)
-    # What an action itself brings is known of every action, so nothing of it is estimated.
-    by_objective = {OBJECTIVES[0]: seen} | {
-        name: replace(seen, reward=column, estimated=column, direct=direct)
-        for name, column, direct in zip(
-            OBJECTIVES[1:], logged.T, np.concatenate(levels).T, strict=True
-        )
-    }
-    return by_objective, tuple((taken / max(1, len(log))).tolist())
+    shares = tuple((taken / max(1, len(log))).tolist())
+    return _Seen(joined(pieces), np.concatenate(levels), shares)
 
 
-def _weighted(objectives: Objectives, by_objective: dict[str, Rounds]) -> Rounds:
-    """Returns rounds whose reward is the weighted sum of the objectives."""
-    weights = [getattr(objectives, name) for name in by_objective]
-
-    def total(column: str) -> Floats:
-        parts = (getattr(rounds_of, column) for rounds_of in by_objective.values())
-        # What counts for nothing costs nothing.
-        summed: Floats = np.zeros(len(seen))
-        for weight, part in zip(weights, parts, strict=True):
-            if weight:
-                summed += weight * part
-        return summed
-
-    seen = by_objective[OBJECTIVES[0]]
-    return replace(
-        seen, reward=total("reward"), estimated=total("estimated"), direct=total("direct")
-    )
+def _sharing(mine: Rounds, others: Rounds) -> Rounds:
+    """Returns rounds that keep what all policies see alike only once."""
+    return replace(mine, reward=others.reward, estimated=others.estimated, cluster=others.cluster)
 
 
 def action_shares(action: NDArray[np.uint8]) -> tuple[float, ...]:
@@ -282,36 +293,3 @@ def _pareto(values: list[list[float]]) -> list[bool]:
         )
         for i, mine in enumerate(values)
     ]
-
-
-def segments(
-    space: StateSpace, state: NDArray[np.int32], traits: NDArray[np.float32] | None
-) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Yields dimension, value and a mask of rows, bool (n,), of every segment that has rows.
-
-    Args:
-        space: the state space.
-        state: int32 (n,), 0 to n_states - 1.
-        traits: scores 0 to 100, float32 (n, 5), or None for no segments by trait.
-    """
-    parts = np.unravel_index(state % space.n_contexts, space.context_shape)
-    names = {
-        "content_type": space.content_types,
-        "mood": space.moods,
-        "time_of_day": space.times_of_day,
-    }
-    for (dimension, words), part in zip(names.items(), parts, strict=True):
-        for position, word in enumerate(words):
-            rows = part == position
-            if rows.any():
-                yield dimension, word, rows
-    if traits is None:
-        return
-    for position, trait in enumerate(TRAITS):
-        scores = traits[:, position]
-        edges = np.quantile(scores, (1 / 3, 2 / 3)) if len(scores) else np.zeros(2)
-        tercile = np.searchsorted(edges, scores, side="right")
-        for part_of, word in enumerate(TERCILES):
-            rows = tercile == part_of
-            if rows.any():
-                yield trait, word, rows

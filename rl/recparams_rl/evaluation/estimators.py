@@ -3,15 +3,16 @@
 Plain arrays go in, named as in the Open Bandit Pipeline (Saito et al. 2021): round i has a logged
 action, its reward, and its pscore, the probability with which the behaviour policy took it;
 action_dist holds the target policy's probabilities of all actions, estimated_rewards a model of
-their mean rewards. Every estimator is a ratio of two means over rounds, so the delta method and the
-bootstrap (recparams_rl/evaluation/intervals.py) are written once. Values are in units of reward.
+their mean rewards. Every estimator is the mean of a term of each round, or that over the mean
+weight, so the delta method and the bootstrap (recparams_rl/evaluation/intervals.py) are written
+once. Values are in units of reward.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,23 +111,30 @@ def joined(pieces: Sequence[Rounds]) -> Rounds:
 
 
 class Estimator(ABC):
-    """Estimator of the mean reward of the target policy, a ratio of two means."""
+    """Estimator of the mean reward of the target policy.
+
+    Attributes:
+        name: of the estimator.
+        self_normalized: True if the value is the mean of the terms over the mean weight.
+    """
 
     name: str
+    self_normalized: ClassVar[bool] = False
 
     @abstractmethod
-    def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
-        """Returns numerators and denominators, each (n,); the value is the ratio of their means."""
+    def terms(self, rounds: Rounds) -> Floats:
+        """Returns the term of each round, (n,)."""
 
     def influence(self, rounds: Rounds) -> tuple[float, Floats]:
-        """Returns the value, and terms of shape (n,) with that mean and with its standard error.
+        """Returns the value, and a column of shape (n,) with that mean and with its standard error.
 
-        Terms of a ratio are linearised around it (delta method). Not all weights may be 0.
+        A ratio is linearised around it (delta method). Not all weights may be 0.
         """
-        numerator, denominator = self.ratio(rounds)
+        terms = self.terms(rounds)
+        denominator = rounds.weight if self.self_normalized else np.ones(len(rounds))
         scale = denominator.mean()
-        value = float(numerator.mean() / scale)
-        return value, value + (numerator - value * denominator) / scale
+        value = float(terms.mean() / scale)
+        return value, value + (terms - value * denominator) / scale
 
 
 def _check_lambda(lambda_: float) -> None:
@@ -143,8 +151,8 @@ class DirectMethod(Estimator):
 
     name: str = "dm"
 
-    def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
-        return rounds.direct, np.ones(len(rounds))
+    def terms(self, rounds: Rounds) -> Floats:
+        return rounds.direct
 
 
 @dataclass(frozen=True)
@@ -165,8 +173,8 @@ class InverseProbabilityWeighting(Estimator):
     def __post_init__(self) -> None:
         _check_lambda(self.lambda_)
 
-    def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
-        return np.minimum(rounds.weight, self.lambda_) * rounds.reward, np.ones(len(rounds))
+    def terms(self, rounds: Rounds) -> Floats:
+        return np.minimum(rounds.weight, self.lambda_) * rounds.reward
 
 
 @dataclass(frozen=True)
@@ -174,9 +182,10 @@ class SelfNormalizedInverseProbabilityWeighting(Estimator):
     """Mean reward, weighted (Swaminathan & Joachims 2015): biased by O(1/n), often less varied."""
 
     name: str = "snipw"
+    self_normalized: ClassVar[bool] = True
 
-    def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
-        return rounds.weight * rounds.reward, rounds.weight
+    def terms(self, rounds: Rounds) -> Floats:
+        return rounds.weight * rounds.reward
 
 
 @dataclass(frozen=True)
@@ -198,9 +207,9 @@ class DoublyRobust(Estimator):
     def __post_init__(self) -> None:
         _check_lambda(self.lambda_)
 
-    def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
+    def terms(self, rounds: Rounds) -> Floats:
         weight = np.minimum(rounds.weight, self.lambda_)
-        return rounds.direct + weight * (rounds.reward - rounds.estimated), np.ones(len(rounds))
+        return rounds.direct + weight * (rounds.reward - rounds.estimated)
 
 
 @dataclass(frozen=True)
@@ -222,9 +231,9 @@ class SwitchDoublyRobust(Estimator):
         if not self.tau >= 0:
             raise ValueError(f"tau must be at least 0, not {self.tau}")
 
-    def ratio(self, rounds: Rounds) -> tuple[Floats, Floats]:
+    def terms(self, rounds: Rounds) -> Floats:
         weight = np.where(rounds.weight <= self.tau, rounds.weight, 0.0)
-        return rounds.direct + weight * (rounds.reward - rounds.estimated), np.ones(len(rounds))
+        return rounds.direct + weight * (rounds.reward - rounds.estimated)
 
 
 ESTIMATORS: tuple[Estimator, ...] = (

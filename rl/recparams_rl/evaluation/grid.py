@@ -7,6 +7,7 @@ of one hyperparameter, so that there are few of them and each difference has a n
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
+from recparams_rl.exploration import OFF, Exploration
 from recparams_rl.learners.deep import DeepHyperparameters
 from recparams_rl.learners.double_q_learning import DoubleQLearning
 from recparams_rl.learners.expected_sarsa import ExpectedSarsa
@@ -40,15 +41,15 @@ class Configuration:
         algorithm: a name in `LEARNERS`.
         hyperparameters: of its own type.
         smoothing: with which policies are published.
-        exploration: as the setting says it: off, posterior, schedule or a number.
-        epsilon: probability of a random action that this is now, 0 to 1.
+        exploration: name of the setting: off, posterior, schedule or a number.
+        explores: what the setting is now.
     """
 
     algorithm: str
     hyperparameters: Hyperparameters
     smoothing: Smoothing
     exploration: str = "off"
-    epsilon: float = 0.0
+    explores: Exploration = OFF
 
     def changes(self, present: "Configuration") -> dict[str, str]:
         """Returns the settings, by name, that make this of the present configuration."""
@@ -82,7 +83,7 @@ def _text(value: object) -> str:
 
 
 def grid(
-    present: Configuration, explorations: Mapping[str, float], *, deep: bool
+    present: Configuration, explorations: Mapping[str, Exploration], *, deep: bool
 ) -> tuple[Configuration, ...]:
     """Returns the present configuration and its variations, each once.
 
@@ -91,7 +92,7 @@ def grid(
 
     Args:
         present: the configuration that is in force.
-        explorations: settings of exploration, and the probability of a random action that each is.
+        explorations: settings of exploration by name, and what each is now.
         deep: True if neural networks can be learned here.
     """
     found = dict.fromkeys((present, *_variations(present, explorations, deep=deep)))
@@ -99,7 +100,7 @@ def grid(
 
 
 def _variations(
-    present: Configuration, explorations: Mapping[str, float], *, deep: bool
+    present: Configuration, explorations: Mapping[str, Exploration], *, deep: bool
 ) -> Iterator[Configuration]:
     yield replace(
         present,
@@ -120,8 +121,8 @@ def _variations(
                 algorithm=algorithm,
                 hyperparameters=settings_of(algorithm, {**own.to_dict(), name: value}),
             )
-    for exploration, epsilon in explorations.items():
-        yield replace(present, exploration=exploration, epsilon=epsilon)
+    for name, explores in explorations.items():
+        yield replace(present, exploration=name, explores=explores)
 
 
 def _of_table(present: Configuration) -> Iterator[Configuration]:

@@ -10,11 +10,10 @@ from math import nan
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recparams_rl.evaluation.estimators import Estimator, Floats, Rounds
-from recparams_rl.evaluation.overlap import OVERLAP, Overlap, effective_size, standard_error
-from recparams_rl.numerics import unique_inverse
+from recparams_rl.evaluation.overlap import OVERLAP, Coverage, Overlap, coverages
+from recparams_rl.evaluation.people import Parts, error_of_sums
 
 RESAMPLES = 400
 """Bootstrap samples: the 2.5 % quantile is then the tenth smallest."""
@@ -56,6 +55,31 @@ class Estimate:
     reason: str
 
 
+@dataclass(frozen=True)
+class Covered:
+    """A log as a policy sees it, with what the log says of the policy in each part.
+
+    Attributes:
+        rounds: all rounds of the log.
+        parts: its parts.
+        overlap: least coverage for an estimate.
+        coverages: of the policy by each part.
+        reasons: why there is no estimate in each part; empty where there is one.
+    """
+
+    rounds: Rounds
+    parts: Parts
+    overlap: Overlap
+    coverages: Sequence[Coverage]
+    reasons: Sequence[str]
+
+    @classmethod
+    def of(cls, rounds: Rounds, parts: Parts, overlap: Overlap = OVERLAP) -> "Covered":
+        """Looks how well each part covers the policy."""
+        found = coverages(rounds.weight, parts)
+        return cls(rounds, parts, overlap, found, [overlap.refusal(one) for one in found])
+
+
 def estimate(
     estimator: Estimator,
     rounds: Rounds,
@@ -78,7 +102,24 @@ def estimate(
     Raises:
         ValueError: if confidence is out of range.
     """
-    return _estimate(estimator, [rounds], confidence, rng, resamples, overlap)
+    covered = Covered.of(rounds, Parts.whole(rounds.cluster), overlap)
+    (found,) = estimates(estimator, covered, confidence, rng, resamples)
+    return found
+
+
+def estimates(
+    estimator: Estimator,
+    covered: Covered,
+    confidence: float,
+    rng: np.random.Generator | None = None,
+    resamples: int = RESAMPLES,
+) -> list[Estimate]:
+    """Estimates the value of a policy in each part of a log; arguments are as in `estimate`."""
+    terms = covered.parts.sums(estimator.terms(covered.rounds))
+    return [
+        _estimate(estimator, [_Sums(coverage, own)], reason, confidence, rng, resamples)
+        for coverage, own, reason in zip(covered.coverages, terms, covered.reasons, strict=True)
+    ]
 
 
 def difference(
@@ -101,76 +142,105 @@ def difference(
     """
     if not (np.array_equal(a.reward, b.reward) and np.array_equal(a.cluster, b.cluster)):
         raise ValueError("the two policies must be given the same rounds")
-    return _estimate(estimator, [a, b], confidence, rng, resamples, overlap)
+    whole = Parts.whole(a.cluster)
+    first, second = (Covered.of(one, whole, overlap) for one in (a, b))
+    return difference_of(estimator, first, second, confidence, rng, resamples)
+
+
+def difference_of(
+    estimator: Estimator,
+    a: Covered,
+    b: Covered,
+    confidence: float,
+    rng: np.random.Generator | None = None,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Does what `difference` does for policies that are covered by one and the same whole log."""
+    sums = [
+        _Sums(one.coverages[0], one.parts.sums(estimator.terms(one.rounds))[0]) for one in (a, b)
+    ]
+    return _estimate(estimator, sums, _difference_refusal(a, b), confidence, rng, resamples)
+
+
+def _difference_refusal(a: Covered, b: Covered) -> str:
+    """Returns a sentence that says why a difference is refused, or an empty string."""
+    for which, one in (("first", a), ("second", b)):
+        if one.reasons[0]:
+            return f"the {which} policy: {one.reasons[0]}"
+    first, second = a.rounds, b.rounds
+    if np.array_equal(first.weight, second.weight) and np.array_equal(first.direct, second.direct):
+        return ""
+    return a.overlap.difference_refusal(first.weight, second.weight, a.parts)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What an estimator makes of a policy, by person: its weights, and the sums of the terms."""
+
+    coverage: Coverage
+    terms: Floats
+
+    def denominators(self, estimator: Estimator) -> Floats:
+        """Returns what the sum of the terms is divided by, person by person."""
+        return self.coverage.weight if estimator.self_normalized else self.coverage.rounds
 
 
 def _estimate(
     estimator: Estimator,
-    policies: Sequence[Rounds],
+    policies: Sequence[_Sums],
+    reason: str,
     confidence: float,
     rng: np.random.Generator | None,
     resamples: int,
-    overlap: Overlap,
 ) -> Estimate:
     """Estimates the value of the first policy, minus that of the second if there is one."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
-    people, person = unique_inverse(policies[0].cluster)
-    reason = _refusal(policies, person, overlap)
+    covered = [one.coverage for one in policies]
+    n, people = covered[0].n, covered[0].people
     value, intervals = nan, []
     if not reason:
         signs = np.array((1.0, -1.0))[: len(policies)]
-        values, terms = zip(*map(estimator.influence, policies), strict=True)
+        ratios = [(one.terms, one.denominators(estimator)) for one in policies]
+        values, deviations = zip(*(_linearised(*ratio, n) for ratio in ratios), strict=True)
         value = float(signs @ values)
         tail = (1.0 - confidence) / 2.0
-        margin = -NormalDist().inv_cdf(tail) * standard_error(signs @ np.stack(terms), person)
+        error = error_of_sums(signs @ np.stack(deviations), people, n)
+        margin = -NormalDist().inv_cdf(tail) * error
         intervals.append(Interval("normal", value - margin, value + margin))
         if rng is not None:
-            ratios = [estimator.ratio(policy) for policy in policies]
-            drawn = _bootstrap(ratios, person, rng, resamples) @ signs
+            drawn = _bootstrap(ratios, rng, resamples) @ signs
             low, high = np.quantile(drawn, (tail, 1.0 - tail))
             intervals.append(Interval("bootstrap", float(low), float(high)))
-    weights = [policy.weight for policy in policies]
-    n = len(person)
     return Estimate(
         name=estimator.name,
         value=value,
         intervals=tuple(intervals),
         n=n,
-        clusters=len(people),
-        effective_sample_size=min(map(effective_size, weights)),
-        largest_weight=max(float(weight.max(initial=0.0)) for weight in weights),
-        mean_weight=min(float(weight.sum()) for weight in weights) / max(n, 1),
+        clusters=people,
+        effective_sample_size=min(one.effective_sample_size for one in covered),
+        largest_weight=max(one.largest for one in covered),
+        mean_weight=min(one.mean for one in covered),
         reason=reason,
     )
 
 
-def _refusal(policies: Sequence[Rounds], person: NDArray[np.int32], overlap: Overlap) -> str:
-    """Returns a sentence that says why an estimate is refused, or an empty string."""
-    reasons = [overlap.refusal(policy.weight, person) for policy in policies]
-    if len(policies) == 1:
-        return reasons[0]
-    for which, reason in zip(("first", "second"), reasons, strict=True):
-        if reason:
-            return f"the {which} policy: {reason}"
-    first, second = policies
-    if np.array_equal(first.weight, second.weight) and np.array_equal(first.direct, second.direct):
-        return ""
-    return overlap.difference_refusal(first.weight, second.weight, person)
+def _linearised(terms: Floats, denominators: Floats, n: int) -> tuple[float, Floats]:
+    """Returns a ratio of sums, and the sum of each person's deviations from it (delta method)."""
+    total = denominators.sum()
+    value = float(terms.sum() / total)
+    return value, (terms - value * denominators) * (n / total)
 
 
 def _bootstrap(
-    ratios: Sequence[tuple[Floats, Floats]],
-    person: NDArray[np.int32],
-    rng: np.random.Generator,
-    resamples: int,
+    ratios: Sequence[tuple[Floats, Floats]], rng: np.random.Generator, resamples: int
 ) -> Floats:
     """Returns values of ratios in samples of whole persons, shape (resamples, len(ratios)).
 
     Percentile bootstrap (Efron 1979) of clusters (Cameron, Gelbach & Miller 2008). All ratios see
-    the same people. Memory is that of a few columns of people.
+    the same people.
     """
-    sums = np.stack([np.bincount(person, column) for ratio in ratios for column in ratio])
+    sums = np.stack([column for ratio in ratios for column in ratio])
     people = sums.shape[1]
     totals = np.empty((resamples, len(sums)))
     for sample in totals:

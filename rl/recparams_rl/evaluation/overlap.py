@@ -5,15 +5,13 @@ for any other policy, with a narrow interval around it. Such numbers are refused
 """
 
 from dataclasses import dataclass
-from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recparams_rl.action import N_ACTIONS
-
-Floats = NDArray[np.float64]
+from recparams_rl.evaluation.people import Floats, Parts, effective_size, error_of_sums
 
 LEAST_PSCORE = 1e-3
 """Least propensity that estimates rest on, where no less is explored: one round of 12,000 at 1e-30,
@@ -24,6 +22,52 @@ LEAST_USEFUL_PSCORE = 1e-5
 
 SUPPORT_CONFIDENCE = 0.99
 """Of the interval of the mean weight: a policy is rarely called unsupported by chance."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The importance weights of a policy on some rounds, summed up by person.
+
+    Attributes:
+        rounds: number of each person's rounds, float64 (people,); those with none do not count.
+        weight: sum of each person's weights, float64 (people,).
+        squares: sum of the squares of all weights.
+        largest: the largest weight; 0 of none.
+    """
+
+    rounds: Floats
+    weight: Floats
+    squares: float
+    largest: float
+
+    @property
+    def n(self) -> int:
+        """Number of rounds."""
+        return int(self.rounds.sum())
+
+    @property
+    def people(self) -> int:
+        """Number of people with a round."""
+        return int(np.count_nonzero(self.rounds))
+
+    @property
+    def mean(self) -> float:
+        """Mean weight; 0 of none."""
+        return float(self.weight.sum()) / max(self.n, 1)
+
+    @property
+    def effective_sample_size(self) -> float:
+        """(sum w)^2 / sum w^2 over rounds."""
+        return float(self.weight.sum()) ** 2 / self.squares if self.squares else 0.0
+
+
+def coverages(weight: Floats, parts: Parts) -> list[Coverage]:
+    """Returns how the weights of a policy, (n,), cover each part of a log."""
+    largest = np.zeros(parts.n_parts)
+    np.maximum.at(largest, parts.part, weight)
+    squares = np.bincount(parts.part, np.square(weight), minlength=parts.n_parts)
+    columns = zip(parts.sums(), parts.sums(weight), squares, largest, strict=True)
+    return [Coverage(n, sums, float(square), float(top)) for n, sums, square, top in columns]
 
 
 @dataclass(frozen=True)
@@ -52,38 +96,34 @@ class Overlap:
         ):
             raise ValueError(f"out of range: {self}")
 
-    def refusal(self, weight: Floats, person: NDArray[np.int32]) -> str:
-        """Returns a sentence that says why a policy cannot be estimated; empty if it can.
-
-        Args:
-            weight: importance weights, shape (n,).
-            person: person of each round, 0, 1, ... without gaps, shape (n,).
-        """
-        people = int(person.max(initial=-1)) + 1
+    def refusal(self, covered: Coverage) -> str:
+        """Returns a sentence that says why a policy cannot be estimated; empty if it can."""
+        people = covered.people
         if people < self.least_clusters:
             return f"the log is of {people} people, fewer than {self.least_clusters}"
         # With full support the mean weight is 1 in expectation; it is the share that was tried.
-        tried = float(weight.mean())
+        tried = covered.mean
         z = NormalDist().inv_cdf((1.0 + SUPPORT_CONFIDENCE) / 2.0)
-        if tried + z * standard_error(weight, person) < self.least_mean_weight:
+        error = error_of_sums(covered.weight - tried * covered.rounds, people, covered.n)
+        if tried + z * error < self.least_mean_weight:
             return f"about {100 * (1 - tried):.0f} % of what this policy would do was never tried"
-        size, least = effective_size(weight), self.least_effective_sample_size
+        size, least = covered.effective_sample_size, self.least_effective_sample_size
         if size < least:
             return f"the log is worth about {int(size)} rounds of it, fewer than {least:g}"
         # Not only rounds: where one person carries the weight, SNIPW sees no spread of people.
-        size = _effective_people(weight, person)
+        size = effective_size(covered.weight)
         if size < self.least_clusters:
             return f"the log is worth about {int(size)} people, fewer than {self.least_clusters}"
         return ""
 
-    def difference_refusal(self, a: Floats, b: Floats, person: NDArray[np.int32]) -> str:
+    def difference_refusal(self, a: Floats, b: Floats, whole: Parts) -> str:
         """Returns a sentence that says why policies of weights a and b cannot be told apart, or "".
 
         Each may have many rounds and yet hardly any where they differ. A paired interval would
         then be narrow because what is rare has not been seen.
         """
         for which, surplus in (("first", a - b), ("second", b - a)):
-            size = _effective_people(np.maximum(surplus, 0.0), person)
+            size = effective_size(whole.sums(np.maximum(surplus, 0.0)))
             if size < self.least_clusters:
                 return (
                     f"what only the {which} policy would do was given to about {int(size)} people, "
@@ -117,25 +157,3 @@ def bounded_pscore(pscore: NDArray[np.float32], least: float) -> NDArray[np.floa
         least: the bound.
     """
     return np.where(pscore >= least, pscore, np.float32(np.nan))
-
-
-def effective_size(weight: Floats) -> float:
-    """Returns the effective sample size of weights (Kish 1965): (sum w)^2 / sum w^2."""
-    squares = float(np.square(weight).sum())
-    return float(weight.sum()) ** 2 / squares if squares else 0.0
-
-
-def _effective_people(weight: Floats, person: NDArray[np.int32]) -> float:
-    return effective_size(np.bincount(person, weight).astype(np.float64, copy=False))
-
-
-def standard_error(terms: Floats, person: NDArray[np.int32]) -> float:
-    """Returns the cluster-robust standard error of a mean (Liang & Zeger 1986).
-
-    Args:
-        terms: independent between persons, not within one, shape (n,).
-        person: person of each term, 0, 1, ... without gaps, shape (n,); at least two.
-    """
-    sums = np.bincount(person, terms - terms.mean())
-    clusters = len(sums)
-    return sqrt(clusters / (clusters - 1) * float(np.square(sums).sum())) / len(terms)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recparams_rl.numerics import unique_inverse
 from recparams_rl.reward import REACTIONS, reaction_flags
 
 
@@ -48,7 +49,7 @@ def logged_performance(
     n = len(user)
     return LoggedPerformance(
         interactions=n,
-        users=len(np.unique(user)),
+        users=len(unique_inverse(user)[0]),
         average_reward=float(reward.mean(dtype=np.float64)) if n else 0.0,
         like_rate=counts["like"] / n if n else 0.0,
         reaction_counts=counts,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recparams_rl.action import N_ACTIONS
-from recparams_rl.evaluation.comparison import segments
+from recparams_rl.evaluation.segments import segments
 from recparams_rl.policy import Policy
 from recparams_rl.state import TRAITS, StateSpace
 

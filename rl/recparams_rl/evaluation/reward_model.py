@@ -9,6 +9,7 @@ It is cross-fitted (Chernozhukov et al. 2018): nobody's rewards are in the fit t
 them, so errors of the model and rewards are independent.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,37 @@ Floats = NDArray[np.float64]
 RIDGE = 30.0
 """Best held-out R^2 on simulated logs of 400 to 200 000 rounds, among 0.1, 1, 3, ... 1000."""
 
-_CHUNK = 1 << 14
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Mean rewards of all actions, for each fold of people as learned from the others.
+
+    An estimate is the sum of two parts.
+
+    Attributes:
+        of_context: by fold and context, float64 (folds, n_contexts, 27).
+        of_cell: by fold and personality cell, float64 (folds, n_cells, 27).
+    """
+
+    of_context: Floats
+    of_cell: Floats
+
+    def estimates(
+        self, state: NDArray[np.int32], cluster: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Returns the estimates of all actions in n rounds, float32 (n, 27), in units of reward.
+
+        Args:
+            state: int32 (n,), 0 to n_states - 1.
+            cluster: person of each round, as the model was fit with, int64 (n,).
+        """
+        folds, n_contexts, _ = self.of_context.shape
+        fold = _fold(cluster, folds)
+        cell, context = np.divmod(state, n_contexts)
+        estimated: Floats = self.of_context[fold, context] + self.of_cell[fold, cell]
+        return estimated.astype(np.float32)
 
 
 def estimate_rewards(
@@ -38,6 +69,33 @@ def estimate_rewards(
 ) -> NDArray[np.float32]:
     """Estimates the mean rewards of all actions in n rounds, each from other people's rounds.
 
+    Arguments are as in `fit_rewards`.
+
+    Returns:
+        float32 (n, 27), in units of reward; 0 if there is nobody else to learn from.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    model = fit_rewards(space, state, action, reward, cluster, folds=folds, ridge=ridge)
+    estimated = np.empty((len(state), N_ACTIONS), dtype=np.float32)
+    for rows in _chunks(len(state)):
+        estimated[rows] = model.estimates(state[rows], cluster[rows])
+    return estimated
+
+
+def fit_rewards(
+    space: StateSpace,
+    state: NDArray[np.int32],
+    action: NDArray[np.uint8],
+    reward: NDArray[np.floating[Any]],
+    cluster: NDArray[np.int64],
+    *,
+    folds: int = 3,
+    ridge: float = RIDGE,
+) -> RewardModel:
+    """Fits the mean rewards of all actions to n rounds.
+
     Args:
         space: the state space.
         state: int32 (n,), 0 to n_states - 1.
@@ -47,9 +105,6 @@ def estimate_rewards(
         folds: parts the people are split into, at least 2.
         ridge: weight of the prior, a coefficient of 0, in rounds, above 0.
 
-    Returns:
-        float32 (n, 27), in units of reward; 0 if there is nobody else to learn from.
-
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -57,32 +112,37 @@ def estimate_rewards(
         raise ValueError(f"folds must be at least 2, ridge above 0, not {folds} and {ridge}")
     if not ((state >= 0) & (state < space.n_states)).all() or not (action < N_ACTIONS).all():
         raise ValueError(f"states must be from 0 to {space.n_states - 1}, actions to 26")
-    features = _Features(space)
-    fold = _fold(cluster, folds)
-    squares, products = _moments(features, state, action, reward.astype(np.float64), fold, folds)
-    estimated = np.empty((len(state), N_ACTIONS), dtype=np.float32)
+    features = _Features.of(space)
+    squares, products = _moments(features, state, action, reward, cluster, folds)
+    of_context, of_cell = [], []
     for one in range(folds):
         others = np.arange(folds) != one
         mean, coefficients = _fit(squares[others].sum(axis=0), products[others].sum(axis=0), ridge)
-        for rows in _chunks(np.flatnonzero(fold == one)):
-            estimated[rows] = mean + features.of(state[rows]) @ coefficients.T
-    return estimated
+        by_context, by_cell = np.hsplit(coefficients, [features.contexts.shape[1]])
+        of_context.append(mean + features.contexts @ by_context.T)
+        of_cell.append(features.cells @ by_cell.T)
+    return RewardModel(np.stack(of_context), np.stack(of_cell))
 
 
+@dataclass(frozen=True)
 class _Features:
-    """Features of states: one-hot contexts, alone and in pairs, and midpoints of trait bins."""
+    """Features of states, in two parts.
 
-    def __init__(self, space: StateSpace) -> None:
-        encoded = context_one_hots(space)
-        self._contexts = np.hstack([np.ones((space.n_contexts, 1)), *encoded])
+    Attributes:
+        contexts: 1, and one-hot contexts alone and in pairs, (n_contexts, p).
+        cells: midpoints of the bins of traits, in (-1, 1), (n_cells, 5).
+    """
+
+    contexts: Floats
+    cells: Floats
+
+    @classmethod
+    def of(cls, space: StateSpace) -> "_Features":
         bins = np.unravel_index(np.arange(space.n_cells), (space.bins,) * len(TRAITS))
-        self._cells = (2.0 * np.stack(bins, axis=1) + 1.0) / space.bins - 1.0
-        self.size = self._contexts.shape[1] + len(TRAITS)
-
-    def of(self, state: NDArray[np.int32]) -> Floats:
-        """Returns features of m states, (m, size); the first is 1, traits are in (-1, 1)."""
-        cell, context = np.divmod(state, len(self._contexts))
-        return np.hstack([self._contexts[context], self._cells[cell]])
+        return cls(
+            np.hstack([np.ones((space.n_contexts, 1)), *context_one_hots(space)]),
+            (2.0 * np.stack(bins, axis=1) + 1.0) / space.bins - 1.0,
+        )
 
 
 def _fold(cluster: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
@@ -91,31 +151,51 @@ def _fold(cluster: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
     return (hashes % np.uint64(folds)).astype(np.int64)
 
 
-def _chunks(rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    return [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
+def _chunks(n: int) -> list[slice]:
+    return [slice(first, first + _CHUNK) for first in range(0, n, _CHUNK)]
 
 
 def _moments(
     features: _Features,
     state: NDArray[np.int32],
     action: NDArray[np.uint8],
-    reward: Floats,
-    fold: NDArray[np.int64],
+    reward: NDArray[np.floating[Any]],
+    cluster: NDArray[np.int64],
     folds: int,
 ) -> tuple[Floats, Floats]:
-    """Returns sums of x x' and x r by fold and action: (folds, 27, k, k) and (folds, 27, k)."""
-    k = features.size
-    squares = np.zeros((folds * N_ACTIONS, k, k))
-    products = np.zeros((folds * N_ACTIONS, k))
-    group = fold * N_ACTIONS + action
-    order = np.argsort(group, kind="stable")
-    ends = np.cumsum(np.bincount(group, minlength=len(squares)))
-    for one, rows in enumerate(np.split(order, ends[:-1])):
-        for chunk in _chunks(rows):
-            x = features.of(state[chunk])
-            squares[one] += x.T @ x
-            products[one] += x.T @ reward[chunk]
-    return squares.reshape(folds, N_ACTIONS, k, k), products.reshape(folds, N_ACTIONS, k)
+    """Returns sums of x x' and x r by fold and action: (folds, 27, k, k) and (folds, 27, k).
+
+    Features of a context are those of all its rows, so that rows are only summed up by context.
+    """
+    n_contexts, p = features.contexts.shape
+    groups, traits = folds * N_ACTIONS, len(TRAITS)
+    # Of each group and context: 1, the traits, and the reward.
+    in_context = np.zeros((2 + traits, groups * n_contexts))
+    # Of each group: products of traits with each other and with the reward.
+    in_group = np.zeros((traits, traits + 1, groups))
+    for rows in _chunks(len(state)):
+        cell, context = np.divmod(state[rows], n_contexts)
+        group = _fold(cluster[rows], folds) * N_ACTIONS + action[rows]
+        place = group * n_contexts + context
+        columns = np.vstack([features.cells[cell].T, reward[rows]])
+        for total, column in zip(in_context, (np.ones(len(group)), *columns), strict=True):
+            total += np.bincount(place, column, minlength=len(total))
+        for i, j in np.ndindex(traits, traits + 1):
+            in_group[i, j] += np.bincount(group, columns[i] * columns[j], minlength=groups)
+    count, *of_traits, rewarded = in_context.reshape(-1, groups, n_contexts)
+    squares = np.empty((groups, p + traits, p + traits))
+    products = np.empty((groups, p + traits))
+    one_hots = features.contexts
+    squares[:, :p, :p] = np.einsum("gc,cp,cq->gpq", count, one_hots, one_hots, optimize=True)
+    squares[:, p:, :p] = np.stack(of_traits, axis=1) @ one_hots
+    squares[:, :p, p:] = squares[:, p:, :p].swapaxes(1, 2)
+    squares[:, p:, p:] = in_group[:, :traits].transpose(2, 0, 1)
+    products[:, :p] = rewarded @ one_hots
+    products[:, p:] = in_group[:, traits].T
+    return (
+        squares.reshape(folds, N_ACTIONS, *squares.shape[1:]),
+        products.reshape(folds, N_ACTIONS, -1),
+    )
 
 
 def _fit(squares: Floats, products: Floats, ridge: float) -> tuple[float, Floats]:

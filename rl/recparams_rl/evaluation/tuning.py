@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from recparams_rl.evaluation.estimators import DoublyRobust, Floats, Rounds, joined, rounds
 from recparams_rl.evaluation.grid import Configuration
-from recparams_rl.evaluation.overlap import OVERLAP
+from recparams_rl.evaluation.overlap import OVERLAP, coverages
+from recparams_rl.evaluation.people import Parts
 from recparams_rl.evaluation.reward_model import estimate_rewards
 from recparams_rl.evaluation.simultaneous import standard_errors, together
+from recparams_rl.exploration import Exploration
 from recparams_rl.learners.registry import LEARNERS
-from recparams_rl.numerics import unique_inverse
 from recparams_rl.policy import GreedyTable, Policy, with_epsilon
 from recparams_rl.state import StateSpace
 from recparams_rl.transitions import Transitions
@@ -152,16 +153,16 @@ def tune(
     """
     if not grid or not 0.0 < confidence < 1.0:
         raise ValueError("there must be a configuration, and a confidence above 0 and below 1")
-    person = unique_inverse(later.person)[1]
-    known = _Known(space, later, person)
+    people = Parts.whole(later.person)
+    known = _Known(space, later)
     valued: dict[Configuration, _Valued] = {}
     present: Rounds | None = None
     for one, policy in policies(space, earlier, grid, threads):
         if on_policy is not None:
             on_policy(one, policy)
-        seen = known.rounds(policy, one)
+        seen = known.rounds(policy, one.explores)
         present = seen if present is None else present
-        valued[one] = _value(seen, present, person)
+        valued[one] = _value(seen, present, people)
         if one == grid[0] and valued[one].reason:
             # Nothing can be compared with it.
             break
@@ -176,7 +177,7 @@ def tune(
         critical=critical,
         learned=len(earlier),
         valued=len(later),
-        people=int(person.max(initial=-1)) + 1,
+        people=people.people,
     )
 
 
@@ -226,23 +227,21 @@ class _Known:
     Args:
         space: of learning.
         later: the later part.
-        person: whose each row is, 0, 1, ... without gaps, (n,).
     """
 
-    def __init__(self, space: StateSpace, later: Later, person: NDArray[np.int32]) -> None:
+    def __init__(self, space: StateSpace, later: Later) -> None:
         self._later = later
-        self._person = person
         self._expected = estimate_rewards(
             space, later.states(space), later.action, later.reward, later.person
         )
 
-    def rounds(self, policy: Policy, configuration: Configuration) -> Rounds:
-        """Returns the later part as the policy of a configuration sees it; made in pieces."""
+    def rounds(self, policy: Policy, exploration: Exploration) -> Rounds:
+        """Returns the later part as a policy with its exploration sees it; made in pieces."""
         later, state = self._later, self._later.states(policy.space)
         pieces = []
         for first in range(0, max(len(later), 1), _CHUNK):
             rows = slice(first, first + _CHUNK)
-            dist = explored(policy, configuration, state[rows], later.traits[rows])
+            dist = explored(policy, exploration, state[rows], later.traits[rows])
             pieces.append(
                 rounds(
                     later.reward[rows],
@@ -250,26 +249,27 @@ class _Known:
                     later.pscore[rows],
                     dist,
                     self._expected[rows],
-                    self._person[rows],
+                    later.person[rows],
                 )
             )
         return joined(pieces)
 
 
 def explored(
-    policy: Policy, configuration: Configuration, state: NDArray[np.int32], traits: NDArray[Any]
+    policy: Policy, exploration: Exploration, state: NDArray[np.int32], traits: NDArray[Any]
 ) -> Floats:
     """Returns probabilities of all actions as a policy is served, with exploration, (n, 27).
 
     Args:
         policy: the policy.
-        configuration: says how it explores.
+        exploration: how it explores.
         state, traits: as in `Policy.action_dist`.
     """
-    if configuration.exploration == "posterior" and isinstance(policy, GreedyTable):
-        return replace(policy, epsilon=configuration.epsilon).exploring_dist(state)
+    epsilon = policy.epsilon if exploration.epsilon is None else exploration.epsilon
+    if exploration.by_draws and isinstance(policy, GreedyTable):
+        return replace(policy, epsilon=epsilon).exploring_dist(state)
     dist = policy.action_dist(state, traits)
-    return dist if configuration.epsilon == 0.0 else with_epsilon(dist, configuration.epsilon)
+    return dist if epsilon == 0.0 else with_epsilon(dist, epsilon)
 
 
 @dataclass(frozen=True)
@@ -291,23 +291,24 @@ class _Valued:
     alike: bool
 
 
-def _value(seen: Rounds, present: Rounds, person: NDArray[np.int32]) -> _Valued:
+def _value(seen: Rounds, present: Rounds, people: Parts) -> _Valued:
     alike = np.array_equal(seen.weight, present.weight) and np.array_equal(
         seen.direct, present.direct
     )
-    reason = OVERLAP.refusal(seen.weight, person)
+    (covered,) = coverages(seen.weight, people)
+    reason = OVERLAP.refusal(covered)
     if reason:
         return _Valued(nan, nan, np.zeros(0), reason, alike)
-    terms, theirs = (_ESTIMATOR.ratio(one)[0] for one in (seen, present))
-    reason = "" if alike else _rare(seen, present, person)
+    terms, theirs = (_ESTIMATOR.terms(one) for one in (seen, present))
+    reason = "" if alike else _rare(seen, present, people)
     difference = float((terms - theirs).mean())
-    deviations = np.bincount(person, terms - theirs - difference).astype(np.float64, copy=False)
+    (deviations,) = people.sums(terms - theirs - difference)
     return _Valued(float(terms.mean()), difference, deviations, reason, alike)
 
 
-def _rare(seen: Rounds, present: Rounds, person: NDArray[np.int32]) -> str:
+def _rare(seen: Rounds, present: Rounds, people: Parts) -> str:
     """Returns why the two cannot be told apart, or an empty string."""
-    reason = OVERLAP.difference_refusal(seen.weight, present.weight, person)
+    reason = OVERLAP.difference_refusal(seen.weight, present.weight, people)
     return reason.replace("the first policy", "this").replace("the second policy", PRESENT)
 
 

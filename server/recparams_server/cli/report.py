@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from recparams.v1 import evaluation_pb2 as epb
 from recparams.v1 import training_pb2 as pb
@@ -132,9 +133,12 @@ def _picture(
     width: float = 9.0,
 ) -> Markup:
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
         draw(figure, answer)
+        # Once: a figure that has the engine draws everything twice.
+        layout = ConstrainedLayoutEngine()
+        layout.execute(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()

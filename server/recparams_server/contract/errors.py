@@ -78,7 +78,7 @@ def _with_retry(failure: ServiceError, seconds: float) -> ServiceError:
 
 
 class Violations:
-    """The fields of a request that are wrong. True if there is any.
+    """The fields of a request that are wrong; as many as its length says.
 
     The first `MOST_VIOLATIONS` are kept, the others counted.
     """
@@ -93,13 +93,8 @@ class Violations:
         if len(self._found) < MOST_VIOLATIONS:
             self._found.append((name, description))
 
-    def extend(self, other: "Violations") -> None:
-        """Adds the fields of another collection."""
-        self._found += other._found[: MOST_VIOLATIONS - len(self._found)]
-        self._count += other._count
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    def __len__(self) -> int:
+        return self._count
 
     def raise_any(self) -> None:
         """Raises INVALID_ARGUMENT if there is any field."""

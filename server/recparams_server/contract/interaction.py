@@ -1,13 +1,12 @@
 """Interactions that were checked, on their way to the store."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from recparams_server.contract.vocabulary import Traits
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The decision behind an interaction. None is unknown.
 
     Attributes:
@@ -36,8 +35,7 @@ class Choice:
     activation_id: int | None = None
 
 
-@dataclass(frozen=True)
-class NewInteraction:
+class NewInteraction(NamedTuple):
     """A valid interaction. None was not reported.
 
     Attributes:

@@ -14,6 +14,7 @@ from recparams.v1 import training_pb2 as pb
 from recparams_rl.arms import RULES_VERSION
 from recparams_rl.evaluation.comparison import Log, Target, action_shares, compare
 from recparams_rl.evaluation.performance import logged_performance
+from recparams_rl.numerics import unique_inverse
 from recparams_rl.objectives import OBJECTIVES, components, weighted_reward
 from recparams_rl.policy import Policy, rule_based_policy
 from recparams_rl.reward import reaction_flags, rewards
@@ -46,13 +47,14 @@ _COLUMNS = {
     "time": np.int64,
     "state": np.int32,
     "action": np.uint8,
-    "mask": np.int64,
+    "mask": np.uint8,
     "engagement": np.float32,
     "pscore": np.float32,
     "arm": np.int16,
     **dict.fromkeys(TRAITS, np.float32),
 }
 _DAY = 86_400_000_000
+_ARMS = 1 << 8
 _SEED = 1
 """Of the bootstrap: the same question has the same answer."""
 
@@ -141,7 +143,7 @@ def _response(
     if not request.include_trained:
         for rows in covered.values():
             trained |= False if rows is None else rows
-    log = _log({name: column[usable & ~trained] for name, column in columns.items()})
+    log = _log(columns, usable & ~trained)
     comparison = compare(
         space,
         log,
@@ -178,27 +180,26 @@ def _response(
     return response
 
 
-def _log(columns: Columns) -> Log:
+def _log(columns: Columns, rows: NDArray[np.bool_]) -> Log:
     return Log(
-        state=columns["state"],
-        action=columns["action"],
-        engagement=columns["engagement"],
-        pscore=columns["pscore"],
-        person=columns["user"],
-        traits=np.stack([columns[trait] for trait in TRAITS], axis=1),
+        state=columns["state"][rows],
+        action=columns["action"][rows],
+        engagement=columns["engagement"][rows],
+        pscore=columns["pscore"][rows],
+        person=columns["user"][rows],
+        traits=np.stack([columns[trait][rows] for trait in TRAITS], axis=1),
     )
 
 
 def _daily(columns: Columns, reward: NDArray[np.float32]) -> Iterator[evaluation_pb2.DailyReward]:
     """Yields the rewards of each day and arm."""
-    keys = np.stack((columns["time"] // _DAY, columns["arm"].astype(np.int64)), axis=1)
-    groups, group = np.unique(keys, axis=0, return_inverse=True)
-    group = group.ravel()
+    groups, group = unique_inverse(columns["time"] // _DAY * _ARMS + columns["arm"])
     counts = np.bincount(group, minlength=len(groups))
     total = np.bincount(group, weights=reward, minlength=len(groups))
     liked = reaction_flags(columns["mask"], "like")
     likes = np.bincount(group, weights=liked, minlength=len(groups))
-    for (day, arm), n, reward_sum, like_sum in zip(groups, counts, total, likes, strict=True):
+    days, arms = np.divmod(groups, _ARMS)
+    for day, arm, n, reward_sum, like_sum in zip(days, arms, counts, total, likes, strict=True):
         yield evaluation_pb2.DailyReward(
             day=(POSTGRES_EPOCH + timedelta(days=int(day))).date().isoformat(),
             arm=ARM_NAMES.get(int(arm), "unknown"),
@@ -213,7 +214,9 @@ def _coverage(
 ) -> Iterator[evaluation_pb2.ContextCoverage]:
     """Yields the coverage of each context that occurs."""
     interactions = np.bincount(state % space.n_contexts, minlength=space.n_contexts)
-    states = np.bincount(np.unique(state) % space.n_contexts, minlength=space.n_contexts)
+    seen = np.zeros((space.n_cells, space.n_contexts), dtype=np.bool_)
+    seen.ravel()[state] = True
+    states = seen.sum(axis=0)
     for context in np.flatnonzero(interactions):
         _, names = space.decode(int(context))
         yield evaluation_pb2.ContextCoverage(

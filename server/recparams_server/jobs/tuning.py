@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recparams.v1 import tuning_pb2 as pb
 from recparams_rl.evaluation.grid import Configuration, grid
 from recparams_rl.evaluation.tuning import Later, Tuned, Tuning, tune
-from recparams_rl.exploration import FLOOR
+from recparams_rl.exploration import OFF, POSTERIOR, Exploration
 from recparams_rl.policy import Policy
 from recparams_rl.transitions import Transitions, prepare
 from recparams_server.contract.enums import enum_number
@@ -122,10 +122,10 @@ async def _grid(connection: Connection, settings: Settings) -> tuple[Configurati
     learned = settings.hyperparameters()
     scheduled = await training.exploration_rate(connection)
     explorations = {
-        "off": 0.0,
-        "posterior": FLOOR,
-        "schedule": learned.epsilon(0) if scheduled is None else scheduled,
-        f"{EXPLORES:g}": EXPLORES,
+        "off": OFF,
+        "posterior": POSTERIOR,
+        "schedule": Exploration(learned.epsilon(0) if scheduled is None else scheduled),
+        f"{EXPLORES:g}": Exploration(EXPLORES),
     }
     exploration = settings.exploration
     name = exploration if isinstance(exploration, str) else f"{exploration:g}"
@@ -134,7 +134,7 @@ async def _grid(connection: Connection, settings: Settings) -> tuple[Configurati
         learned,
         settings.smoothing(),
         name,
-        explorations[name] if isinstance(exploration, str) else exploration,
+        explorations[name] if isinstance(exploration, str) else Exploration(exploration),
     )
     return grid(present, explorations, deep=find_spec("torch") is not None)
 

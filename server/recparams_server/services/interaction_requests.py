@@ -29,6 +29,8 @@ from recparams_server.serving.tokens import InvalidTokenError, TokenCodec
 LONGEST_INTERACTION_ID = 64
 MOST_REACTIONS = 32
 """Entries of one interaction; the kinds are fewer, and one may be sent twice."""
+_BITS = {number: reaction_mask([name]) for number, name in REACTION_NAMES.items()}
+_EXCLUSIVE = {pair: reaction_mask(pair) for pair in EXCLUSIVE_REACTIONS}
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,19 @@ def parse_interaction(
 
     A decision that its caller made is added to `delegated`, to be held against what was served.
     """
-    own = Violations()
-    check_name(message.interaction_id, LONGEST_INTERACTION_ID, f"{path}interaction_id", own)
-    check_name(message.user_id, LONGEST_USER_ID, f"{path}user_id", own)
-    occurred_at = _occurred_at(message, rules, path, own)
-    reactions = _reactions(message, path, own)
-    completion_rate = _share(message, "completion_rate", 0.0, path, own)
-    mood_change = _share(message, "mood_change", -1.0, path, own)
-    choice = _choice(message, occurred_at, rules, path, own, delegated)
-    if choice is None or own:
-        violations.extend(own)
+    before = len(violations)
+    interaction_id, user_id = message.interaction_id, message.user_id
+    check_name(interaction_id, LONGEST_INTERACTION_ID, f"{path}interaction_id", violations)
+    check_name(user_id, LONGEST_USER_ID, f"{path}user_id", violations)
+    occurred_at = _occurred_at(message, rules, path, violations)
+    reactions = _reactions(message, path, violations)
+    completion_rate = _share(message, "completion_rate", 0.0, path, violations)
+    mood_change = _share(message, "mood_change", -1.0, path, violations)
+    choice = _choice(message, occurred_at, rules, path, violations, delegated)
+    if choice is None or len(violations) > before:
         return None
     return NewInteraction(
-        interaction_id=message.interaction_id,
-        user_id=message.user_id,
-        occurred_at=occurred_at,
-        reactions=reactions,
-        completion_rate=completion_rate,
-        mood_change=mood_change,
-        choice=choice,
+        interaction_id, user_id, occurred_at, reactions, completion_rate, mood_change, choice
     )
 
 
@@ -100,27 +96,25 @@ def _occurred_at(
 
 
 def _reactions(message: pb.Interaction, path: str, violations: Violations) -> int:
-    if not check_count(len(message.reactions), MOST_REACTIONS, f"{path}reactions", violations):
+    given, mask = message.reactions, 0
+    if not check_count(len(given), MOST_REACTIONS, f"{path}reactions", violations):
         return 0
-    names = []
-    for position, number in enumerate(message.reactions):
-        name = REACTION_NAMES.get(number)
-        if name is None:
+    for position, number in enumerate(given):
+        bit = _BITS.get(number)
+        if bit is None:
             violations.add(f"{path}reactions[{position}]", f"there is no reaction {number}")
         else:
-            names.append(name)
-    for one, other in EXCLUSIVE_REACTIONS:
-        if one in names and other in names:
+            mask |= bit
+    for (one, other), both in _EXCLUSIVE.items():
+        if mask & both == both:
             violations.add(f"{path}reactions", f"{one} and {other} exclude each other")
-    if not (
-        message.reactions or message.HasField("completion_rate") or message.HasField("mood_change")
-    ):
+    if not (given or message.HasField("completion_rate") or message.HasField("mood_change")):
         violations.add(
             f"{path}reactions",
             "is required, or else completion_rate or mood_change (an impression means nothing "
             "happened)",
         )
-    return reaction_mask(names)
+    return mask
 
 
 def _share(
@@ -177,14 +171,15 @@ def _token_choice(
         if occurred_at < decided_at - FUTURE_ALLOWED:
             violations.add(f"{path}occurred_at", "lies more than 5 minutes before its decision")
         delegated.append(DelegatedDecision(where, message.user_id, token, told))
+    unknown = isnan(token.openness)
     return Choice(
         content_type=token.content_type,
         mood=token.mood,
         time_of_day=token.time_of_day,
         action=token.action,
-        traits=None if isnan(token.traits[0]) else token.traits,
+        traits=None if unknown else token.traits,
         # A profile that is stored later gives the row a state in which this choice was not made.
-        propensity=None if isnan(token.traits[0]) else token.propensity,
+        propensity=None if unknown else token.propensity,
         model_version=token.model_version,
         policy_arm=token.arm,
         source=token.source,

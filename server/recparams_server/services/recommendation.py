@@ -31,6 +31,8 @@ from recparams_server.store.profiles import ProfileCache
 
 PROFILE_TIMEOUT = 0.25
 PROFILE_PAUSE = 1.0
+_TOGETHER = 50
+"""Interactions that are checked between two looks at the clock."""
 _ONE, _BATCH = METHODS["GetRecommendationParams"], METHODS["BatchGetRecommendationParams"]
 
 
@@ -108,10 +110,12 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         )
         violations = Violations()
         delegated: list[DelegatedDecision] = []
-        parsed = [
-            parse_interaction(one, rules, f"interactions[{i}].", violations, delegated)
-            async for i, one in in_turns(enumerate(request.interactions))
-        ]
+        given, parsed = request.interactions, []
+        async for first in in_turns(range(0, len(given), _TOGETHER)):
+            parsed += [
+                parse_interaction(one, rules, f"interactions[{i}].", violations, delegated)
+                for i, one in enumerate(given[first : first + _TOGETHER], first)
+            ]
         if delegated:
             pool = self._runtime.require_pool()
             await self._served.check(pool, delegated, rules.contexts, violations)

@@ -7,7 +7,6 @@ by themselves make tokens of another format (recparams_server/serving/delegated_
 `TokenCodec.read` reads both.
 """
 
-import contextlib
 import hashlib
 import math
 import struct
@@ -159,8 +158,10 @@ class TokenCodec:
         user = user_id.encode()
         if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
             for codec in (self, *self._others):
-                with contextlib.suppress(InvalidTag):
+                try:
                     return _decision(codec._cipher.decrypt(token[1:], [FORMAT + user]))
+                except InvalidTag:
+                    continue
         elif len(token) == SEALED_BYTES and token[:1] == delegated_tokens.FORMAT:
             for codec in (self, *self._others):
                 sealed = delegated_tokens.open_sealed(codec._key, token, user)

@@ -1,18 +1,22 @@
 """Interactions: idempotent inserts, and the upkeep of weekly partitions."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 import asyncpg
 
 from recparams_server.contract.interaction import NewInteraction
+from recparams_server.store import interaction_rows, people
 from recparams_server.store.database import Connection, Pool
-from recparams_server.store.locks import MAINTENANCE_LOCK, try_lock
+from recparams_server.store.locks import INSERT_LOCK, MAINTENANCE_LOCK, try_lock
 
 PARTITIONS_AHEAD = 4
+FEW = 20
+"""Interactions that one statement stores; more are worth the round trips of COPY."""
 SLICE_ROWS = 200
-"""Rows that are encoded for the database at a time: all of a full message would hold others up."""
+"""Rows that are encoded at a time: all of a full message would hold others up."""
 
 _COLUMNS = (
     ("interaction_id", "text"),
@@ -40,11 +44,6 @@ _COLUMNS = (
 )
 _TRAITS = [name for name, _ in _COLUMNS[10:15]]
 _OTHERS = [name for name, _ in _COLUMNS if name != "user_id" and name not in _TRAITS]
-
-INSERT_USERS = """
-INSERT INTO users (user_id) SELECT id FROM unnest($1::text[]) AS id ORDER BY id
-ON CONFLICT DO NOTHING
-"""
 
 # Rows arrive as one array a column.
 _INPUT = f"""
@@ -76,13 +75,12 @@ WITH input AS ({_INPUT}), keys AS ({_INSERT_KEYS}),
     fresh AS (SELECT * FROM input JOIN keys USING (interaction_id))
 {_INSERT_ROWS}
 """  # noqa: S608 - the same
-_KEYS_FIRST = f"""
+_KEYS = f"""
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::timestamptz[]) AS input (interaction_id, occurred_at)
 )
 {_INSERT_KEYS}
 """  # noqa: S608 - the same
-_ROWS_OF_KEYS = f"WITH fresh AS ({_INPUT}) {_INSERT_ROWS}"
 
 
 async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> list[NewInteraction]:
@@ -112,20 +110,42 @@ async def _ensure_partitions(pool: Pool, interactions: Sequence[NewInteraction])
 async def _insert(pool: Pool, interactions: Sequence[NewInteraction]) -> set[str]:
     """Returns the interaction_ids of those that were new."""
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(INSERT_USERS, sorted({one.user_id for one in interactions}))
-        if len(interactions) <= SLICE_ROWS:
-            return {row[0] for row in await connection.fetch(_ALL_AT_ONCE, *_columns(interactions))}
-        # The keys of all before any row: messages that share keys then lock them in one order.
-        keys = await connection.fetch(
-            _KEYS_FIRST,
-            [one.interaction_id for one in interactions],
-            [one.occurred_at for one in interactions],
-        )
-        new = {row[0] for row in keys}
-        fresh = [one for one in interactions if one.interaction_id in new]
-        for start in range(0, len(fresh), SLICE_ROWS):
-            await connection.execute(_ROWS_OF_KEYS, *_columns(fresh[start : start + SLICE_ROWS]))
+        if len(interactions) > FEW:
+            return await _copy(connection, interactions)
+        await connection.execute(people.INSERT, sorted({one.user_id for one in interactions}))
+        return {row[0] for row in await connection.fetch(_ALL_AT_ONCE, *_columns(interactions))}
+
+
+async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) -> set[str]:
+    # Whoever deletes a person waits for it: a key that is read now stays valid.
+    await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", INSERT_LOCK)
+    user_keys = await people.insert_missing(connection, {one.user_id for one in interactions})
+    # The keys of all before any row: messages that share keys then lock them in one order.
+    keys = await connection.fetch(
+        _KEYS,
+        [one.interaction_id for one in interactions],
+        [one.occurred_at for one in interactions],
+    )
+    new = {row[0] for row in keys}
+    fresh = [one for one in interactions if one.interaction_id in new]
+    if not fresh:
         return new
+    unknown = {one.user_id for one in fresh if one.choice.traits is None}
+    profiles = await people.profiles(connection, unknown) if unknown else {}
+
+    async def rows() -> AsyncIterator[bytes]:
+        before = interaction_rows.HEADER
+        for start in range(0, len(fresh), SLICE_ROWS):
+            part = fresh[start : start + SLICE_ROWS]
+            after = interaction_rows.TRAILER if start + SLICE_ROWS >= len(fresh) else b""
+            yield before + interaction_rows.encode(part, user_keys, profiles) + after
+            before = b""
+            await asyncio.sleep(0)
+
+    await connection.copy_to_table(
+        "interactions", source=rows(), columns=interaction_rows.COLUMNS, format="binary"
+    )
+    return new
 
 
 _reaction = attrgetter(*(name for name, _ in _COLUMNS[:6]))

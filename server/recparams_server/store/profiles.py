@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from cachetools import LRUCache
 
 from recparams_server.contract.vocabulary import Traits
+from recparams_server.store import people
 from recparams_server.store.database import Pool
-from recparams_server.store.interactions import INSERT_USERS
 
 PROFILES_CHANNEL = "recparams_profiles"
 EVERYBODY = "*"
@@ -53,7 +53,7 @@ async def put(pool: Pool, profiles: Mapping[str, Traits]) -> None:
     users = sorted(profiles)
     columns = zip(*(profiles[user] for user in users), strict=True)
     async with pool.acquire() as connection, connection.transaction():
-        await connection.execute(INSERT_USERS, users)
+        await connection.execute(people.INSERT, users)
         await connection.execute(_PUT, users, *(list(column) for column in columns))
         changed = users if len(users) <= MOST_NAMED else [EVERYBODY]
         await connection.executemany(
@@ -69,14 +69,7 @@ async def fetch(pool: Pool, user_ids: Iterable[str], timeout: float) -> dict[str
     # The pool's timeout covers giving the connection back, which waits until a query that was
     # given up is known to be cancelled.
     async with asyncio.timeout(timeout), pool.acquire(timeout=timeout) as connection:
-        rows = await connection.fetch(
-            """
-            SELECT user_id, openness, conscientiousness, extraversion, agreeableness, neuroticism
-            FROM users JOIN personality_profiles USING (user_key) WHERE user_id = ANY($1)
-            """,
-            list(user_ids),
-        )
-    return {row[0]: (row[1], row[2], row[3], row[4], row[5]) for row in rows}
+        return await people.profiles(connection, user_ids)
 
 
 class ProfileCache:
