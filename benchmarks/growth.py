@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.database import make_database, postgres, train
+from benchmarks.database import Trained, ask, drop_database, make_database, postgres, train
 from benchmarks.measure import Effort, side_by_side
 from benchmarks.report import Section, Table
 from benchmarks.synthetic import (
@@ -36,7 +36,8 @@ from recparams_server.store.columns import INTERACTIONS
 CHART = "growth.png"
 # Okabe & Ito: told apart by colour-blind people too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-TRAIN, READ, PREPARE, UPDATE = "whole run", "reading", "preparing", "updating"
+TRAIN, ASK = "whole run", "from asking to commit"
+READ, PREPARE, UPDATE = "reading", "preparing", "updating"
 PUBLISH, ENCODE, DECODE, STATISTICS = "smoothing", "encoding", "decoding", "statistics"
 
 Series = dict[int, float]
@@ -47,7 +48,7 @@ def run(effort: Effort, folder: Path) -> Section:
     """All costs by size; draws `CHART` in the folder."""
     sizes = [10**3, 10**4] if effort.quick else [10**4, 10**5, 10**6, 10**7]
     space, smoothing = effort.space, effort.smoothing
-    by_interactions: dict[str, Series] = {name: {} for name in (TRAIN, READ, PREPARE, UPDATE)}
+    by_interactions: dict[str, Series] = {name: {} for name in (TRAIN, ASK, READ, PREPARE, UPDATE)}
     smallest: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as data, postgres() as server:
         for n in sizes[: effort.of(3, 1)]:
@@ -55,7 +56,11 @@ def run(effort: Effort, folder: Path) -> Section:
             trained = [train(url, Path(data), **effort.settings) for _ in range(effort.of(3, 1))]
             smallest = smallest or trained[-1].stages
             by_interactions[TRAIN][n] = float(np.median([one.seconds for one in trained]))
+            by_interactions[ASK][n] = ask(
+                url, Path(data), rounds=effort.of(3, 1), **effort.settings
+            )
             by_interactions[READ][n] = float(np.median([one.stages["reading"] for one in trained]))
+        memory = _memory(effort, server, Path(data))
     rng = np.random.default_rng(5)
     for n in sizes:
         by_interactions[PREPARE][n], by_interactions[UPDATE][n] = _learning(
@@ -89,12 +94,22 @@ def run(effort: Effort, folder: Path) -> Section:
                 ],
             ),
             "*Whole run* and *reading* are of a training run as a process, from its start to its "
-            f"commit, on an embedded Postgres; a row has {row} bytes on the wire. "
+            f"commit, on an embedded Postgres; a row has {row} bytes on the wire. *From asking to "
+            "commit* is a run forked from a template, as a server's are but for its first. "
             "*Preparing* chains and sorts rows that are not quite in order, *updating* is "
             f"Q-learning into a table in memory; both on made-up arrays. The exponents cover "
             f"different ranges: {_power(sizes[0])} to {_power(max(by_interactions[TRAIN]))} for "
-            f"the first two, to {_power(sizes[-1])} for the others. Of the whole run of "
+            f"the first three, to {_power(sizes[-1])} for the others. Of the whole run of "
             f"{_power(sizes[0])}, {stages}; the rest is starting the process and writing.",
+            Table(
+                ("interactions", *map(_power, memory)),
+                [
+                    ("peak memory", *(_size(one.peak) for one in memory.values())),
+                    ("whole run", *(_time(one.seconds) for one in memory.values())),
+                ],
+            ),
+            "Memory of a run with the default of `training_memory_mb`: interactions beyond it are "
+            "on disk, and learned part after part.",
             Table(
                 ("states visited", *map(_power, states), "exponent"),
                 [
@@ -112,6 +127,16 @@ def run(effort: Effort, folder: Path) -> Section:
         ],
         charts={"Seconds against interactions and against states visited, both logarithmic": CHART},
     )
+
+
+def _memory(effort: Effort, server: Any, folder: Path) -> dict[int, Trained]:
+    """One run of each of some sizes, of which memory has room for the first alone."""
+    found = {}
+    for n in (2_000, 4_000) if effort.quick else (10**6, 2 * 10**7, 4 * 10**7):
+        url = make_database(server, f"memory_{n}", n)
+        found[n] = train(url, folder, **effort.settings)
+        drop_database(server, f"memory_{n}")
+    return found
 
 
 def _learning(interactions: Interactions, space: StateSpace, *, rounds: int) -> tuple[float, float]:

@@ -176,9 +176,11 @@ async def trained_state(db: asyncpg.Connection) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in rows]
 
 
-async def train_here(db: asyncpg.Connection, settings: Settings, *, activate: bool = True) -> int:
+async def train_here(
+    db: asyncpg.Connection, settings: Settings, *, activate: bool = True, rebuild: bool = False
+) -> int:
     """Trains within this process, to get to a beginning quickly; returns the version."""
-    wanted = RunRequest(False, None, 1, settings.hyperparameters(), datetime.now(UTC), activate)
+    wanted = RunRequest(rebuild, None, 1, settings.hyperparameters(), datetime.now(UTC), activate)
     run_id = await tasks.create(db, uuid.uuid4().hex, wanted.to_dict())
     await training.begin(db, run_id)
     await run_without_supervision(db, settings, run_id, wanted, Progress())

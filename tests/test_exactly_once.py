@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,10 +17,14 @@ import pytest
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
+from recparams_server.app import App
+from recparams_server.jobs.forked import Template
 from recparams_server.jobs.requests import RunRequest
+from recparams_server.jobs.training import on_disk
 from recparams_server.jobs.training.progress import Progress
 from recparams_server.jobs.training.run import NotWantedError
 from recparams_server.jobs.training.run import _run as run_without_supervision
+from recparams_server.jobs.training.run import train as train_run
 from recparams_server.settings import Settings
 from recparams_server.store import tasks, training
 from tests.faults import (
@@ -514,3 +518,91 @@ async def test_a_trainer_commits_only_its_own_live_run(
         await run_without_supervision(db, settings, run_id, wanted, Progress())
     assert await trained_state(db) == before
     assert await db.fetchval("SELECT metadata->'training' FROM system_tasks") is None
+
+
+_MANY = """
+    INSERT INTO interactions (
+        occurred_at, user_key, interaction_id, content_type, mood, time_of_day, action,
+        reactions, openness, conscientiousness, extraversion, agreeableness, neuroticism
+    )
+    SELECT now() - interval '2 days' + i * interval '1 s', user_key, 'many-' || i, 1, 1 + i % 3, 3,
+        i % 27, (1 << (i / 7 % 4)::int), o, 100 - o, o, 40, 60
+    FROM generate_series(1, $1::bigint) AS i,
+        LATERAL (SELECT 1 + i / 5 % 50 AS user_key, i / 5 % 50 * 2.0 AS o) AS person
+"""
+
+
+@pytest.fixture
+async def of_little_memory(settings: Settings, template: Template) -> AsyncIterator[Client]:
+    """A client of a server whose runs hold `on_disk.LEAST_ROWS` in memory."""
+    app = App(settings.model_copy(update={"training_memory_mb": 64}), template=template)
+    await app.start()
+    async with connect(f"127.0.0.1:{app.port}") as client:
+        await wait_serving(client)
+        yield client
+    await app.stop()
+
+
+def open_files(process: psutil.Process) -> list[str]:
+    """The files that a process holds open, those without a name included; none but on Linux."""
+    folder = Path(f"/proc/{process.pid}/fd")
+    return [str(file.readlink()) for file in folder.iterdir()] if folder.exists() else []
+
+
+def files_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_a_commit_may_take_longer_than_the_wait_for_another_trainer(
+    client: Client,
+    db: asyncpg.Connection,
+    settings: Settings,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recparams_server.jobs.training.run.LOCK_SECONDS", 1)
+    await record(client, *batch(0))
+    for statement in _WITHIN_COMMIT:
+        await db.execute(statement)
+    wanted = RunRequest(False, None, 1, settings.hyperparameters(), datetime.now(UTC), True)
+    run_id = await tasks.create(db, "slow", wanted.to_dict())
+    async with holding(database_url, "SELECT pg_advisory_xact_lock(42)"):
+        running = asyncio.create_task(train_run(settings, run_id))
+        await eventually(lambda: trainer_is_blocked(db, "42"))
+        await asyncio.sleep(2)
+        assert not running.done()
+    assert await running == 0
+    assert (await get_run(client, run_id)).status == COMPLETED
+
+
+async def test_a_run_of_more_than_memory_holds_leaves_nothing_when_killed(
+    of_little_memory: Client, db: asyncpg.Connection, settings: Settings, database_url: str
+) -> None:
+    client, folder = of_little_memory, settings.data_dir
+    many = 3 * on_disk.LEAST_ROWS
+    await db.execute("INSERT INTO users (user_id) SELECT 'u' || generate_series(1, 50)")
+    await db.execute(_MANY, many)
+    before, files = await trained_state(db), files_in(folder)
+    async with AsyncExitStack() as before_reading:
+        await before_reading.enter_async_context(holding(database_url, "LOCK users"))
+        run_id = await trigger(client)
+        await eventually(lambda: trainer_is_blocked(db, "users"))
+        # It reads them once all is read and prepared.
+        async with holding(database_url, "LOCK model_activations"):
+            await before_reading.aclose()
+            await eventually(lambda: trainer_is_blocked(db, "model_activations"))
+            trainer = trainer_process(os.getpid(), run_id)
+            held = open_files(trainer)
+            trainer.kill()
+            await eventually(lambda: trainers_are_gone(db))
+    assert not held or any(file.startswith(str(folder)) for file in held)
+    assert (await wait_ended(client, run_id)).status == FAILED
+    assert await trained_state(db) == before
+    assert files_in(folder) == files
+
+    in_parts = await train(client)
+    assert in_parts.interactions_trained == many
+    assert files_in(folder) == files
+    whole = await train_here(db, settings, activate=False, rebuild=True)
+    assert whole > in_parts.model_version
+    assert_same(await stored_table(db, in_parts.model_version), await stored_table(db, whole))

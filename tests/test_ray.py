@@ -19,7 +19,8 @@ from recparams_rl.learners.registry import LEARNERS
 from recparams_rl.learners.tabular import TabularLearner
 from recparams_rl.state import NO_CELL, StateSpace
 from recparams_server.jobs.requests import RunRequest
-from recparams_server.jobs.training import exports
+from recparams_server.jobs.training import exports, on_disk
+from recparams_server.jobs.training.buckets import Buckets
 from recparams_server.jobs.training.engine import Engine, OneProcess, Work
 from recparams_server.jobs.training.holdout import held_out, split_time
 from recparams_server.jobs.training.progress import Progress
@@ -155,7 +156,8 @@ async def worked(
         algorithm=algorithm,
     )
     through = await training.snapshot(connection)
-    reading = Reading(request, NOW - timedelta(days=60), through, traits=False)
+    traits = LEARNERS[algorithm].needs_traits
+    reading = Reading(request, NOW - timedelta(days=60), through, traits=traits)
     learner = LEARNERS[algorithm](settings.space(), request.hyperparameters)
     work = await engine.prepare(connection, reading, Progress())
     await engine.learn(learner, tail=False, on_progress=lambda _: None)
@@ -184,6 +186,52 @@ async def test_any_number_of_shards_learns_the_same_table(
         for name, array in table.items():
             assert dealt[name].tobytes() == array.tobytes(), (name, shards)
         same(found, expected)
+
+
+@pytest.mark.parametrize("algorithm", [*TABLES, "lin_ucb"])
+async def test_any_amount_of_memory_learns_the_same(
+    settings: Settings,
+    recorded: asyncpg.Connection,
+    algorithm: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected, arrays = await worked(OneProcess(settings), settings, recorded, algorithm)
+    little = settings.model_copy(update={"training_memory_mb": 64})
+    for rows, latest in ((40, 1000), (300, expected.transitions // 2)):
+        monkeypatch.setattr(on_disk, "LEAST_ROWS", rows)
+        monkeypatch.setattr(on_disk, "MOST_HELD_OUT", latest)
+        read: list[int] = []
+        chained = on_disk.due_transitions
+        monkeypatch.setattr(
+            on_disk,
+            "due_transitions",
+            lambda some, *rest, chained=chained, read=read: (
+                read.append(len(some.id)) or chained(some, *rest)
+            ),
+        )
+        found, learned = await worked(OneProcess(little), little, recorded, algorithm)
+        assert len(read) > 1 and max(read) <= rows
+        for name, array in arrays.items():
+            assert learned[name].tobytes() == array.tobytes(), (name, rows)
+        same(found, expected)
+
+
+def test_rows_in_buckets_are_read_in_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    bucket = rng.choice([0, 3, 4, 7], 1000)
+    columns = {"n": np.arange(1000), "x": rng.random((1000, 2), np.float32)}
+    buckets = Buckets(tmp_path, 8)
+    for piece in (slice(0, 600), slice(600, 600), slice(600, 1000)):
+        buckets.add(bucket[piece], {name: column[piece] for name, column in columns.items()})
+    assert not list(tmp_path.iterdir())
+    order = np.argsort(bucket, kind="stable")
+    for most in (1, 300, 2000):
+        parts = list(buckets.parts(most))
+        assert len(parts) == {1: 4, 300: 4, 2000: 1}[most]
+        for name, column in columns.items():
+            found = np.concatenate([part[name] for part in parts])
+            assert found.tobytes() == column[order].tobytes()
+    buckets.close()
 
 
 def same(found: Work, expected: Work) -> None:

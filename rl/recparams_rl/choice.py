@@ -12,7 +12,7 @@ draw is a parabola, so that its three coefficients are made once for all bins of
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,11 @@ Float32s = NDArray[np.float32]
 
 
 def cautious_actions(
-    smoothed: Smoothed, serving: StateSpace, rules: NDArray[np.uint8], caution: float
+    smoothed: Smoothed,
+    serving: StateSpace,
+    rules: NDArray[np.uint8],
+    caution: float,
+    states: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.uint8]:
     """Returns the action that is best with caution in each state, uint8 (n_states,).
 
@@ -36,11 +40,15 @@ def cautious_actions(
         serving: the state space of the answer, with the contexts of learning.
         rules: the rules' action in each of its states, uint8 (n_states,).
         caution: posterior deviations that an action must be better than the rules' by.
+        states: those to choose in, the others are left to the rules; None for all.
     """
-    found = np.empty((serving.n_cells, serving.n_contexts), dtype=np.uint8)
-    chosen = np.empty(serving.n_cells, dtype=np.uint8)
+    found = rules.reshape(serving.n_cells, serving.n_contexts).copy()
+    wanted = np.full(found.shape, states is None)
+    if states is not None:
+        wanted.ravel()[states] = True
     for context, known in enumerate(_contexts(smoothed, serving, rules)):
-        _choose(*known, np.float32(caution), chosen)
+        chosen = known.rules.copy()
+        _choose(*known, np.float32(caution), np.flatnonzero(wanted[:, context]), chosen)
         found[:, context] = chosen
     return found.ravel()
 
@@ -133,20 +141,22 @@ def _choose(
     squares: Float32s,
     away_draws: Float32s,
     caution: np.float32,
+    wanted: NDArray[np.int64],
     chosen: NDArray[np.uint8],
 ) -> None:
-    """Chooses an action in each of n cells of one context.
+    """Chooses an action in some of n cells of one context.
 
     Args:
         values, ..., away_draws: the fields of `_Known`.
         caution: posterior deviations.
-        chosen: the actions, (n,), filled.
+        wanted: the cells to choose in, (k,).
+        chosen: the rules' actions, (n,), replaced where another one is chosen.
     """
     n_draws, n_actions = bend.shape
     bins = len(scores)
     variance = np.empty(n_actions, np.float32)
     deviation = np.empty(n_actions, np.float32)
-    for i in range(len(values)):
+    for i in wanted:
         rule, own = rules[i], residual[cells[i]]
         group, score, square = i // bins, scores[i % bins], squares[i % bins]
         variance[:] = 0.0
@@ -164,7 +174,7 @@ def _choose(
                 difference = deviation[a] - of_rule
                 variance[a] += difference * difference
         base = values[i, rule] + away[rule, rule] + own[rule]
-        best, chosen[i] = np.float32(0.0), rule
+        best = np.float32(0.0)
         for a in range(n_actions):
             advantage = values[i, a] + away[rule, a] + own[a] - base
             lowered = advantage - caution * np.sqrt(variance[a] / np.float32(n_draws))

@@ -175,6 +175,7 @@ def publish(
     epsilon: float,
     smoothing: Smoothing,
     draw: Callable[[Smoothed, NDArray[np.uint8]], NDArray[np.uint8]] = sampled_actions,
+    states: States | None = None,
 ) -> GreedyTable:
     """Returns the greedy policy of a smoothed table on the space of serving, or else the rules.
 
@@ -186,6 +187,8 @@ def publish(
         epsilon: exploration rate of the policy, 0 to 1.
         smoothing: parameters of the smoothing.
         draw: returns draws to explore by, as `recparams_rl.choice.sampled_actions` does.
+        states: the states of serving that are asked for, which spares time: others are left to the
+            rules, and there are no draws; None for all.
     """
     serving = serving_space(space, smoothing.serving_bins)
     if not visits.any():
@@ -201,8 +204,10 @@ def publish(
         smoothing=smoothing,
     )
     caution = smoothing.caution_after(int(visits.sum(dtype=np.int64)))
-    actions = cautious_actions(smoothed, serving, rules, caution)
+    actions = cautious_actions(smoothed, serving, rules, caution, states)
     sources = choice_sources(space, visits, serving, actions != rules)
+    if states is not None:
+        return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon)
     # The draws of other actions are those of the cells of learning, the greedy one is not.
     usual = (
         actions if serving == space else cautious_actions(smoothed, space, learned_rules, caution)

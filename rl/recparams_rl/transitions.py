@@ -4,6 +4,7 @@ Consecutive interactions of one person within `session_gap` chain; any other suc
 another personality cell, ends the episode.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -153,6 +154,24 @@ class Due:
         """Returns the fields of `Due` by name."""
         return {field.name: getattr(self, field.name) for field in fields(Due)}
 
+    @classmethod
+    def joined(cls, parts: Sequence["Due"]) -> "Due":
+        """Returns what parts of the people, at least one, are due, none of whom is in two."""
+
+        def column(name: str) -> NDArray[np.int64]:
+            return np.concatenate([getattr(one, name) for one in parts])
+
+        users, waiting = column("users"), column("waiting_users")
+        by_user, by_waiting = np.argsort(users), np.argsort(waiting)
+        return Due(
+            users=users[by_user],
+            trained_through=column("trained_through")[by_user],
+            waiting_users=waiting[by_waiting],
+            first_waiting=column("first_waiting")[by_waiting],
+            waiting=sum(one.waiting for one in parts),
+            out_of_vocabulary=sum(one.out_of_vocabulary for one in parts),
+        )
+
 
 @dataclass(frozen=True)
 class Batch(Due):
@@ -202,16 +221,18 @@ def prepare(
     passed_over = (ids < blocked_from[person]) & ~due & included[person]
     left = ~included | (blocked_from < np.iinfo(np.int64).max)
     next_state = _next_states(person, times, state, len(people), n_contexts, session_gap)
-    learn = _by_cell(state, trained, n_contexts)
-    rows = learn if order is None else order[learn]
+    rows, states, actions, rewards, next_states = _by_cell(
+        np.empty(0, np.int64) if order is None else order,
+        trained,
+        state,
+        next_state,
+        interactions.action,
+        interactions.reward,
+        n_contexts,
+    )
+    traits = None if interactions.traits is None else interactions.traits[rows]
     return Batch(
-        transitions=Transitions(
-            state[learn],
-            interactions.action[rows],
-            interactions.reward[rows],
-            next_state[learn],
-            None if interactions.traits is None else interactions.traits[rows],
-        ),
+        transitions=Transitions(states, actions, rewards, next_states, traits),
         rows=rows,
         users=people[included],
         trained_through=through[included],
@@ -298,9 +319,34 @@ def _next_states(
 
 @Compiled
 def _by_cell(
-    state: NDArray[np.int32], chosen: NDArray[np.bool_], n_contexts: int
-) -> NDArray[np.int64]:
-    """Sorts chosen rows by personality cell, otherwise in their order (counting sort)."""
+    order: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    state: NDArray[np.int32],
+    next_state: NDArray[np.int32],
+    action: NDArray[np.uint8],
+    reward: NDArray[np.float32],
+    n_contexts: int,
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.int32],
+    NDArray[np.uint8],
+    NDArray[np.float32],
+    NDArray[np.int32],
+]:
+    """Sorts chosen rows by personality cell, otherwise in their order (counting sort).
+
+    Writes to as many places as there are cells, which the caches hold, and reads in order: picking
+    the columns one by one would read all over them.
+
+    Args:
+        order: position of each row in `action` and `reward`, or empty for its own.
+        chosen, state, next_state: of each row.
+        action, reward: of each interaction.
+        n_contexts: states per personality cell.
+
+    Returns:
+        Of the sorted rows: positions as in `order`, states, actions, rewards and next states.
+    """
     n_cells = 1
     for i in range(len(state)):
         if chosen[i]:
@@ -310,10 +356,16 @@ def _by_cell(
         if chosen[i]:
             start[state[i] // n_contexts + 1] += 1
     start = np.cumsum(start)
-    rows = np.empty(start[-1], dtype=np.int64)
+    n = start[-1]
+    rows, states = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int32)
+    actions, rewards = np.empty(n, dtype=np.uint8), np.empty(n, dtype=np.float32)
+    next_states = np.empty(n, dtype=np.int32)
     for i in range(len(state)):
         if chosen[i]:
             cell = state[i] // n_contexts
-            rows[start[cell]] = i
-            start[cell] += 1
-    return rows
+            place = start[cell]
+            start[cell] = place + 1
+            row = order[i] if len(order) else i
+            rows[place], states[place], next_states[place] = row, state[i], next_state[i]
+            actions[place], rewards[place] = action[row], reward[row]
+    return rows, states, actions, rewards, next_states

@@ -60,6 +60,8 @@ class Learner(ABC):
     Settings: ClassVar[type[Hyperparameters]] = Hyperparameters
     needs_traits: ClassVar[bool] = False
     """True if transitions must have their traits."""
+    learns_in_parts: ClassVar[bool] = True
+    """False if cells must not be learned in several batches, one range of them after the other."""
     policy_types: ClassVar[tuple[type[Policy], ...]]
     """Types of policy that `publish` returns."""
 
@@ -96,6 +98,19 @@ class Learner(ABC):
     @abstractmethod
     def publish(self) -> Policy:
         """Returns the policy to serve. Raises ValueError if a learned value is not finite."""
+
+    def candidate(self, states: NDArray[np.integer[Any]]) -> Policy:  # noqa: ARG002
+        """Returns a policy that chooses as that of `publish` in some states, to evaluate it there.
+
+        It may explore otherwise, and choose otherwise elsewhere.
+
+        Args:
+            states: state indices of `serving_space`, (n,).
+
+        Raises:
+            ValueError: if a learned value is not finite.
+        """
+        return self.publish()
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -113,6 +113,7 @@ class DeepLearner(Learner):
     """
 
     needs_traits = True
+    learns_in_parts = False
     hyperparameters: DeepHyperparameters
     networks: ClassVar[Mapping[str, int]]
     """Number of outputs of each network that is fitted, by name."""

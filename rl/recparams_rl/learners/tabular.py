@@ -62,6 +62,13 @@ class TabularLearner(Learner):
         update_rewards(self.rewards, part.state, part.action, part.reward, learning_rate)
 
     def publish(self) -> Policy:
+        return self._published(None)
+
+    def candidate(self, states: NDArray[np.integer[Any]]) -> Policy:
+        return self._published(states)
+
+    def _published(self, states: NDArray[np.integer[Any]] | None) -> Policy:
+        """Returns the policy; as `candidate` does where there are states."""
         self._check_finite()
         return publish(
             self.space,
@@ -72,6 +79,7 @@ class TabularLearner(Learner):
             epsilon=self.epsilon,
             smoothing=self.smoothing,
             draw=self._draw,
+            states=states,
         )
 
     def _draw(self, smoothed: Smoothed, rules: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ and the log of such a version tells nothing about any other action unless the se
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Ucb(QLearning):
     Settings: ClassVar[type[Hyperparameters]] = UcbHyperparameters
     hyperparameters: UcbHyperparameters
 
-    def publish(self) -> Policy:
+    def _published(self, states: NDArray[np.integer[Any]] | None) -> Policy:  # noqa: ARG002
         self._check_finite()
         seen: NDArray[np.bool_] = self.visits.max(axis=1) > 0
         choice = choose(self.q, self.visits, self.hyperparameters.confidence)

@@ -131,6 +131,14 @@ class LearningSettings(RewardSettings):
     training_threads: int = Field(
         max(1, (os.cpu_count() or 1) - 1), ge=1, le=256, description="Threads of a training run."
     )
+    training_memory_mb: int = Field(
+        2048,
+        ge=64,
+        description="Memory of a training run, megabytes: interactions beyond it go to a temporary "
+        "file in the data directory and are learned one part after another, with the same result. "
+        "It cannot be less than publishing a table takes. dqn and actor_critic keep all in memory, "
+        "and each worker of Ray its shards.",
+    )
     caution: float = Field(
         Smoothing.caution,
         ge=0,

@@ -5,6 +5,7 @@ format (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format") 
 and a buffer of them is a structured array as it stands.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,9 @@ POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 """Zero of `time`, which counts microseconds."""
 
 _HEADER_BYTES = 19
+_ROWS_AT_A_TIME = 4096
+_SMALL_BYTES = 1 << 16
+_PAUSE_SECONDS = 0.0003
 _TRAITS = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 _FIELDS = (
     ("id", "i.id", ">i8"),
@@ -46,6 +50,9 @@ _SERVED_FIELDS = (
     ("arm", "coalesce(i.policy_arm, 0::smallint)", ">i2"),
     ("activation", "coalesce(i.activation_id, 0::bigint)", ">i8"),
 )
+
+
+_BLOCK_ROWS = 1 << 18
 
 
 class Layout:
@@ -109,19 +116,19 @@ async def copy_rows(
     size = layout.row.itemsize
 
     async def receive(data: bytes) -> None:
-        nonlocal header
         pending.extend(data)
         whole = (len(pending) - header) // size
-        if whole < 4096:
-            return
-        await flush(whole)
+        if whole >= _ROWS_AT_A_TIME:
+            await flush(whole)
+        if len(data) < _SMALL_BYTES:
+            # Postgres sends 8 KB at a time, and to be woken for so little costs more than to read.
+            time.sleep(_PAUSE_SECONDS)  # noqa: ASYNC251 - shorter than the event loop can
 
     async def flush(whole: int) -> None:
-        nonlocal header
-        end = header + whole * size
-        rows = np.frombuffer(bytes(pending[header:end]), dtype=layout.row)
+        nonlocal header, pending
+        rows = np.frombuffer(pending, dtype=layout.row, count=whole, offset=header)
         layout.check(rows)
-        del pending[:end]
+        pending = pending[header + whole * size :]
         header = 0
         await on_rows(rows)
 
@@ -165,16 +172,31 @@ class Collector:
 
     def __init__(self, **kinds: Any) -> None:
         self._kinds = kinds
-        self._pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in kinds}
+        # Blocks so large that their memory is given back to the system when they are released.
+        self._blocks: dict[str, list[NDArray[Any]]] = {name: [] for name in kinds}
+        self._room = 0
         self.rows = 0
 
     def add(self, **columns: NDArray[Any]) -> None:
         """Adds a piece of every column, shape (n,) each, copied into its dtype."""
-        for name, column in columns.items():
-            self._pieces[name].append(column.astype(self._kinds[name]))
-        self.rows += len(column)
+        added, size = 0, len(columns[next(iter(self._kinds))])
+        while added < size:
+            if not self._room:
+                for name, kind in self._kinds.items():
+                    self._blocks[name].append(np.empty(_BLOCK_ROWS, dtype=kind))
+                self._room = _BLOCK_ROWS
+            n = min(size - added, self._room)
+            start = _BLOCK_ROWS - self._room
+            for name, column in columns.items():
+                self._blocks[name][-1][start : start + n] = column[added : added + n]
+            added += n
+            self._room -= n
+        self.rows += size
 
     def column(self, name: str) -> NDArray[Any]:
         """Returns a whole column, and releases it; each can be taken once."""
-        pieces = self._pieces.pop(name)
-        return np.concatenate([*pieces, np.empty(0, dtype=self._kinds[name])])
+        found = np.empty(self.rows, dtype=self._kinds[name])
+        for position, block in enumerate(self._blocks.pop(name)):
+            part = found[position * _BLOCK_ROWS : (position + 1) * _BLOCK_ROWS]
+            part[:] = block[: len(part)]
+        return found

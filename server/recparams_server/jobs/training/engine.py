@@ -5,7 +5,7 @@ All call the same functions on the same cells, so that the table is the same bit
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from recparams_rl.evaluation.comparison import Log
 from recparams_rl.learners.base import Learner
+from recparams_rl.learners.registry import LEARNERS
 from recparams_rl.transitions import Due, Transitions
 from recparams_server.jobs.training.holdout import held_out, holdout_log, split_time
+from recparams_server.jobs.training.on_disk import OnDisk
 from recparams_server.jobs.training.progress import Progress
-from recparams_server.jobs.training.reading import Reading, due_transitions, read
+from recparams_server.jobs.training.reading import Columns, Reading, due_transitions, read
 from recparams_server.settings import Settings
 from recparams_server.store import training
 from recparams_server.store.database import Connection
@@ -64,10 +66,11 @@ class Engine(ABC):
 
 
 class OneProcess(Engine):
-    """Engine that uses this process and threads of its own."""
+    """Engine that uses this process and threads of its own, and the disk where rows are many."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._on_disk: OnDisk | None = None
         self._transitions: Transitions | None = None
         self._tail = np.empty(0, dtype=np.bool_)
 
@@ -81,9 +84,20 @@ class OneProcess(Engine):
             def on_rows(count: int) -> None:
                 progress.fraction = count / max(1, expected)
 
-            columns = await read(work, settings, reading, on_rows)
+            on_disk = self._on_disk = OnDisk(settings, reading)
+            in_parts = LEARNERS[reading.request.algorithm].learns_in_parts
+            columns = await read(
+                work,
+                settings,
+                reading,
+                on_rows,
+                most=on_disk.most if in_parts else None,
+                on_full=on_disk.add,
+            )
 
         with progress.during("preparing"):
+            if on_disk:
+                return await asyncio.to_thread(self._prepare_on_disk, on_disk, columns)
             batch = await asyncio.to_thread(
                 due_transitions, columns.interactions, reading.request, settings.space().n_contexts
             )
@@ -99,17 +113,43 @@ class OneProcess(Engine):
                 ids=columns.interactions.id[batch.rows[self._tail]],
             )
 
+    def _prepare_on_disk(self, on_disk: OnDisk, rest: Columns) -> Work:
+        if len(rest.pscore):
+            on_disk.add(rest)
+        del rest
+        found = on_disk.prepare()
+        transitions = len(found.log) + on_disk.rest
+        return Work(
+            transitions=transitions,
+            average_reward=found.reward_sum / max(1, transitions),
+            **found.due.due(),
+            log=found.log,
+            ids=found.ids,
+        )
+
     async def learn(
         self, learner: Learner, *, tail: bool, on_progress: Callable[[float], None]
     ) -> None:
-        assert self._transitions is not None  # noqa: S101 - prepared before
-        part = self._transitions[self._tail if tail else ~self._tail]
-        await asyncio.to_thread(
-            learner.learn,
-            part,
-            threads=self._settings.training_threads,
-            on_progress=lambda count: on_progress(count / len(part)),
-        )
+        await asyncio.to_thread(self._learn, learner, tail, on_progress)
+
+    def _learn(self, learner: Learner, tail: bool, on_progress: Callable[[float], None]) -> None:
+        for part, total in self._parts(tail):
+
+            def learned(count: int, total: int = total) -> None:
+                on_progress(count / total)
+
+            learner.learn(part, threads=self._settings.training_threads, on_progress=learned)
+
+    def _parts(self, tail: bool) -> Iterator[tuple[Transitions, int]]:
+        """Yields transitions in the order of learning, and the number of all of them."""
+        if self._transitions is not None:
+            part = self._transitions[self._tail if tail else ~self._tail]
+            yield part, len(part)
+        elif self._on_disk is not None:
+            for part in self._on_disk.parts(tail=tail):
+                yield part, len(part) if tail else self._on_disk.rest
 
     async def close(self) -> None:
         self._transitions = None
+        if self._on_disk is not None:
+            self._on_disk.close()

@@ -36,12 +36,24 @@ def split_time(time: NDArray[np.int64], share: float) -> int | None:
         time: of all interactions to be trained, int64 (n,), in any order.
         share: share to hold out, 0 to 1.
     """
-    n = len(time)
+    earliest = int(time.min()) if len(time) else 0
+    return split_of_latest(time, len(time), earliest, share)
+
+
+def split_of_latest(latest: NDArray[np.int64], n: int, earliest: int, share: float) -> int | None:
+    """Returns what `split_time` does of n interactions.
+
+    Args:
+        latest: the times of the latest of them, all or at least `MOST_HELD_OUT`, in any order.
+        n: how many there are in all.
+        earliest: the time of the first of all.
+        share: share to hold out, 0 to 1.
+    """
     wanted = min(int(n * share), MOST_HELD_OUT)
     if wanted == 0:
         return None
-    split = np.partition(time, n - wanted)[n - wanted]
-    return None if time.min() >= split else int(split)
+    split = int(np.partition(latest, -wanted)[-wanted])
+    return None if earliest >= split else split
 
 
 def held_out(time: NDArray[np.int64], split: int | None) -> NDArray[np.bool_]:

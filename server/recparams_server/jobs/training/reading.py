@@ -1,8 +1,10 @@
 """Reading the interactions of a run and chaining them into transitions."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ _COLUMNS = {
     "engagement": np.float32,
     "pscore": np.float32,
 }
+_BESIDE = "serving_state", "engagement", "pscore"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class Columns:
     serving_state: NDArray[np.int32]
     engagement: NDArray[np.float32]
     pscore: NDArray[np.float32]
+
+    def to_dict(self) -> dict[str, NDArray[Any]]:
+        """Returns all columns by name."""
+        beside = {name: getattr(self, name) for name in _BESIDE}
+        found = {**vars(self.interactions), **beside}
+        return {name: column for name, column in found.items() if column is not None}
+
+    @classmethod
+    def from_dict(cls, columns: Mapping[str, NDArray[Any]]) -> "Columns":
+        """Makes columns of the result of `to_dict`."""
+        learned = {name: column for name, column in columns.items() if name not in _BESIDE}
+        return cls(Interactions(**learned), **{name: columns[name] for name in _BESIDE})
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,9 @@ class Assembler:
         objectives: factors of the reward.
         traits: True to keep personality scores as well.
         on_rows: called with the number of rows so far.
+
+    Attributes:
+        rows: the number of rows that are held.
     """
 
     def __init__(
@@ -87,8 +105,16 @@ class Assembler:
         self._weights = settings.reward_weights()
         self._objectives = objectives
         self._traits = TRAITS if traits else ()
-        self._columns = Collector(**_COLUMNS, **dict.fromkeys(self._traits, np.float32))
+        self._columns = self._collector()
+        self._taken = 0
         self._on_rows = on_rows
+
+    def _collector(self) -> Collector:
+        return Collector(**_COLUMNS, **dict.fromkeys(self._traits, np.float32))
+
+    @property
+    def rows(self) -> int:
+        return self._columns.rows
 
     def add(self, rows: Rows) -> None:
         """Adds rows with the fields of `recparams_server.store.columns.INTERACTIONS`."""
@@ -111,11 +137,13 @@ class Assembler:
             pscore=rows["propensity"],
             **{trait: rows[trait] for trait in self._traits},
         )
-        self._on_rows(self._columns.rows)
+        self._on_rows(self._taken + self.rows)
 
     def columns(self) -> Columns:
-        """Returns all columns and releases them here."""
+        """Returns the columns of all rows that are held, and holds none from then on."""
         column = self._columns.column
+        self._taken += self.rows
+        self._columns = self._collector()
         names = (field.name for field in fields(Interactions) if field.name != "traits")
         interactions = {name: column(name) for name in names}
         traits = np.stack([column(name) for name in self._traits], axis=1) if self._traits else None
@@ -133,8 +161,11 @@ async def read(
     reading: Reading,
     on_rows: Callable[[int], None],
     condition: str = "true",
+    *,
+    most: int | None = None,
+    on_full: Callable[[Columns], None] | None = None,
 ) -> Columns:
-    """Reads interactions.
+    """Reads interactions, and returns those that `on_full` was not given.
 
     Args:
         work: connection to the database.
@@ -142,6 +173,8 @@ async def read(
         reading: the selection.
         on_rows: called with the number of rows so far.
         condition: SQL that rows have to satisfy as well.
+        most: interactions to hold in memory; None for all.
+        on_full: called in another thread with the columns of so many.
     """
     assembler = Assembler(
         settings, reading.request.objectives, traits=reading.traits, on_rows=on_rows
@@ -149,6 +182,8 @@ async def read(
 
     async def add(rows: Rows) -> None:
         assembler.add(rows)
+        if most is not None and on_full is not None and assembler.rows >= most:
+            await asyncio.to_thread(on_full, assembler.columns())
 
     query = f"{training.query(reading.request.rebuild)} AND {condition}"
     await copy_rows(work, query, reading.through, reading.window_start, on_rows=add)

@@ -36,6 +36,8 @@ from recparams_server.store.locks import TRAINER_LOCK
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
+LOCK_SECONDS = 30
+"""Time for the trainer of a run that has just ended to be gone."""
 
 
 class NotWantedError(Exception):
@@ -52,8 +54,10 @@ async def train(settings: Settings, run_id: int) -> int:
         # Not as they connect: poolers refuse it there.
         for connection in (control, work):
             await connection.execute("SET client_connection_check_interval = 1000")
-        await control.execute("SET lock_timeout = '30s'")
+        await control.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
         await control.execute("SELECT pg_advisory_lock($1)", TRAINER_LOCK)
+        # The run's row is locked while its results are committed, which may take longer.
+        await control.execute("RESET lock_timeout")
         request = await training.begin(control, run_id)
         if request is None:
             log.warning("run is not pending", run_id=run_id)
@@ -184,7 +188,7 @@ async def _learn(
     if not len(todo.log):
         return None
     with progress.during("evaluating"):
-        candidate = await asyncio.to_thread(learner.publish)
+        candidate = await asyncio.to_thread(learner.candidate, todo.log.state)
         holdout = await evaluate_holdout(
             work, settings, current.settled, request.objectives, candidate, todo.log, todo.ids
         )

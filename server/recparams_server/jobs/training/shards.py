@@ -230,22 +230,11 @@ def write_shard_rows(
 
 def merge_shards(counts: Sequence[Counts], logs: Sequence[Log], ids: Sequence[Any]) -> Work:
     """Merges the counts of all shards, in order, with the held-out rows of each."""
-
-    def column(name: str) -> NDArray[np.int64]:
-        return np.concatenate([getattr(one, name) for one in counts])
-
     transitions = sum(len(one.time) for one in counts)
-    users, waiting = column("users"), column("waiting_users")
-    by_user, by_waiting = np.argsort(users), np.argsort(waiting)
     return Work(
+        **Due.joined(counts).due(),
         transitions=transitions,
         average_reward=sum(one.reward_sum for one in counts) / max(1, transitions),
-        users=users[by_user],
-        trained_through=column("trained_through")[by_user],
-        waiting_users=waiting[by_waiting],
-        first_waiting=column("first_waiting")[by_waiting],
-        waiting=sum(one.waiting for one in counts),
-        out_of_vocabulary=sum(one.out_of_vocabulary for one in counts),
         log=_joined(logs),
         ids=np.concatenate(ids),
     )

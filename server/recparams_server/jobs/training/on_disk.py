@@ -1,0 +1,231 @@
+"""Runs of more interactions than memory has room for: dealt out on disk, learned part after part.
+
+Interactions are dealt by person, since what is due of one depends on nobody else's, and their
+transitions then by personality cell. Cells are learned in order, and within each the transitions in
+theirs: the same updates in the same order as of all transitions at once.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recparams_rl.action import N_ACTIONS
+from recparams_rl.evaluation.comparison import Log
+from recparams_rl.transitions import Due, Transitions
+from recparams_server.jobs.training.buckets import Buckets
+from recparams_server.jobs.training.holdout import MOST_HELD_OUT, held_out, split_of_latest
+from recparams_server.jobs.training.reading import Columns, Reading, due_transitions
+from recparams_server.settings import Settings
+
+LEAST_ROWS = 1 << 14
+_FIXED_BYTES = 250_000_000
+_TABLES = 2
+"""Tables of Q-values, visits and rewards beside the rows."""
+_ROW_BYTES = 170
+_TRAITS_BYTES = 60
+"""Bytes that a row takes at most while it is read, chained and sorted; measured."""
+_PEOPLE = 256
+_BY_CELL = 1024
+
+_Named = dict[str, NDArray[Any]]
+
+
+def rows_in_memory(settings: Settings, reading: Reading) -> int:
+    """Returns the number of interactions that a run may hold in memory, at least `LEAST_ROWS`."""
+    table = settings.space().n_states * N_ACTIONS * 12
+    room = settings.training_memory_mb * 1_000_000 - _FIXED_BYTES - _TABLES * table
+    return max(LEAST_ROWS, room // (_ROW_BYTES + (_TRAITS_BYTES if reading.traits else 0)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Summary of what is due on disk.
+
+    Attributes:
+        due: of all people.
+        reward_sum: of the transitions.
+        log: what is held out at first; propensities may be NaN.
+        ids: of the interactions in the log, int64 (n,).
+    """
+
+    due: Due
+    reward_sum: float
+    log: Log
+    ids: NDArray[np.int64]
+
+
+class OnDisk:
+    """The interactions of a run, on disk from when memory has no room for them.
+
+    Args:
+        settings: the state space, the memory and the folder.
+        reading: the selection that the run reads.
+
+    Attributes:
+        most: interactions in memory at a time.
+        rest: transitions due that are not held out at first.
+    """
+
+    def __init__(self, settings: Settings, reading: Reading) -> None:
+        self.most = rows_in_memory(settings, reading)
+        self.rest = 0
+        self._settings = settings
+        self._request = reading.request
+        self._people: Buckets | None = None
+        self._cells: Buckets | None = None
+        self._earliest, self._latest = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        self._split: int | None = None
+        self._tail: _Named = {}
+
+    def __bool__(self) -> bool:
+        """Returns True once interactions were added."""
+        return self._people is not None
+
+    def add(self, columns: Columns) -> None:
+        """Deals interactions, at least one, by person. Raises OSError."""
+        if self._people is None:
+            self._people = Buckets(_folder(self._settings), _PEOPLE)
+        of = columns.interactions
+        self._earliest = min(self._earliest, int(of.time.min()))
+        self._latest = max(self._latest, int(of.time.max()))
+        self._people.add(of.user % _PEOPLE, columns.to_dict())
+
+    def prepare(self) -> Prepared:
+        """Deals what is due by cell, and returns a summary of it. Raises OSError."""
+        assert self._people is not None  # noqa: S101 - some were added
+        self._cells = Buckets(_folder(self._settings), _BY_CELL)
+        tail = _Latest(self._settings.holdout_share)
+        dues, reward_sum = [], 0.0
+        for part in self._people.parts(self.most):
+            due, rows = self._chained(Columns.from_dict(part))
+            del part
+            dues.append(due)
+            reward_sum += float(rows["reward"].sum(dtype=np.float64))
+            tail.add(rows)
+            self._cells.add(self._bucket(rows), {name: rows[name] for name in _learned(rows)})
+        self._people.close()
+        self._split, held_out = tail.split()
+        self._tail = self._in_order(held_out)
+        self.rest = tail.n - len(held_out["time"])
+        return Prepared(Due.joined(dues), reward_sum, _log(self._tail), self._tail["id"])
+
+    def _chained(self, columns: Columns) -> tuple[Due, _Named]:
+        """Returns what is due of some people: a summary, and transitions with all columns."""
+        space = self._settings.space()
+        batch = due_transitions(columns.interactions, self._request, space.n_contexts)
+        rows = _chosen(columns.to_dict(), batch.rows)
+        return Due(**batch.due()), rows | {"next_state": batch.transitions.next_state}
+
+    def parts(self, *, tail: bool) -> Iterator[Transitions]:
+        """Yields transitions in the order of learning: those held out at first, or the rest."""
+        if tail:
+            yield _transitions(self._tail)
+            return
+        assert self._cells is not None  # noqa: S101 - prepared before
+        for rows in self._cells.parts(self.most):
+            if self._split is not None:
+                rows = _chosen(rows, rows["time"] < self._split)
+            yield _transitions(self._in_order(rows))
+
+    def close(self) -> None:
+        """Releases the space on disk and in memory."""
+        for buckets in (self._people, self._cells):
+            if buckets is not None:
+                buckets.close()
+        self._tail = {}
+
+    def _cell(self, rows: _Named) -> NDArray[np.int64]:
+        return rows["state"].astype(np.int64) // self._settings.space().n_contexts
+
+    def _bucket(self, rows: _Named) -> NDArray[np.int64]:
+        """Returns buckets in the order of cells; where cells are few, each has several, by time."""
+        n_cells = self._settings.space().n_cells
+        ranges = min(n_cells, _BY_CELL)
+        periods = _BY_CELL // ranges
+        period = (rows["time"] - self._earliest) // ((self._latest - self._earliest) // periods + 1)
+        bucket: NDArray[np.int64] = self._cell(rows) * ranges // n_cells * periods + period
+        return bucket
+
+    def _in_order(self, rows: _Named) -> _Named:
+        """Returns rows sorted by (cell, time, id)."""
+        return _chosen(rows, np.lexsort((rows["id"], rows["time"], self._cell(rows))))
+
+
+class _Latest:
+    """The latest of some rows: all that may have to be held out.
+
+    Args:
+        share: share to hold out, as of `split_time`.
+
+    Attributes:
+        n: rows so far.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.n = 0
+        self._share = share
+        self._earliest = np.iinfo(np.int64).max
+        self._kept: _Named = {}
+
+    def add(self, rows: _Named) -> None:
+        """Adds rows, keeping what may be among the latest."""
+        self.n += len(rows["time"])
+        self._earliest = min(self._earliest, int(rows["time"].min(initial=self._earliest)))
+        latest = _latest(rows)
+        if self._kept:
+            latest = {name: np.concatenate([self._kept[name], latest[name]]) for name in latest}
+        self._kept = _latest(latest)
+
+    def split(self) -> tuple[int | None, _Named]:
+        """Returns what `split_time` returns of all rows, and the rows that are held out."""
+        time = self._kept["time"]
+        split = split_of_latest(time, self.n, self._earliest, self._share)
+        return split, _chosen(self._kept, held_out(time, split))
+
+
+def _latest(rows: _Named) -> _Named:
+    """Returns the latest `MOST_HELD_OUT` of some rows, and those of the same time."""
+    time = rows["time"]
+    if len(time) <= MOST_HELD_OUT:
+        return rows
+    return _chosen(rows, time >= np.partition(time, -MOST_HELD_OUT)[-MOST_HELD_OUT])
+
+
+def _folder(settings: Settings) -> Path | None:
+    """Returns the data directory, or None where there can be none."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return settings.data_dir if os.access(settings.data_dir, os.W_OK) else None
+
+
+def _chosen(rows: _Named, chosen: NDArray[Any]) -> _Named:
+    return {name: column[chosen] for name, column in rows.items()}
+
+
+def _learned(rows: _Named) -> list[str]:
+    """Returns the names of the columns that learning needs."""
+    return [name for name in rows if name not in ("user", "serving_state", "engagement", "pscore")]
+
+
+def _transitions(rows: _Named) -> Transitions:
+    return Transitions(
+        rows["state"], rows["action"], rows["reward"], rows["next_state"], rows.get("traits")
+    )
+
+
+def _log(rows: _Named) -> Log:
+    return Log(
+        state=rows["serving_state"],
+        action=rows["action"],
+        engagement=rows["engagement"],
+        pscore=rows["pscore"],
+        person=rows["user"],
+        traits=rows.get("traits"),
+    )
