@@ -20,6 +20,7 @@ from benchmarks import (
     local,
     peers,
     serving,
+    stalls,
     swap,
     training,
     tuning,
@@ -32,6 +33,7 @@ from benchmarks.report import FOLDER, Section, goals_table
 BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "serving": serving.run,
     "workers": workers.run,
+    "stalls": stalls.run,
     "local": local.run,
     "training": training.run,
     "swap": swap.run,
