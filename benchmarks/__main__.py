@@ -22,6 +22,7 @@ from benchmarks import (
     peers,
     recording,
     serving,
+    stalls,
     swap,
     training,
     tuning,
@@ -34,6 +35,7 @@ from benchmarks.report import FOLDER, Section, goals_table
 BENCHMARKS: dict[str, Callable[[Effort, Path], Section]] = {
     "serving": serving.run,
     "workers": workers.run,
+    "stalls": stalls.run,
     "local": local.run,
     "recording": recording.run,
     "training": training.run,

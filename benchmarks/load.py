@@ -21,6 +21,7 @@ from benchmarks.servers import DECIDE, request
 from recparams.v1 import recommendation_pb2 as pb
 
 H2LOAD = shutil.which("h2load")
+QUANTILES = 0.5, 0.99, 0.999
 LOAD_SECONDS = 600
 """Bound on one burst of calls."""
 
@@ -31,13 +32,14 @@ class Load:
 
     Attributes:
         calls_per_second: answered.
-        p50, p99: latency as the client sees it, seconds.
+        p50, p99, p999: latency as the client sees it, seconds.
         cpu: seconds of processor time of the server a call, system time included.
     """
 
     calls_per_second: float
     p50: float
     p99: float
+    p999: float
     cpu: float
 
 
@@ -52,8 +54,11 @@ def h2load(
     server: psutil.Process,
     connections: int = 1,
     headers: Sequence[str] = (),
+    rate: float | None = None,
 ) -> Load:
     """Calls a method over connections with so many streams at a time on each.
+
+    With a rate so many calls begin a second, whatever became of those before.
 
     Raises RuntimeError where not every call was answered.
     """
@@ -70,6 +75,8 @@ def h2load(
             str(message),
             f"--log-file={times}",
         ]
+        if rate is not None:
+            command.append(f"--rps={max(1, round(rate / connections))}")
         for header in ("content-type: application/grpc", "te: trailers", *headers):
             command += ["-H", header]
         before = _cpu(server)
@@ -87,7 +94,7 @@ def h2load(
         log = np.loadtxt(times, dtype=np.int64)
     took = log[:, 2] / 1e6
     seconds = (log[:, 0] + log[:, 2]).max() / 1e6 - log[:, 0].min() / 1e6
-    return Load(calls / seconds, *np.quantile(took, (0.5, 0.99)), cpu / calls)
+    return Load(calls / seconds, *np.quantile(took, QUANTILES), cpu / calls)
 
 
 def python_client(
@@ -131,8 +138,8 @@ async def _decide(port: int, calls: int, concurrency: int) -> dict[str, float]:
         started = time.perf_counter()
         await asyncio.gather(*(caller(range(i, calls, concurrency)) for i in range(concurrency)))
         seconds = time.perf_counter() - started
-    p50, p99 = np.quantile(took, (0.5, 0.99))
-    return {"calls_per_second": calls / seconds, "p50": float(p50), "p99": float(p99)}
+    p50, p99, p999 = map(float, np.quantile(took, QUANTILES))
+    return {"calls_per_second": calls / seconds, "p50": p50, "p99": p99, "p999": p999}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ empty handler on grpc's threaded server.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -22,8 +23,9 @@ import psutil
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.loop_meter import LoopMeter
 from recparams.v1 import recommendation_pb2 as pb
-from recparams_server.app import App
+from recparams_server.app import App, freeze
 from recparams_server.observability import logs
 from recparams_server.services.recommendation import RecommendationService
 from recparams_server.settings import Settings
@@ -32,9 +34,11 @@ from recparams_simulation.demo_server import end, free_port
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
+STALLS, COLLECT = "/benchmarks.Loop/Stalls", "/benchmarks.Loop/Collect"
 BARE = "/benchmarks.Bare/GetRecommendationParams"
 DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
 API_KEY = "an-api-key-for-benchmarks"
+ADMIN_KEY = "a-key-for-benchmarks"
 DECIDE_BATCH = "/recparams.v1.RecommendationService/BatchGetRecommendationParams"
 
 
@@ -54,6 +58,11 @@ async def _empty_messages(
     return pb.GetRecommendationParamsResponse()
 
 
+async def _collect(request: bytes, context: Any) -> bytes:
+    gc.collect()
+    return b""
+
+
 async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> None:
     logs.configure("warning", "json")
     guard = {
@@ -66,7 +75,7 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
         port=port,
         database_url=database_url,
         data_dir=folder,
-        admin_key="a-key-for-benchmarks",
+        admin_key=ADMIN_KEY,
         exploration="0.1",
         metrics_port=0,
     )
@@ -81,7 +90,15 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
     )
     service = RecommendationService(settings, app._runtime, app._cache)
     _add(app._grpc, BARE, service.GetRecommendationParams)
+    meter = LoopMeter()
+
+    async def stalls(request: bytes, context: Any) -> bytes:
+        return meter.take()
+
+    _add(app._grpc, STALLS, stalls)
+    _add(app._grpc, COLLECT, _collect)
     await app.start()
+    freeze()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()

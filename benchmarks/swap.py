@@ -65,7 +65,7 @@ def run(effort: Effort, folder: Path) -> Section:
         for percent in (1,) if effort.quick else (1, 10, 100):
             states = effort.space.n_states * percent // 100
             model = random_model(rng, states, effort.space, effort.smoothing)
-            versions.append(_store(url, model))
+            versions.append(store(url, model))
             text = _seed_json(model)
             spent = _loading(url, versions[-1], model.policy.space, text, rounds=effort.of(3, 1))
             rows.append(
@@ -77,7 +77,7 @@ def run(effort: Effort, folder: Path) -> Section:
                 )
             )
         del text
-        both = versions[-1], _store(url, model)
+        both = versions[-1], store(url, model)
         with running("real", server_core, url, data, settings=effort.settings) as (port, _):
             for _ in range(effort.of(4, 1)):
                 for felt, swaps in ((quiet, False), (swapped, True)):
@@ -133,7 +133,9 @@ def run(effort: Effort, folder: Path) -> Section:
     )
 
 
-def _store(url: str, model: models.NewModel) -> int:
+def store(url: str, model: models.NewModel) -> int:
+    """Stores a model in a database; returns its version."""
+
     async def insert() -> int:
         connection = await asyncpg.connect(url)
         version = await models.insert(connection, models.encode(model))

@@ -13,6 +13,7 @@ from tests.support import ROOT
 TITLES = (
     "Serving",
     "Workers",
+    "Stalls",
     "Decisions in the caller's process",
     "Recording",
     "Training",

@@ -83,7 +83,7 @@ def count_interactions(weights: RewardWeights, new: Sequence[NewInteraction]) ->
     masks = np.array([one.reactions for one in new], dtype=np.int64)
     shares = np.array([(one.completion_rate, one.mood_change) for one in new], dtype=np.float32)
     worth = rewards(weights, masks, *shares.reshape(-1, 2).T)
-    for number in np.unique(arms).tolist():
+    for number in np.flatnonzero(np.bincount(arms)).tolist():
         arm, its = ARM_NAMES.get(number, NO_ARM), arms == number
         _RECORDED.labels(arm).inc(int(its.sum()))
         _GAINED.labels(arm).inc(float(worth[its].clip(min=0).sum()))

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-TICK_SECONDS = 0.01
+TICK_SECONDS = 0.05
 WINDOW_SECONDS = 60.0
 
 

@@ -1,18 +1,16 @@
 """Decoding of requests in bounded time: sizes come first, and large messages are read in pieces."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
-from time import perf_counter
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from recparams_server.contract.errors import ServiceError, invalid
 from recparams_server.rpc.methods import MethodPolicy
+from recparams_server.rpc.turns import in_turns
 
 PIECE_BYTES = 64 * 1024
 """Messages up to this size are parsed at once, in whatever shape within some milliseconds."""
-TURN_SECONDS = 0.003
 STRANGE_FIELDS = 16
 """Fields besides its entries that a large message may have, as those of a later contract."""
 
@@ -20,18 +18,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 _LONGEST_VARINT = 10
 
-_T = TypeVar("_T")
 _M = TypeVar("_M", bound=Message)
-
-
-async def in_turns(items: Iterable[_T]) -> AsyncIterator[_T]:
-    """Yields items; whenever that has taken `TURN_SECONDS`, other calls have their turn first."""
-    began = perf_counter()
-    for item in items:
-        yield item
-        if perf_counter() - began > TURN_SECONDS:
-            await asyncio.sleep(0)
-            began = perf_counter()
 
 
 def decoded(kind: type[_M], message: bytes, policy: MethodPolicy) -> _M:

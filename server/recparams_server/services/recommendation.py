@@ -14,8 +14,9 @@ from recparams_server.contract.errors import Violations, invalid
 from recparams_server.contract.sizes import MOST_RECORDS, MOST_REQUESTS
 from recparams_server.contract.vocabulary import Traits
 from recparams_server.observability import metrics
-from recparams_server.rpc.decoding import PIECE_BYTES, decoded, in_turns
+from recparams_server.rpc.decoding import PIECE_BYTES, decoded
 from recparams_server.rpc.methods import METHODS
+from recparams_server.rpc.turns import in_turns
 from recparams_server.services.checks import LONGEST_USER_ID, check_name, check_personality
 from recparams_server.services.interaction_requests import InteractionRules, parse_interaction
 from recparams_server.services.recommendation_requests import parse_request

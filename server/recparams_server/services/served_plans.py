@@ -12,7 +12,7 @@ from recparams_rl.exploration import Exploration
 from recparams_rl.policy import Policy
 from recparams_server.contract.errors import Violations
 from recparams_server.contract.vocabulary import Contexts
-from recparams_server.rpc.decoding import in_turns
+from recparams_server.rpc.turns import in_turns
 from recparams_server.serving.delegated_decisions import DelegatedDecision, ServedPlan, problem
 from recparams_server.serving.delegated_tokens import Told
 from recparams_server.serving.policies import PolicyHolder

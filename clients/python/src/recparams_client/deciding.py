@@ -62,10 +62,10 @@ class LocalDecision:
 
     def with_token(self) -> Recommendation:
         """Returns the recommendation with its token, as the server gives it."""
-        # `replace` would take a microsecond more.
-        return Recommendation(
-            **{**vars(self.recommendation), "decision_token": self.decision_token}
-        )
+        made = Recommendation.__new__(Recommendation)
+        # `replace` would take two microseconds more: it sets every field of the new one by itself.
+        vars(made).update(vars(self.recommendation), decision_token=self.decision_token)
+        return made
 
 
 class Decider:
