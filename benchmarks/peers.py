@@ -118,17 +118,6 @@ def run(effort: Effort, folder: Path) -> Section:
     installed = {system.needs for system in here if system.needs}
     versions = ", ".join(f"{name} {version(name)}" for name in sorted(installed)) or "No peers"
     encoded = from_scores[plain.name] / from_scores[ours.name]
-    updates = Goal(
-        what="Q-learning updates/s, 1 thread",
-        reference="dict of dicts, same transitions",
-        ratio=learning[plain.name] / learning[ours.name],
-        hold=150,
-        shortfall=(
-            f"{learning[plain.name] * 1e9:.0f} ns against {learning[ours.name] * 1e9:.0f} ns a row "
-            "of a table that is touched for the first time; the dict agent has only the few "
-            "actions that were tried in a state to look through"
-        ),
-    )
     lookups = Goal(
         what="policy lookup in process",
         reference="dict of dicts, max over 27",
@@ -174,7 +163,7 @@ def run(effort: Effort, folder: Path) -> Section:
             "follow uncertainty. They generalise along a trait from few rows; a table knows only "
             "bins, and smooths. None of them, used so, values what an action leads to later.",
         ],
-        goals=[lookups, updates],
+        goals=[lookups],
     )
 
 
