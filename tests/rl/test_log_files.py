@@ -225,7 +225,11 @@ def test_without_pyarrow_the_error_names_the_extra(
 
 def test_the_core_is_imported_as_lightly_as_before() -> None:
     """Also by whoever wants no file: nothing comes with the package itself."""
-    code = "import sys, rl; assert 'numpy' not in sys.modules; print(rl.load_log.__name__)"
+    code = (
+        "import sys, recparams_rl\n"
+        "assert 'numpy' not in sys.modules\n"
+        "print(recparams_rl.load_log.__name__)"
+    )
     done = run(sys.executable, "-c", code)
     assert (done.returncode, done.stdout) == (0, "load_log\n"), done.stderr
     with pytest.raises(AttributeError, match="no attribute 'other'"):
