@@ -290,7 +290,9 @@ def _heat(
     axes.imshow(grid, cmap="Blues", vmin=0, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         colour = "white" if value > 0.6 * most else "#333333"
-        axes.text(column, row, text(value), ha="center", va="center", fontsize=7.5, color=colour)
+        cell = axes.text(column, row, text(value), ha="center", va="center", fontsize=7.5)
+        # Within the axes: there is no need to measure it for the layout.
+        cell.set(color=colour, in_layout=False)
     axes.tick_params(length=0)
 
 

@@ -13,7 +13,7 @@ from recparams_server.store.database import Connection, Pool
 from recparams_server.store.locks import INSERT_LOCK, MAINTENANCE_LOCK, try_lock
 
 PARTITIONS_AHEAD = 4
-FEW = 20
+FEW = 50
 """Interactions that one statement stores; more are worth the round trips of COPY."""
 SLICE_ROWS = 200
 """Rows that are encoded at a time: all of a full message would hold others up."""
@@ -117,6 +117,7 @@ async def _insert(pool: Pool, interactions: Sequence[NewInteraction]) -> set[str
 
 
 async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) -> set[str]:
+    """Does the same in a transaction, with several round trips and less work for each row."""
     # Whoever deletes a person waits for it: a key that is read now stays valid.
     await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", INSERT_LOCK)
     user_keys = await people.insert_missing(connection, {one.user_id for one in interactions})
