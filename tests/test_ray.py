@@ -11,6 +11,8 @@ import asyncpg
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
@@ -216,7 +218,21 @@ async def test_any_amount_of_memory_learns_the_same(
         same(found, expected)
 
 
-def test_rows_in_buckets_are_read_in_order(tmp_path: Path) -> None:
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), max_size=30),
+    scale=st.sampled_from([1, 2**60]),
+    ids=st.permutations(range(30)),
+)
+def test_rows_are_in_the_order_of_learning(
+    rows: list[tuple[int, int]], scale: int, ids: list[int]
+) -> None:
+    cell, time = np.array(rows, np.int64).reshape(-1, 2).T
+    id_ = np.array(ids[: len(rows)], np.int64)
+    expected = sorted(range(len(rows)), key=lambda row: (*rows[row], ids[row]))
+    assert on_disk._order(cell, time * scale, id_).tolist() == expected
+
+
+def test_rows_in_buckets_are_read_by_ranges_of_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     bucket = rng.choice([0, 3, 4, 7], 1000)
     columns = {"n": np.arange(1000), "x": rng.random((1000, 2), np.float32)}
@@ -224,13 +240,13 @@ def test_rows_in_buckets_are_read_in_order(tmp_path: Path) -> None:
     for piece in (slice(0, 600), slice(600, 600), slice(600, 1000)):
         buckets.add(bucket[piece], {name: column[piece] for name, column in columns.items()})
     assert not list(tmp_path.iterdir())
-    order = np.argsort(bucket, kind="stable")
-    for most in (1, 300, 2000):
+    for most, held in ((1, [[0], [3], [4], [7]]), (600, [[0, 3], [4, 7]]), (2000, [[0, 3, 4, 7]])):
         parts = list(buckets.parts(most))
-        assert len(parts) == {1: 4, 300: 4, 2000: 1}[most]
-        for name, column in columns.items():
-            found = np.concatenate([part[name] for part in parts])
-            assert found.tobytes() == column[order].tobytes()
+        assert [np.unique(bucket[part["n"]]).tolist() for part in parts] == held
+        found = np.concatenate([part["n"] for part in parts])
+        assert sorted(found) == list(range(1000))
+        x = np.concatenate([part["x"] for part in parts])
+        assert x.tobytes() == columns["x"][found].tobytes()
     buckets.close()
 
 

@@ -63,7 +63,7 @@ class Buckets:
         self._pieces.append(_Piece(places, np.concatenate([[0], ends])))
 
     def parts(self, most: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yields the rows of neighbouring buckets, bucket by bucket, in the order they were added.
+        """Yields the rows of neighbouring buckets, ascending; within a part they are in no order.
 
         Args:
             most: rows of a part, unless one bucket has more.

@@ -6,7 +6,7 @@ theirs: the same updates in the same order as of all transitions at once.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,16 @@ LEAST_ROWS = 1 << 14
 _FIXED_BYTES = 250_000_000
 _TABLES = 2
 """Tables of Q-values, visits and rewards beside the rows."""
-_ROW_BYTES = 170
+_ROW_BYTES = 190
 _TRAITS_BYTES = 60
 """Bytes that a row takes at most while it is read, chained and sorted; measured."""
 _PEOPLE = 256
 _BY_CELL = 1024
 
+_LOGGED = "user", "serving_state", "engagement", "pscore"
+
 _Named = dict[str, NDArray[Any]]
+_OfLog = Callable[[NDArray[np.int64]], _Named]
 
 
 def rows_in_memory(settings: Settings, reading: Reading) -> int:
@@ -102,24 +105,34 @@ class OnDisk:
         tail = _Latest(self._settings.holdout_share)
         dues, reward_sum = [], 0.0
         for part in self._people.parts(self.most):
-            due, rows = self._chained(Columns.from_dict(part))
-            del part
+            due, rows, of_log = self._chained(part)
             dues.append(due)
             reward_sum += float(rows["reward"].sum(dtype=np.float64))
-            tail.add(rows)
-            self._cells.add(self._bucket(rows), {name: rows[name] for name in _learned(rows)})
+            tail.add(rows, of_log)
+            del part, of_log
+            self._cells.add(self._bucket(rows), rows)
         self._people.close()
         self._split, held_out = tail.split()
         self._tail = self._in_order(held_out)
         self.rest = tail.n - len(held_out["time"])
         return Prepared(Due.joined(dues), reward_sum, _log(self._tail), self._tail["id"])
 
-    def _chained(self, columns: Columns) -> tuple[Due, _Named]:
-        """Returns what is due of some people: a summary, and transitions with all columns."""
+    def _chained(self, part: _Named) -> tuple[Due, _Named, _OfLog]:
+        """Returns what is due of some people, from all their interactions.
+
+        A summary, the columns that learning needs, and a function from places among these to the
+        other columns, which few rows need.
+        """
+        columns = Columns.from_dict(part)
         space = self._settings.space()
         batch = due_transitions(columns.interactions, self._request, space.n_contexts)
-        rows = _chosen(columns.to_dict(), batch.rows)
-        return Due(**batch.due()), rows | {"next_state": batch.transitions.next_state}
+        learned = {name: one for name, one in vars(batch.transitions).items() if one is not None}
+        learned |= {name: part[name][batch.rows] for name in ("time", "id")}
+
+        def of_log(places: NDArray[np.int64]) -> _Named:
+            return {name: part[name][batch.rows[places]] for name in _LOGGED}
+
+        return Due(**batch.due()), learned, of_log
 
     def parts(self, *, tail: bool) -> Iterator[Transitions]:
         """Yields transitions in the order of learning: those held out at first, or the rest."""
@@ -153,7 +166,7 @@ class OnDisk:
 
     def _in_order(self, rows: _Named) -> _Named:
         """Returns rows sorted by (cell, time, id)."""
-        return _chosen(rows, np.lexsort((rows["id"], rows["time"], self._cell(rows))))
+        return _chosen(rows, _order(self._cell(rows), rows["time"], rows["id"]))
 
 
 class _Latest:
@@ -172,14 +185,16 @@ class _Latest:
         self._earliest = np.iinfo(np.int64).max
         self._kept: _Named = {}
 
-    def add(self, rows: _Named) -> None:
-        """Adds rows, keeping what may be among the latest."""
-        self.n += len(rows["time"])
-        self._earliest = min(self._earliest, int(rows["time"].min(initial=self._earliest)))
-        latest = _latest(rows)
+    def add(self, rows: _Named, of_log: _OfLog) -> None:
+        """Adds rows, keeping what may be among the latest, with the columns that `of_log` gives."""
+        time = rows["time"]
+        self.n += len(time)
+        self._earliest = min(self._earliest, int(time.min(initial=self._earliest)))
+        places = _latest(time)
+        latest = _chosen(rows, places) | of_log(places)
         if self._kept:
             latest = {name: np.concatenate([self._kept[name], latest[name]]) for name in latest}
-        self._kept = _latest(latest)
+        self._kept = _chosen(latest, _latest(latest["time"]))
 
     def split(self) -> tuple[int | None, _Named]:
         """Returns what `split_time` returns of all rows, and the rows that are held out."""
@@ -188,12 +203,27 @@ class _Latest:
         return split, _chosen(self._kept, held_out(time, split))
 
 
-def _latest(rows: _Named) -> _Named:
-    """Returns the latest `MOST_HELD_OUT` of some rows, and those of the same time."""
-    time = rows["time"]
+def _order(
+    cell: NDArray[np.int64], time: NDArray[np.int64], id_: NDArray[np.int64]
+) -> NDArray[np.intp]:
+    """Returns the order by (cell, time, id), by one sort where both fit into a number."""
+    if len(cell):
+        cell, time = cell - cell.min(), time - time.min()
+        period = int(time.max()) + 1
+        if (int(cell.max()) + 1) * period < np.iinfo(np.int64).max:
+            key = cell * period + time
+            order = np.argsort(key, kind="stable")
+            key, ids = key[order], id_[order]
+            if not ((key[1:] == key[:-1]) & (ids[1:] < ids[:-1])).any():
+                return order
+    return np.lexsort((id_, time, cell))
+
+
+def _latest(time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the places of the latest `MOST_HELD_OUT` of some times, and of those equal to one."""
     if len(time) <= MOST_HELD_OUT:
-        return rows
-    return _chosen(rows, time >= np.partition(time, -MOST_HELD_OUT)[-MOST_HELD_OUT])
+        return np.arange(len(time))
+    return np.flatnonzero(time >= np.partition(time, -MOST_HELD_OUT)[-MOST_HELD_OUT])
 
 
 def _folder(settings: Settings) -> Path | None:
@@ -207,11 +237,6 @@ def _folder(settings: Settings) -> Path | None:
 
 def _chosen(rows: _Named, chosen: NDArray[Any]) -> _Named:
     return {name: column[chosen] for name, column in rows.items()}
-
-
-def _learned(rows: _Named) -> list[str]:
-    """Returns the names of the columns that learning needs."""
-    return [name for name in rows if name not in ("user", "serving_state", "engagement", "pscore")]
 
 
 def _transitions(rows: _Named) -> Transitions:
