@@ -55,7 +55,7 @@ class Draws:
             raise ValueError("a state has more draws than there are")
         if len(self.actions) != int(counts.sum(dtype=np.int64)):
             raise ValueError("draws do not have as many actions as they count")
-        if max(self.actions, default=0) >= N_ACTIONS:
+        if np.frombuffer(self.actions, dtype=np.uint8).max(initial=0) >= N_ACTIONS:
             raise ValueError("a draw is of an action that does not exist")
         if int(self.cells.max()) >= self.space.n_cells or int(self.cells.min()) < 0:
             raise ValueError("draws are of cells that do not exist")

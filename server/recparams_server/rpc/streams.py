@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from recparams_server.contract.errors import ServiceError, error, exhausted
+from recparams_server.rpc.turns import turn
 
 LARGE_BYTES = 16 * 1024
 """Messages above this size are sent to few at a time: gRPC copies each until it is taken."""
@@ -97,6 +98,8 @@ class Streams:
                     async with asyncio.timeout(self._stall):
                         await held.enter_async_context(caller.large)
                         await held.enter_async_context(self._large)
+                    # gRPC copies it at once, which takes a millisecond for each MiB or so.
+                    await turn()
                 except TimeoutError:
                     raise _too_many("others take nothing of what they are sent") from None
             try:

@@ -18,35 +18,35 @@ _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue] = WeakKeyDictionar
 async def in_turns(items: Iterable[_T]) -> AsyncIterator[_T]:
     """Yields items; whenever that has taken `TURN_SECONDS`, other calls have their turn first."""
     if _queues.get(asyncio.get_running_loop()):
-        await _turn()
+        await turn()
     began = perf_counter()
     for item in items:
         yield item
         if perf_counter() - began > TURN_SECONDS:
-            await _turn()
+            await turn()
             began = perf_counter()
 
 
-async def _turn() -> None:
+async def turn() -> None:
     """Waits for a turn, of which there is one in each round of the event loop.
 
     Were all to go on in the same round, it would last as long as all their turns.
     """
     loop = asyncio.get_running_loop()
     queue = _queues.setdefault(loop, deque())
-    turn = loop.create_future()
-    queue.append(turn)
+    given = loop.create_future()
+    queue.append(given)
     if len(queue) == 1:
         loop.call_soon(_give, loop, queue)
-    await turn
+    await given
 
 
 def _give(loop: asyncio.AbstractEventLoop, queue: _Queue) -> None:
     """Gives the turn to the first who still waits for it."""
     while queue:
-        turn = queue.popleft()
-        if not turn.done():
-            turn.set_result(None)
+        waiting = queue.popleft()
+        if not waiting.done():
+            waiting.set_result(None)
             break
     if queue:
         loop.call_soon(_give, loop, queue)

@@ -10,6 +10,7 @@ from recparams.v1 import policy_pb2 as pb
 from recparams.v1 import policy_pb2_grpc as grpc_pb
 from recparams_server.contract.errors import invalid, store_unavailable
 from recparams_server.observability import metrics
+from recparams_server.rpc.turns import turn
 from recparams_server.services.runtime import Runtime
 from recparams_server.services.served_plans import told_to_callers
 from recparams_server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey, Told
@@ -50,6 +51,8 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         told: Told | None = None
         with metrics.WATCHERS.track_inprogress():
             while not self._stopping.is_set():
+                # A change wakes all who watch at once.
+                await turn()
                 # Taken before the snapshot, so that no change in between is missed.
                 replaced = self._runtime.holder.replaced
                 snapshot = await self._snapshots.current()

@@ -1,5 +1,6 @@
 """Model versions: their tables, their policies and the watermarks of their training."""
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -155,6 +156,11 @@ async def load_policy(connection: Connection, version: int, space: StateSpace | 
     )
     if row is None:
         raise MissingModelError(f"there is no model version {version}")
+    return await asyncio.to_thread(_decoded_policy, version, row, space)
+
+
+def _decoded_policy(version: int, row: Any, space: StateSpace | None) -> Policy:
+    """Returns the policy in a row of `load_policy`, in a thread: it takes milliseconds a MB."""
     with _decoding(version):
         if version > LARGEST_NUMBER:
             raise ValueError(f"decision tokens have room for versions up to {LARGEST_NUMBER}")
