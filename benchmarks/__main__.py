@@ -76,8 +76,8 @@ def _write(sections: list[Section], folder: Path) -> Path:
     draw(goals, folder / CHART)
     text = [
         "# Measured",
-        "Written by `make bench`. Most figures to hold are ratios of things measured side by side in "
-        "one run; ratios hold from machine to machine better than times do.",
+        "Written by `make bench`. Most figures to hold are ratios of things measured side "
+        "by side in one run; ratios hold from machine to machine better than times do.",
         _machine(),
         "## Figures to hold",
         goals_table(goals).markdown(),
