@@ -285,13 +285,13 @@ async def _cases(
             await client.case("two training runs", client.train),
             await client.case("messages of 4 MiB, refused", client.send_large),
             await client.case(f"{RECORDS:,} interactions a message", client.record),
-            await client.case("a whole garbage collection", client.collect),
         ]
 
         many = f"{watchers:,} watchers"
         found += [
             await client.case(f"{many} come", lambda: client.come(watchers)),
             await client.case(f"{many}, new versions", lambda: client.swap(versions)),
+            await client.case(f"{many}, a whole garbage collection", client.collect),
             await client.case(f"{many} go", client.go),
         ]
     await db.close()
