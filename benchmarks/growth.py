@@ -35,7 +35,7 @@ from recparams_server.store.columns import INTERACTIONS
 
 CHART = "growth.png"
 # Okabe & Ito: told apart by colour-blind people too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 TRAIN, ASK = "whole run", "from asking to commit"
 READ, PREPARE, UPDATE = "reading", "preparing", "updating"
 PUBLISH, ENCODE, DECODE, STATISTICS = "smoothing", "encoding", "decoding", "statistics"
@@ -238,7 +238,7 @@ def _draw(
 
 
 def _panel(axes: Axes, what: str, lines: Mapping[str, Series]) -> None:
-    for colour, (name, found) in zip(COLOURS, lines.items(), strict=True):
+    for colour, (name, found) in zip(COLOURS, lines.items(), strict=False):
         axes.loglog(list(found), list(found.values()), color=colour, marker="o", linewidth=2)
         axes.annotate(
             name,

@@ -560,7 +560,7 @@ async def test_a_commit_may_take_longer_than_the_wait_for_another_trainer(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("recparams_server.jobs.training.run.LOCK_SECONDS", 1)
+    monkeypatch.setattr("recparams_server.jobs.training.run.LOCK_TIMEOUT", "1s")
     await record(client, *batch(0))
     for statement in _WITHIN_COMMIT:
         await db.execute(statement)

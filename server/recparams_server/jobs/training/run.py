@@ -36,7 +36,7 @@ from recparams_server.store.locks import TRAINER_LOCK
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
-LOCK_SECONDS = 30
+LOCK_TIMEOUT = "30s"
 """Time for the trainer of a run that has just ended to be gone."""
 
 
@@ -54,7 +54,7 @@ async def train(settings: Settings, run_id: int) -> int:
         # Not as they connect: poolers refuse it there.
         for connection in (control, work):
             await connection.execute("SET client_connection_check_interval = 1000")
-        await control.execute("SELECT set_config('lock_timeout', $1, false)", f"{LOCK_SECONDS}s")
+        await control.execute("SELECT set_config('lock_timeout', $1, false)", LOCK_TIMEOUT)
         await control.execute("SELECT pg_advisory_lock($1)", TRAINER_LOCK)
         # The run's row is locked while its results are committed, which may take longer.
         await control.execute("RESET lock_timeout")
