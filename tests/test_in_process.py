@@ -44,7 +44,7 @@ async def test_a_backend_uses_a_real_server(
 
 
 def test_without_the_server_it_says_what_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "server.py").write_text("")
+    (tmp_path / "recparams_server.py").write_text("")
     (tmp_path / "test_one.py").write_text("def test_one(recparams_server): pass")
     done = run(
         *(sys.executable, "-m", "pytest", "-p", "recparams_client.testing.fixtures", "-rs"),

@@ -22,7 +22,7 @@ MARK = "made-by-recparams-demo"
 POSTGRES = "postgres"
 LOG = "server.log"
 KEY = "admin-key"
-STARTUP_SECONDS = 60.0
+STARTUP_SECONDS = 120.0
 SHUTDOWN_SECONDS = 20.0
 KILL_SECONDS = 20.0
 
