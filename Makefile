@@ -37,7 +37,9 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: setup ## Run the tests, four files at a time: they often wait
 	@# They start hundreds of processes, where the environment may forbid to keep bytecode.
 	$(BIN)/python -m compileall -q rl server simulation clients/python/src benchmarks
-	$(BIN)/python -m recparams_server.jobs.warm
+	@# All who collect the tests then read them compiled.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -qq > /dev/null & \
+		$(BIN)/python -m recparams_server.jobs.warm; wait
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup deep ## Run the tests that take minutes
@@ -56,7 +58,7 @@ check: setup ## Lint, format check, types, architecture, protocol
 image-check: setup ## Lint the Dockerfile and do what it says, without Docker
 	$(BIN)/python -m deploy.image_check
 
-bench: setup ## Measure all the docs state, into benchmarks/RESULTS.md (30 minutes; ONLY=learning: that alone)
+bench: setup ## Measure all the docs state, into benchmarks/RESULTS.md (two hours; ONLY=learning: that alone)
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 soak: setup ## Load and faults for about MINUTES=5 minutes; fails where anything was lost

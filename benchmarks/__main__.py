@@ -103,7 +103,7 @@ def _write(sections: list[Section], folder: Path) -> Path:
 def main(quick: bool, only: tuple[str, ...], into: Path) -> None:
     """Measure what docs state and write RESULTS.md.
 
-    Leave the machine alone meanwhile: a full run takes about 30 minutes and both cores.
+    Leave the machine alone meanwhile: a full run takes about two hours and both cores.
     """
     into.mkdir(parents=True, exist_ok=True)
     sections = []

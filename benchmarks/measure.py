@@ -48,7 +48,8 @@ def side_by_side(
 ) -> dict[str, float]:
     """Median seconds of one call of each candidate, by name.
 
-    Every round times each of them once, in turn, so that a slow spell of the machine hits all.
+    Every round times each of them once, in turn, so that a slow spell of the machine hits all. Of
+    several rounds the first is preceded by one that is not timed.
 
     Args:
         candidates: what to time, by name.
@@ -56,8 +57,9 @@ def side_by_side(
         calls: calls in a row that are timed together.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for call in candidates.values():
-        call()
+    if rounds > 1:
+        for call in candidates.values():
+            call()
     for _ in range(rounds):
         for name, call in candidates.items():
             gc.collect()
