@@ -39,7 +39,7 @@ test: setup ## Run the tests, four files at a time: they often wait
 	$(BIN)/python -m compileall -q rl server simulation clients/python/src benchmarks
 	@# All who collect the tests then read them compiled.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -qq > /dev/null & \
-		$(BIN)/python -m recparams_server.jobs.warm; wait
+		$(BIN)/python -m recparams_server.jobs.warm && wait
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup deep ## Run the tests that take minutes
