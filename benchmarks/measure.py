@@ -2,7 +2,9 @@
 
 import gc
 import os
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,3 +90,8 @@ def blas_on_one_thread() -> Iterator[None]:
             del os.environ[BLAS_THREADS]
         else:
             os.environ[BLAS_THREADS] = before
+
+
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """Returns the most memory that a process had, which on Linux includes its parent's at first."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -32,6 +32,7 @@ from recparams_server.contract.errors import (
 )
 from recparams_server.jobs.processes import Jobs
 from recparams_server.observability import metrics, scrapes
+from recparams_server.observability.stalls import StallMeter
 from recparams_server.rpc import streams
 from recparams_server.rpc.decoding import decoded, decoded_in_turns
 from recparams_server.rpc.methods import METHODS as METHOD_POLICIES
@@ -92,23 +93,15 @@ def shapes(descriptor: Descriptor, size: int, depth: int = 4) -> Iterator[tuple[
 
 
 @contextlib.asynccontextmanager
-async def held() -> AsyncIterator[list[float]]:
+async def held() -> AsyncIterator[StallMeter]:
     """Measures for how long the event loop, the server's too, does nothing else at a time."""
-    longest = [0.0]
-
-    async def tick() -> None:
-        while True:
-            began = time.perf_counter()
-            await asyncio.sleep(0.001)
-            longest[0] = max(longest[0], time.perf_counter() - began - 0.001)
-
-    ticking = asyncio.create_task(tick())
+    meter = StallMeter(tick=0.001)
+    following = asyncio.create_task(meter.follow())
     await asyncio.sleep(0.01)
-    longest[0] = 0.0
     try:
-        yield longest
+        yield meter
     finally:
-        ticking.cancel()
+        following.cancel()
 
 
 async def send(client: Client, method: MethodDescriptor, message: bytes) -> grpc.StatusCode:
@@ -140,10 +133,10 @@ async def test_the_largest_message_of_no_shape_holds_others_up(
         # What others on the machine do differs from time to time; what the message does, does not.
         holds = []
         for _ in range(5):
-            async with held() as longest:
+            async with held() as meter:
                 await send(client, method, message)
-            holds.append(longest[0])
-            if longest[0] < LONGEST_HOLD:
+            holds.append(meter.longest)
+            if meter.longest < LONGEST_HOLD:
                 break
         found[f"{name}, {len(message)} bytes"] = min(holds)
     assert max(found.values()) < LONGEST_HOLD, max(found, key=found.__getitem__)
@@ -166,10 +159,10 @@ async def test_a_full_batch_of_interactions_holds_others_up_briefly(client: Clie
                 for n in range(1000)
             ]
         )
-        async with held() as longest:
+        async with held() as meter:
             answer = await client.recommendation.RecordInteractions(full)
         assert answer.recorded == 1000
-        holds.append(longest[0])
+        holds.append(meter.longest)
     assert min(holds) < LONGEST_HOLD
 
 

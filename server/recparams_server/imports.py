@@ -25,14 +25,12 @@ def of_a_service() -> Iterator[None]:
     It would use it for tracebacks that the logs do without
     (recparams_server/observability/logs.py).
     """
-    hidden = "rich"
-    if hidden in sys.modules:
-        with uncollected():
-            yield
-        return
-    sys.modules[hidden] = None  # type: ignore[assignment]
+    hides = "rich" not in sys.modules
+    if hides:
+        sys.modules["rich"] = None  # type: ignore[assignment]
     try:
         with uncollected():
             yield
     finally:
-        del sys.modules[hidden]
+        if hides:
+            del sys.modules["rich"]
