@@ -1,7 +1,7 @@
 """Intervals on simulated people: how often they hold the true value of a policy never served.
 
 Each log is of people drawn anew, since a policy's value is over the population and not over those
-who happened to be logged. The truth is that of 200 000 people, from exact mean rewards.
+who happened to be logged. The truth is that of 100 000 people, from exact mean rewards.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ from recparams_simulation.people.simulator import expected_rewards, react
 LOGS = 250
 PEOPLE = 2500
 EPSILON = 0.3
-PEOPLE_OF_THE_TRUTH = 200_000
+PEOPLE_OF_THE_TRUTH = 100_000
 
 SPACE = StateSpace(bins=3)
 WEIGHTS = RewardWeights()
@@ -111,7 +111,7 @@ def evaluate_one_log(seed: int, target: np.ndarray) -> Found:
         for policy in (target, RULES)
     )
     return Found(
-        [estimate(one, ours, rng=rng, resamples=200) for one in ESTIMATORS],
+        [estimate(one, ours, rng=rng, resamples=100) for one in ESTIMATORS],
         [difference(one, ours, theirs) for one in ESTIMATORS],
     )
 

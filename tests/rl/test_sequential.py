@@ -371,7 +371,6 @@ def simulated_pool(people: int = 6000, weeks: int = 3) -> Pool:
     return Pool(reward[np.argsort(person, kind="stable")], np.r_[0, count.cumsum()])
 
 
-@njit
 def histories(
     reward: NDArray[np.float64],
     first: NDArray[np.int64],
@@ -388,34 +387,44 @@ def histories(
     over a time of 1, of which the experiment sees what is before its end. Looks are denser at
     first, when each interaction moves the means most.
     """
-    np.random.seed(seed)
     sums = np.zeros((experiments, LOOKS, 2, 8))
-    for e in range(experiments):
+    times = np.empty(int(np.diff(first).max()))
+    _play(sums, times, reward, first, people, share, arrive_by, effect, seed)
+    return sums.cumsum(axis=1)
+
+
+# Plain loops: numba takes seconds to compile expressions of arrays.
+@njit
+def _play(sums, times, reward, first, people, share, arrive_by, effect, seed):  # type: ignore[no-untyped-def]
+    """Adds what is new at each look; `times` has room for one person's."""
+    np.random.seed(seed)
+    for e in range(sums.shape[0]):
         for _ in range(people):
             who = np.random.randint(len(first) - 1)
             arm = int(np.random.random() < share)
             arrival = np.random.random() * arrive_by
             # Sums of exponential gaps, scaled, are sorted uniform times.
-            gaps = np.random.exponential(1.0, first[who + 1] - first[who]).cumsum()
-            time = arrival + (gaps - gaps[0]) / (gaps[-1] + np.random.exponential(1.0) - gaps[0])
+            n, total = first[who + 1] - first[who], 0.0
+            for k in range(n):
+                total += np.random.exponential(1.0)
+                times[k] = total
+            start, end = times[0], total + np.random.exponential(1.0)
             y = c = 0.0
-            for k in range(len(time)):
-                if time[k] >= 1.0:
+            for k in range(n):
+                time = arrival + (times[k] - start) / (end - start)
+                if time >= 1.0:
                     break
                 r = reward[first[who] + k] + effect * arm
-                at = sums[e, int(sqrt(time[k]) * LOOKS), arm]
-                at[0] += k == 0
-                at[1] += 1.0
-                at[3] += r
-                at[4] += r * r
-                at[5] += (2.0 * y + r) * r
-                at[6] += y + r * (c + 1.0)
-                at[7] += 2.0 * c + 1.0
+                look = int(sqrt(time) * sums.shape[1])
+                sums[e, look, arm, 0] += k == 0
+                sums[e, look, arm, 1] += 1.0
+                sums[e, look, arm, 3] += r
+                sums[e, look, arm, 4] += r * r
+                sums[e, look, arm, 5] += (2.0 * y + r) * r
+                sums[e, look, arm, 6] += y + r * (c + 1.0)
+                sums[e, look, arm, 7] += 2.0 * c + 1.0
                 y += r
                 c += 1.0
-        for look in range(1, LOOKS):
-            sums[e, look] += sums[e, look - 1]
-    return sums
 
 
 class Shares(NamedTuple):

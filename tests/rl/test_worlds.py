@@ -67,10 +67,12 @@ class World:
                     self.chance[s, a, following] += p * (not ends)
 
     def optimum(self) -> Any:
-        """Values of states under the best policy, by value iteration."""
+        """Values of states under the best policy, by value iteration until they stay."""
         value = np.zeros(self.states)
         for _ in range(2000):
-            value = (self.reward + DISCOUNT * self.chance @ value).max(axis=1)
+            before, value = value, (self.reward + DISCOUNT * self.chance @ value).max(axis=1)
+            if np.array_equal(before, value):
+                break
         return value
 
     def value(self, policy: Any) -> Any:
