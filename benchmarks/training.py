@@ -12,9 +12,9 @@ STAGES = {
     "reading": "read, encode, join watermarks",
     "preparing": "chain, sort by cell, split",
     "updating": "update, first half",
-    "evaluating": "smooth and evaluate the candidate",
     "folding_in": "update, the held-out half",
-    "smoothing": "smooth and encode the version",
+    "smoothing": "smooth and encode the version, meanwhile evaluate the candidate",
+    "evaluating": "evaluate, the rest",
 }
 READING, ALL = 0.85, 0.65
 

@@ -84,7 +84,7 @@ def test_what_is_learned_is_a_policy(algorithm: str) -> None:
     assert calmer.epsilon == 0.01
     assert (calmer.action_dist(t.state, traits) == dist).all()
     few = t.state[:50]
-    candidate = found.candidate(few).action_dist(few, traits[:50])
+    candidate = found.publishing(few, threads=2)().action_dist(few, traits[:50])
     np.testing.assert_array_equal(candidate, dist[:50])
     # Better than chance, which gives a third of 1.
     energetic = dist[:, 18:].sum(axis=1).mean()
