@@ -78,9 +78,7 @@ class Draws:
         actions = np.empty(drawn.size, dtype=np.uint8)
         kept = _others(drawn, greedy.astype(np.uint8), space.n_contexts, counts, actions)
         n = 2 * drawn.shape[1]
-        return cls(
-            space, _cells(space, serving), n, counts.tobytes(), actions[:kept].tobytes()
-        )
+        return cls(space, _cells(space, serving), n, counts.tobytes(), actions[:kept].tobytes())
 
     @cached_property
     def starts(self) -> "array[int]":
