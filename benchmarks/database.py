@@ -225,7 +225,7 @@ async def _pending_run(url: str, engine: str) -> int:
     db = await asyncpg.connect(url)
     run = RunRequest(
         rebuild=False,
-        days_back=DAYS + 2,
+        days_back=None,
         min_interactions_per_user=1,
         hyperparameters=Hyperparameters(settling_seconds=0),
         as_of=datetime.now(UTC),

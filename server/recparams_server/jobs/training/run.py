@@ -38,6 +38,8 @@ from recparams_server.store.locks import TRAINER_LOCK
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
+MOST_AT_ONCE = 2_000_000
+"""Interactions up to which a candidate is evaluated while the version is made: it takes memory."""
 LOCK_TIMEOUT = "30s"
 """Time for the trainer of a run that has just ended to be gone."""
 
@@ -133,11 +135,13 @@ async def _run(
     model = None
     examination = None
     if todo.transitions:
-        # They need a core each: the one looks at the learner before what was held out.
         evaluating = asyncio.create_task(
             _evaluate(work, settings, request, current, candidate, todo)
         )
         try:
+            if todo.transitions > MOST_AT_ONCE:
+                with progress.during("evaluating"):
+                    await evaluating
             with progress.during("smoothing"):
                 publish = learner.publishing(threads=settings.training_threads)
                 arrays = learner.arrays()
@@ -159,8 +163,10 @@ async def _run(
                     learner=arrays,
                 )
                 model = await asyncio.to_thread(models.encode, new)
-            with progress.during("evaluating"):
-                holdout = await evaluating
+            if todo.transitions <= MOST_AT_ONCE:
+                with progress.during("evaluating"):
+                    await evaluating
+            holdout = evaluating.result()
         finally:
             evaluating.cancel()
         examination = await examine(work, settings, current, request, holdout, result, new)
