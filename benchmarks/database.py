@@ -147,7 +147,8 @@ def reset(url: str) -> None:
         await db.execute(
             "UPDATE users SET trained_through = 0, has_waiting = true WHERE trained_through > 0"
         )
-        await db.execute("VACUUM users")
+        # The planner would otherwise go by the people of a trained database.
+        await db.execute("VACUUM ANALYZE users")
         await db.execute("DELETE FROM model_activations")
         await db.execute("DELETE FROM model_versions")
         await db.close()
@@ -224,7 +225,7 @@ async def _pending_run(url: str, engine: str) -> int:
     db = await asyncpg.connect(url)
     run = RunRequest(
         rebuild=False,
-        days_back=DAYS + 2,
+        days_back=None,
         min_interactions_per_user=1,
         hyperparameters=Hyperparameters(settling_seconds=0),
         as_of=datetime.now(UTC),

@@ -8,7 +8,7 @@ from recparams_rl.action import N_ACTIONS
 from recparams_rl.learners.hyperparameters import Hyperparameters
 from recparams_rl.learners.tabular import table_statistics
 from recparams_rl.policy import GreedyTable, publish, rule_based_policy
-from recparams_rl.smoothing import Smoothing
+from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import StateSpace, serving_space
 from recparams_rl.transitions import Interactions, TrainedThrough
 from recparams_server.store.models import NewModel
@@ -57,9 +57,7 @@ def published(model: NewModel, smoothing: Smoothing) -> GreedyTable:
     """The policy of a model's table."""
     return publish(
         model.space,
-        model.q,
-        model.visits,
-        model.rewards,
+        Visited.of(model.q, model.visits, model.rewards),
         learning_rate=SETTINGS.learning_rate,
         epsilon=EPSILON,
         smoothing=smoothing,

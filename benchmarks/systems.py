@@ -10,7 +10,7 @@ from recparams_rl.action import N_ACTIONS
 from recparams_rl.learners.hyperparameters import Hyperparameters
 from recparams_rl.learners.q_learning import QLearning
 from recparams_rl.policy import GreedyTable, publish
-from recparams_rl.smoothing import Smoothing
+from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import Context
 from recparams_rl.transitions import TERMINAL
 from recparams_simulation.compare.logs import SPACE, Log, transitions
@@ -48,9 +48,7 @@ class Recparams(System):
         """Makes the policy that decisions look up."""
         self.policy = publish(
             SPACE,
-            self.learner.q,
-            self.learner.visits,
-            self.learner.rewards,
+            Visited.of(self.learner.q, self.learner.visits, self.learner.rewards),
             learning_rate=SETTINGS.learning_rate,
             epsilon=EPSILON,
             smoothing=self.learner.smoothing,

@@ -19,7 +19,7 @@ from recparams_rl.numerics import learned_share
 from recparams_rl.policy import GreedyTable, publish
 from recparams_rl.reward import RewardWeights
 from recparams_rl.rules import rule_table
-from recparams_rl.smoothing import Smoothing
+from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import StateSpace
 from recparams_simulation.compare.logs import START, contexts, simulate, states, transitions
 from recparams_simulation.compare.report import Mean
@@ -46,9 +46,7 @@ def published(
     """Returns the policy as published; `apart` keeps immediate rewards apart from what follows."""
     return publish(
         FIVE,
-        learner.q,
-        learner.visits,
-        learner.rewards if apart else learner.q,
+        Visited.of(learner.q, learner.visits, learner.rewards if apart else learner.q),
         learning_rate=SETTINGS.learning_rate,
         epsilon=0.0,
         smoothing=smoothing,

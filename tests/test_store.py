@@ -20,7 +20,7 @@ import zstandard
 from recparams.v1 import models_pb2 as mpb
 from recparams.v1 import training_pb2 as tpb
 from recparams_rl.policy import publish
-from recparams_rl.smoothing import Smoothing
+from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import TRAITS, StateSpace
 from recparams_server.app import App
 from recparams_server.contract.interaction import Choice, NewInteraction
@@ -476,9 +476,7 @@ def new_model(space: StateSpace = SPACE, action: int = 5) -> models.NewModel:
     q[:, action], visits[:, action] = 1.0, 100
     policy = publish(
         space,
-        q,
-        visits,
-        q,
+        Visited.of(q, visits, q),
         learning_rate=0.1,
         epsilon=0.25,
         smoothing=Smoothing(serving_bins=0),

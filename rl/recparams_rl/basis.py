@@ -248,29 +248,41 @@ class Basis:
         distances = slice(N_TRAIT_TERMS, N_TRAIT_TERMS + N_DISTANCES)
         matrix[self.distance, self.distance] = squares[:, :, distances, distances].sum(axis=(0, 1))
         right[self.distance] = sums[:, :, distances].sum(axis=(0, 1))
-        over_actions: dict[tuple[str, str, str, str], Floats] = {}
+        over_actions: dict[tuple[str, ...], Floats] = {}
+        of_terms: dict[tuple[str, ...], Floats] = {}
+        by_rule: dict[tuple[str, ...], tuple[Floats, Floats]] = {}
         for i, block in enumerate(self.blocks):
             terms, columns = TRAIT_TERMS[block.traits], block.columns
             of_actions, of_contexts = ACTION_COLUMNS[block.actions], self.contexts[block.contexts]
-            summed = np.einsum("ax,cat->cxt", of_actions, sums[:, :, terms])
+            if (block.actions, block.traits) not in by_rule:
+                by_rule[block.actions, block.traits] = (
+                    np.einsum("ax,cat->cxt", of_actions, sums[:, :, terms]),
+                    np.einsum("ax,catd->cxtd", of_actions, squares[:, :, terms, distances]),
+                )
+            summed, with_rules = by_rule[block.actions, block.traits]
             right[columns] = np.tensordot(of_contexts, summed, axes=(0, 0)).ravel()
-            with_rules = np.einsum("ax,catd->cxtd", of_actions, squares[:, :, terms, distances])
             cross = np.tensordot(of_contexts, with_rules, axes=(0, 0))
             matrix[columns, self.distance] = cross.reshape(-1, N_DISTANCES)
             matrix[self.distance, columns] = matrix[columns, self.distance].T
             for other in self.blocks[: i + 1]:
                 key = block.actions, block.traits, other.actions, other.traits
                 if key not in over_actions:
+                    if (block.traits, other.traits) not in of_terms:
+                        products = squares[:, :, terms, TRAIT_TERMS[other.traits]]
+                        of_terms[block.traits, other.traits] = np.ascontiguousarray(products)
                     over_actions[key] = _sum_over_actions(
                         of_actions,
                         ACTION_COLUMNS[other.actions],
-                        squares[:, :, terms, TRAIT_TERMS[other.traits]],
+                        of_terms[block.traits, other.traits],
                     )
                 part = _sum_over_contexts(
                     of_contexts, self.contexts[other.contexts], over_actions[key]
                 )
-                matrix[columns, other.columns] = part
-                matrix[other.columns, columns] = part.T
+                rows, others = part.shape[:3], part.shape[3:]
+                # Its axes can be split without a copy.
+                matrix[columns, other.columns].reshape(rows + others)[...] = part
+                mirrored = matrix[other.columns, columns].reshape(others + rows)
+                mirrored[...] = part.transpose(3, 4, 5, 0, 1, 2)
         return matrix, right
 
 
@@ -289,9 +301,9 @@ def _sum_over_actions(columns: Floats, others: Floats, squares: Floats) -> Float
 
 
 def _sum_over_contexts(columns: Floats, others: Floats, summed: Floats) -> Floats:
-    """Returns the result of `_sum_over_actions`, summed over the contexts, as a matrix."""
+    """Returns the result of `_sum_over_actions`, summed over the contexts, (k, x, t, m, y, u)."""
     n_contexts, x, y, t, u = summed.shape
     both = (columns[:, :, None] * others[:, None, :]).reshape(n_contexts, -1)
     k, m = columns.shape[1], others.shape[1]
-    total = (both.T @ summed.reshape(n_contexts, -1)).reshape(k, m, x, y, t, u)
-    return total.transpose(0, 2, 4, 1, 3, 5).reshape(k * x * t, m * y * u)
+    total: Floats = (both.T @ summed.reshape(n_contexts, -1)).reshape(k, m, x, y, t, u)
+    return total.transpose(0, 2, 4, 1, 3, 5)

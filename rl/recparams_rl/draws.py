@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recparams_rl.action import N_ACTIONS
+from recparams_rl.compiled import Compiled
 from recparams_rl.state import StateSpace, nearest_cells
 
 N_SAMPLES = 24
@@ -73,13 +74,11 @@ class Draws:
                 greedy action.
             greedy: the greedy action of each state of `space`, (n_states,).
         """
-        by_context = drawn.reshape(space.n_cells, space.n_contexts, -1).swapaxes(0, 1)
-        ordered = np.sort(by_context.reshape(drawn.shape), axis=1)
-        other = ordered != greedy.reshape(space.n_cells, -1).T.reshape(-1, 1)
-        counts = other.sum(axis=1, dtype=np.uint8).tobytes()
-        return cls(
-            space, _cells(space, serving), 2 * drawn.shape[1], counts, ordered[other].tobytes()
-        )
+        counts = np.empty(space.n_states, dtype=np.uint8)
+        actions = np.empty(drawn.size, dtype=np.uint8)
+        kept = _others(drawn, greedy.astype(np.uint8), space.n_contexts, counts, actions)
+        n = 2 * drawn.shape[1]
+        return cls(space, _cells(space, serving), n, counts.tobytes(), actions[:kept].tobytes())
 
     @cached_property
     def starts(self) -> "array[int]":
@@ -124,6 +123,40 @@ class Draws:
         space = replace(serving, bins=int(arrays["bins"]), cuts=())
         counts, actions = arrays["counts"].tobytes(), arrays["actions"].tobytes()
         return cls(space, _cells(space, serving), int(arrays["n"]), counts, actions)
+
+
+@Compiled
+def _others(
+    drawn: NDArray[np.uint8],
+    greedy: NDArray[np.uint8],
+    n_contexts: int,
+    counts: NDArray[np.uint8],
+    actions: NDArray[np.uint8],
+) -> int:
+    """Finds the draws of other actions than the greedy one, and returns their number.
+
+    Args:
+        drawn, greedy: as in `Draws.of`.
+        n_contexts: of the state space.
+        counts: of each state, in the order of `Draws`, (n_states,), filled.
+        actions: as many as there are draws, the first of which are filled, ascending by state.
+    """
+    often = np.empty(N_ACTIONS, np.int64)
+    n_cells = len(drawn) // n_contexts
+    kept = 0
+    for i in range(len(drawn)):
+        state = i % n_cells * n_contexts + i // n_cells
+        often[:] = 0
+        for m in range(drawn.shape[1]):
+            often[drawn[state, m]] += 1
+        before = kept
+        for action in range(N_ACTIONS):
+            if action != greedy[state]:
+                for _ in range(often[action]):
+                    actions[kept] = action
+                    kept += 1
+        counts[i] = kept - before
+    return kept
 
 
 def _cells(space: StateSpace, serving: StateSpace) -> NDArray[np.int32]:

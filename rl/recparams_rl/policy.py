@@ -12,7 +12,7 @@ from recparams_rl.action import N_ACTIONS
 from recparams_rl.choice import cautious_actions, sampled_actions
 from recparams_rl.draws import Draws
 from recparams_rl.rules import rule_table
-from recparams_rl.smoothing import Smoothed, Smoothing, smooth
+from recparams_rl.smoothing import Smoothed, Smoothing, Visited, smooth
 from recparams_rl.state import StateSpace, nearest_states, serving_space
 
 States = NDArray[np.integer[Any]]
@@ -167,58 +167,51 @@ def rule_based_policy(space: StateSpace, epsilon: float) -> GreedyTable:
 
 def publish(
     space: StateSpace,
-    q: NDArray[np.float32],
-    visits: NDArray[np.int32],
-    rewards: NDArray[np.float32],
+    visited: Visited,
     *,
     learning_rate: float,
     epsilon: float,
     smoothing: Smoothing,
     draw: Callable[[Smoothed, NDArray[np.uint8]], NDArray[np.uint8]] = sampled_actions,
     states: States | None = None,
+    threads: int = 1,
 ) -> GreedyTable:
     """Returns the greedy policy of a smoothed table on the space of serving, or else the rules.
 
     Args:
         space: the space of learning.
-        q, visits, rewards: float32, int32 and float32, shape (n_states, n_actions), as in
-            `recparams_rl.smoothing.smooth`.
+        visited: the pairs of the table that were visited.
         learning_rate: the step size the table was learned with.
         epsilon: exploration rate of the policy, 0 to 1.
         smoothing: parameters of the smoothing.
         draw: returns draws to explore by, as `recparams_rl.choice.sampled_actions` does.
         states: the states of serving that are asked for, which spares time: others are left to the
             rules, and there are no draws; None for all.
+        threads: most that may be used; the policy is the same for any number.
     """
     serving = serving_space(space, smoothing.serving_bins)
-    if not visits.any():
+    if not len(visited.visits):
         return rule_based_policy(serving, epsilon)
     rules, learned_rules = rule_table(serving), rule_table(space)
     smoothed = smooth(
-        space,
-        q,
-        visits,
-        rewards,
-        learned_rules,
-        learning_rate=learning_rate,
-        smoothing=smoothing,
+        space, visited, learned_rules, learning_rate=learning_rate, smoothing=smoothing
     )
-    caution = smoothing.caution_after(int(visits.sum(dtype=np.int64)))
-    actions = cautious_actions(smoothed, serving, rules, caution, states)
-    sources = choice_sources(space, visits, serving, actions != rules)
+    caution = smoothing.caution_after(visited.updates)
+    actions = cautious_actions(smoothed, serving, rules, caution, states, threads=threads)
+    sources = choice_sources(space, visited.by_state(), serving, actions != rules)
     if states is not None:
         return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon)
     # The draws of other actions are those of the cells of learning, the greedy one is not.
-    usual = (
-        actions if serving == space else cautious_actions(smoothed, space, learned_rules, caution)
-    )
+    usual = actions
+    if serving != space:
+        usual = cautious_actions(smoothed, space, learned_rules, caution, threads=threads)
     draws = Draws.of(space, serving, draw(smoothed, learned_rules), usual)
     return GreedyTable(serving, actions.tobytes(), sources.tobytes(), epsilon, draws)
 
 
 def choice_sources(
     space: StateSpace,
-    visits: NDArray[np.int32],
+    visits: NDArray[np.int64],
     serving: StateSpace,
     differs: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
@@ -229,11 +222,11 @@ def choice_sources(
 
     Args:
         space: the space of learning.
-        visits: updates of each pair, int32 (n_states, n_actions), of learning.
+        visits: updates of each state of learning, int64 (n_states,).
         serving: the space of serving.
         differs: True where the choice is not that of the rules, bool (n_states,).
     """
-    learned = (visits.sum(axis=1) >= MIN_OWN_VISITS)[nearest_states(space, serving)]
+    learned = (visits >= MIN_OWN_VISITS)[nearest_states(space, serving)]
     borrowed = np.where(differs, BORROWED, RULE_BASED)
     return np.where(learned, LEARNED, borrowed).astype(np.uint8)
 

@@ -32,6 +32,8 @@ _LEAST_NOISE = 1e-4
 """Below it, equations would lose to rounding what the prior says."""
 _FEW_ROWS = 400
 """Rows of which products of all columns are made sooner than sums by pair."""
+_DENSE = 8
+"""Places of cells and pairs, a row, up to which products of whole matrices take less time."""
 _PRIOR_NOISE_ROWS = 100.0
 _HYPERPRIOR = 2.0
 """Weight of the prior variance of a group, in coefficients."""
@@ -227,9 +229,14 @@ def _solved(
 
 def predict(basis: Basis, rows: Rows, traits: Floats, coefficients: Floats) -> Floats:
     """Returns eta of each row, (n,)."""
-    eta = np.empty(len(rows.cell))
     terms = basis.by_trait_term(coefficients).reshape(-1, N_TRAIT_TERMS)
     away = basis.by_distance(coefficients)
+    if len(rows.cell) * _DENSE >= len(terms) * len(traits):
+        everywhere: Floats = terms @ traits.T
+        dense: Floats = everywhere[rows.pair, rows.cell]
+        dense += away[rows.rule, rows.pair % N_ACTIONS]
+        return dense
+    eta = np.empty(len(rows.cell))
     _predict(rows.cell, rows.pair, rows.rule, traits, terms, away, eta)
     return eta
 
@@ -260,8 +267,18 @@ def _normal_equations(
         weighted = columns.T * weight
         return weighted @ columns, weighted @ target
     n = N_TRAIT_TERMS + N_DISTANCES
-    pairs = len(basis.contexts[ONE]), N_ACTIONS
-    squares, sums = np.zeros((*pairs, n, n)), np.zeros((*pairs, n))
+    pairs = len(basis.contexts[ONE]) * N_ACTIONS
+    squares, sums = np.zeros((pairs, n, n)), np.zeros((pairs, n))
+    first = 0
+    if len(rows.cell) * _DENSE >= pairs * len(traits):
+        first = N_TRAIT_TERMS
+        shape = pairs, len(traits)
+        place = rows.pair.astype(np.int64) * shape[1] + rows.cell
+        one, other = np.tril_indices(first)
+        weights = np.bincount(place, weight, pairs * shape[1]).reshape(shape)
+        squares[:, one, other] = weights @ (traits[:, one] * traits[:, other])
+        targets = np.bincount(place, weight * target, pairs * shape[1]).reshape(shape)
+        sums[:, :first] = targets @ traits
     _accumulate(
         rows.cell,
         rows.pair,
@@ -270,10 +287,12 @@ def _normal_equations(
         target,
         traits,
         DISTANCE,
-        squares.reshape(-1, n, n),
-        sums.reshape(-1, n),
+        first,
+        squares,
+        sums,
     )
-    return basis.normal_equations(squares, sums)
+    of_contexts = -1, N_ACTIONS, n
+    return basis.normal_equations(squares.reshape(*of_contexts, n), sums.reshape(of_contexts))
 
 
 @Compiled
@@ -285,6 +304,7 @@ def _accumulate(
     target: Floats,
     traits: Floats,
     distance: Floats,
+    first: int,
     squares: Floats,
     sums: Floats,
 ) -> None:
@@ -295,6 +315,7 @@ def _accumulate(
         weight, target: of each row, (n,).
         traits: trait terms of each cell, (n_cells, t).
         distance: `recparams_rl.basis.DISTANCE`.
+        first: the first of terms and distances to do, with all up to it; those before are done.
         squares: zeros, (n_pairs, t + 7, t + 7).
         sums: zeros, (n_pairs, t + 7).
     """
@@ -305,7 +326,7 @@ def _accumulate(
         p = pair[i]
         x[:n_terms] = traits[cell[i]]
         x[n_terms:] = distance[rule[i], p % distance.shape[1]]
-        for k in range(n):
+        for k in range(first, n):
             if x[k] != 0.0:
                 wx = weight[i] * x[k]
                 sums[p, k] += wx * target[i]

@@ -81,6 +81,44 @@ class Smoothing:
 
 
 @dataclass(frozen=True)
+class Visited:
+    """The n visited pairs of a table, copied from it.
+
+    Attributes:
+        n_states: rows of the table.
+        state, action: of each pair, int64 (n,), ascending.
+        visits: its updates, above 0, int32 (n,).
+        q: its Q-value, learned from zero, float32 (n,).
+        rewards: its immediate reward, learned as `q` with a discount of 0, float32 (n,).
+    """
+
+    n_states: int
+    state: NDArray[np.int64]
+    action: NDArray[np.int64]
+    visits: NDArray[np.int32]
+    q: Float32s
+    rewards: Float32s
+
+    @classmethod
+    def of(cls, q: Float32s, visits: NDArray[np.int32], rewards: Float32s) -> "Visited":
+        """Takes the pairs from the arrays of a table, each of shape (n_states, 27)."""
+        at = np.flatnonzero(visits)
+        state, action = np.divmod(at, N_ACTIONS)
+        return cls(
+            len(visits), state, action, visits.ravel()[at], q.ravel()[at], rewards.ravel()[at]
+        )
+
+    @property
+    def updates(self) -> int:
+        """The number of updates of all pairs."""
+        return int(self.visits.sum(dtype=np.int64))
+
+    def by_state(self) -> NDArray[np.int64]:
+        """Returns the number of updates of each state, int64 (n_states,)."""
+        return np.bincount(self.state, self.visits, self.n_states).astype(np.int64)
+
+
+@dataclass(frozen=True)
 class Smoothed:
     """Result of the smoothing, in units of `scale`.
 
@@ -129,9 +167,7 @@ class Smoothed:
 
 def smooth(
     space: StateSpace,
-    q: Float32s,
-    visits: NDArray[np.int32],
-    rewards: Float32s,
+    visited: Visited,
     rules: NDArray[np.uint8],
     *,
     learning_rate: float,
@@ -143,18 +179,19 @@ def smooth(
 
     Args:
         space: the state space, n_states = cells x contexts.
-        q: Q-values, float32 (n_states, 27), learned from zero.
-        visits: updates of each pair, int32, same shape, at least one above 0.
-        rewards: immediate rewards, float32, same shape, learned as `q` with a discount of 0.
+        visited: the pairs of the table that were visited, at least one.
         rules: the rules' action in each state, uint8 (n_states,).
-        learning_rate: the step size `q` was learned with.
+        learning_rate: the step size the table was learned with.
         smoothing: its `shrinkage` and `foresight` are used.
     """
     basis = Basis(space)
-    pair, cell = np.nonzero(visits.reshape(space.n_cells, -1).T)
-    state = cell * space.n_contexts + pair // N_ACTIONS
-    at = state, pair % N_ACTIONS
-    n = visits[at].astype(np.float64)
+    cell, context = np.divmod(visited.state, space.n_contexts)
+    pair = context * N_ACTIONS + visited.action
+    # Small integers are sorted by counting.
+    order = np.argsort(pair.astype(np.min_scalar_type(pair.max())), kind="stable")
+    state, cell, pair = visited.state[order], cell[order], pair[order]
+    at = state, visited.action[order]
+    n = visited.visits[order].astype(np.float64)
     learned = learned_share(n, learning_rate)
     rows = Rows(
         cell.astype(np.int32),
@@ -162,12 +199,12 @@ def smooth(
         rules[state],
         information(n, learning_rate),
     )
-    reward = rewards[at] / learned
-    following = smoothing.foresight * (q[at] / learned - reward)
+    reward = visited.rewards[order] / learned
+    following = smoothing.foresight * (visited.q[order] / learned - reward)
     scale = _scale(reward, rows.weight, n) or _scale(following, rows.weight, n) or 1.0
     populations = populations_of(space, np.bincount(cell, n, space.n_cells).astype(np.float64))
     traits = _trait_terms(space, populations)
-    residual = np.zeros(q.shape, dtype=np.float32)
+    residual = np.zeros((space.n_states, N_ACTIONS), dtype=np.float32)
     posteriors = list[Posterior]()
     parts: list[tuple[Floats, Prior, Curve | None]] = [
         (reward / scale, _REWARDS, _curve(reward / scale, rows.weight))

@@ -83,9 +83,14 @@ def test_what_is_learned_is_a_policy(algorithm: str) -> None:
     calmer = replace(policy, epsilon=0.01)  # type: ignore[type-var]
     assert calmer.epsilon == 0.01
     assert (calmer.action_dist(t.state, traits) == dist).all()
+    assert pack(found.publishing(threads=2)().arrays()) == pack(policy.arrays())
     few = t.state[:50]
-    candidate = found.candidate(few).action_dist(few, traits[:50])
+    candidate = found.publishing(few, threads=2)().action_dist(few, traits[:50])
     np.testing.assert_array_equal(candidate, dist[:50])
+    # Of what was learned before, also when it is made later.
+    before = found.publishing()
+    found.learn(t)
+    assert pack(before().arrays()) == pack(policy.arrays())
     # Better than chance, which gives a third of 1.
     energetic = dist[:, 18:].sum(axis=1).mean()
     assert energetic > 0.34 or algorithm == "ucb"

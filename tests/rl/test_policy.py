@@ -19,7 +19,7 @@ from recparams_rl.policy import (
     rule_based_policy,
 )
 from recparams_rl.rules import rule_based_action, rule_table
-from recparams_rl.smoothing import Smoothing
+from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import Context, StateSpace, serving_space
 
 SPACE = StateSpace(3, ("music", "video"), ("calm", "sad"), ("morning", "night"))
@@ -36,9 +36,7 @@ def published(q: Any, visits: Any, **options: float) -> GreedyTable:
     """The published policy of a table, all of it rewarded at once."""
     policy = publish(
         SPACE,
-        q,
-        visits,
-        q,
+        Visited.of(q, visits, q),
         learning_rate=0.1,
         epsilon=0.05,
         smoothing=Smoothing(**options),  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from recparams_rl.rules import rule_table
 from recparams_rl.smoothing import (
     Smoothed,
     Smoothing,
+    Visited,
     bin_means,
     information,
     populations_of,
@@ -170,9 +171,7 @@ def learner_of(
 def smoothed(learner: QLearning) -> Smoothed:
     return smooth(
         learner.space,
-        learner.q,
-        learner.visits,
-        learner.rewards,
+        Visited.of(learner.q, learner.visits, learner.rewards),
         rule_table(learner.space),
         learning_rate=RATE,
         smoothing=learner.smoothing,
@@ -267,7 +266,7 @@ def test_what_follows_counts_as_far_as_told(foresight: float, energy: int) -> No
     q = np.tile((-0.5 * level).astype(np.float32), (SPACE.n_states, 1))
     smoothing = Smoothing(0.0, foresight=foresight, serving_bins=0)
     policy = publish(
-        SPACE, q, visits, rewards, learning_rate=RATE, epsilon=0.0, smoothing=smoothing
+        SPACE, Visited.of(q, visits, rewards), learning_rate=RATE, epsilon=0.0, smoothing=smoothing
     )
     assert (policy.greedy // 9 == energy).all()
 
@@ -299,7 +298,11 @@ def test_values_are_corrected_for_starting_at_zero(rate: float) -> None:
     q = np.where(visits > 0, level * learned, 0.0).astype(np.float32)
     rules = rule_table(SPACE)
     found = smooth(
-        SPACE, q, visits, q, rules, learning_rate=rate, smoothing=Smoothing(foresight=1.0)
+        SPACE,
+        Visited.of(q, visits, q),
+        rules,
+        learning_rate=rate,
+        smoothing=Smoothing(foresight=1.0),
     )
     advantage = found.advantages(SPACE, rules)
     best = advantage.argmax(axis=1)
@@ -312,7 +315,11 @@ def test_counts_as_large_as_a_file_may_hold() -> None:
     q[5, 3], visits[5, 3], q[7, 2], visits[7, 2] = 3e38, 2**31 - 1, -3e38, 1
     rules = rule_table(SPACE)
     found = smooth(
-        SPACE, q, visits, q, rules, learning_rate=RATE, smoothing=Smoothing(foresight=1.0)
+        SPACE,
+        Visited.of(q, visits, q),
+        rules,
+        learning_rate=RATE,
+        smoothing=Smoothing(foresight=1.0),
     )
     assert np.isfinite(found.terms).all() and np.isfinite(found.residual).all()
     assert len(cautious_actions(found, SPACE, rules, 0.25)) == SPACE.n_states

@@ -99,18 +99,26 @@ class Learner(ABC):
     def publish(self) -> Policy:
         """Returns the policy to serve. Raises ValueError if a learned value is not finite."""
 
-    def candidate(self, states: NDArray[np.integer[Any]]) -> Policy:  # noqa: ARG002
-        """Returns a policy that chooses as that of `publish` in some states, to evaluate it there.
+    def publishing(
+        self,
+        states: NDArray[np.integer[Any]] | None = None,  # noqa: ARG002
+        *,
+        threads: int = 1,  # noqa: ARG002
+    ) -> Callable[[], Policy]:
+        """Returns a function that makes the policy of what was learned so far.
 
-        It may explore otherwise, and choose otherwise elsewhere.
+        It may be called in another thread while this learner goes on.
 
         Args:
-            states: state indices of `serving_space`, (n,).
+            states: state indices of `serving_space`, (n,), which spare time: the policy may choose
+                otherwise elsewhere, and explore otherwise; None for that of `publish`.
+            threads: most that may be used; the policy is the same for any number.
 
         Raises:
             ValueError: if a learned value is not finite.
         """
-        return self.publish()
+        policy = self.publish()
+        return lambda: policy
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -43,6 +43,12 @@ class Boltzmann(QLearning):
     Settings: ClassVar[type[Hyperparameters]] = BoltzmannHyperparameters
     hyperparameters: BoltzmannHyperparameters
 
-    def _draw(self, smoothed: Smoothed, rules: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _draw(
+        self,
+        smoothed: Smoothed,
+        rules: NDArray[np.uint8],
+        *,
+        threads: int,  # noqa: ARG002
+    ) -> NDArray[np.uint8]:
         advantages = smoothed.advantages(smoothed.space, rules)
         return rounded(softmax(advantages / np.float32(self.hyperparameters.temperature)))

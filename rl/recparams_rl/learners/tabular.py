@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from recparams_rl.choice import sampled_actions
 from recparams_rl.compiled import Compiled
 from recparams_rl.learners.base import Learner, OnProgress, Statistics, checked
 from recparams_rl.policy import GreedyTable, Policy, publish
-from recparams_rl.smoothing import Smoothed
+from recparams_rl.smoothing import Smoothed, Visited
 from recparams_rl.transitions import Transitions
 
 
@@ -62,33 +63,36 @@ class TabularLearner(Learner):
         update_rewards(self.rewards, part.state, part.action, part.reward, learning_rate)
 
     def publish(self) -> Policy:
-        return self._published(None)
+        return self.publishing()()
 
-    def candidate(self, states: NDArray[np.integer[Any]]) -> Policy:
-        return self._published(states)
-
-    def _published(self, states: NDArray[np.integer[Any]] | None) -> Policy:
-        """Returns the policy; as `candidate` does where there are states."""
-        self._check_finite()
-        return publish(
+    def publishing(
+        self, states: NDArray[np.integer[Any]] | None = None, *, threads: int = 1
+    ) -> Callable[[], Policy]:
+        visited = self._visited()
+        return partial(
+            publish,
             self.space,
-            self.q,
-            self.visits,
-            self.rewards,
+            visited,
             learning_rate=self.hyperparameters.learning_rate,
-            epsilon=self.epsilon,
+            epsilon=self.hyperparameters.epsilon(visited.updates),
             smoothing=self.smoothing,
-            draw=self._draw,
+            draw=partial(self._draw, threads=threads),
             states=states,
+            threads=threads,
         )
 
-    def _draw(self, smoothed: Smoothed, rules: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Returns draws to explore by, uint8 (n_states, n). Arguments as `sampled_actions`."""
-        return sampled_actions(smoothed, rules)
-
-    def _check_finite(self) -> None:
-        if not np.isfinite(self.q[self.visits > 0]).all():
+    def _visited(self) -> Visited:
+        """Returns what the table holds. Raises ValueError if a value of it is not finite."""
+        visited = Visited.of(self.q, self.visits, self.rewards)
+        if not np.isfinite(visited.q).all():
             raise ValueError("a Q-value is not finite: lower learning_rate or the rewards")
+        return visited
+
+    def _draw(
+        self, smoothed: Smoothed, rules: NDArray[np.uint8], *, threads: int
+    ) -> NDArray[np.uint8]:
+        """Returns draws to explore by, uint8 (n_states, n). Arguments as `sampled_actions`."""
+        return sampled_actions(smoothed, rules, threads=threads)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         return {"q": self.q, "visits": self.visits, "rewards": self.rewards}
@@ -163,9 +167,9 @@ def split_by_cell(cells: NDArray[np.int32], parts: int) -> list[slice]:
 
 def table_statistics(q: NDArray[np.float32], visits: NDArray[np.int32]) -> Statistics:
     """Returns statistics of a table; arguments of shape (n_states, n_actions)."""
-    visited = visits > 0
-    values = q[visited]
-    states = int(np.count_nonzero(visited.any(axis=1)))
+    at = np.flatnonzero(visits)
+    values, state = q.ravel()[at], at // q.shape[1]
+    states = int(np.count_nonzero(np.diff(state))) + 1 if len(at) else 0
     return Statistics(
         total_updates=int(visits.sum(dtype=np.int64)),
         total_states=states,

@@ -10,6 +10,7 @@ and the log of such a version tells nothing about any other action unless the se
 (setting `exploration`). A version moves on to the next action at the next training.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,15 +49,20 @@ class Ucb(QLearning):
     Settings: ClassVar[type[Hyperparameters]] = UcbHyperparameters
     hyperparameters: UcbHyperparameters
 
-    def _published(self, states: NDArray[np.integer[Any]] | None) -> Policy:  # noqa: ARG002
-        self._check_finite()
-        seen: NDArray[np.bool_] = self.visits.max(axis=1) > 0
+    def publishing(
+        self,
+        states: NDArray[np.integer[Any]] | None = None,  # noqa: ARG002
+        *,
+        threads: int = 1,  # noqa: ARG002
+    ) -> Callable[[], Policy]:
+        seen = self._visited().by_state() > 0
         choice = choose(self.q, self.visits, self.hyperparameters.confidence)
         serving = self.serving_space
         learned = nearest_states(self.space, serving)
         actions = np.where(seen[learned], choice[learned], rule_table(serving)).astype(np.uint8)
         sources = np.where(seen, LEARNED, RULE_BASED).astype(np.uint8)[learned]
-        return GreedyTable(serving, actions.tobytes(), sources.tobytes(), self.epsilon)
+        policy = GreedyTable(serving, actions.tobytes(), sources.tobytes(), self.epsilon)
+        return lambda: policy
 
 
 def choose(

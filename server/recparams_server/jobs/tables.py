@@ -9,6 +9,7 @@ from recparams_rl import q_table
 from recparams_rl.learners.hyperparameters import Hyperparameters
 from recparams_rl.learners.tabular import table_statistics
 from recparams_rl.policy import publish
+from recparams_rl.smoothing import Visited
 from recparams_server.contract.vocabulary import unknown_names
 from recparams_server.jobs.processes import INVALID_FILE
 from recparams_server.settings import Settings
@@ -48,9 +49,7 @@ async def import_table(settings: Settings, source: BinaryIO, output: TextIO) -> 
     epsilon = hyperparameters.epsilon(held.total_updates)
     policy = publish(
         table.space,
-        table.q,
-        table.visits,
-        table.rewards,
+        Visited.of(table.q, table.visits, table.rewards),
         learning_rate=hyperparameters.learning_rate,
         epsilon=epsilon,
         smoothing=settings.smoothing(),

@@ -31,9 +31,10 @@ from recparams_server.store.model_errors import (
     NoTableError,
 )
 
+TABLE_COMPRESSION_LEVEL = 1
+"""Of tables, which are mostly zeros, higher levels make nothing smaller."""
 COMPRESSION_LEVEL = 3
-POLICY_COMPRESSION_LEVEL = 9
-"""Policies are read by every replica, and small beside tables."""
+"""Of policies, 9 makes a tenth less in four times the time."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,10 @@ def encode(model: NewModel) -> EncodedModel:
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
     table = learner = None
     if model.q is not None and model.visits is not None and model.rewards is not None:
-        table = compressor.compress(
-            model.q.tobytes() + model.visits.tobytes() + model.rewards.tobytes()
-        )
+        table = _compressed_table(model.q, model.visits, model.rewards)
     if model.learner:
         learner = compressor.compress(pack(model.learner))
-    policy = zstandard.ZstdCompressor(level=POLICY_COMPRESSION_LEVEL).compress(
-        _policy_bytes(model.policy)
-    )
+    policy = compressor.compress(_policy_bytes(model.policy))
     serving = model.policy.space
     space = canonical(
         model.space.to_dict() | {"serving_bins": serving.bins, "serving_cuts": serving.cuts}
@@ -112,6 +109,14 @@ def encode(model: NewModel) -> EncodedModel:
             None if learner is None else checksum(space, learner),
         )
     )
+
+
+def _compressed_table(*arrays: NDArray[Any]) -> bytes:
+    """Returns arrays one after the other, compressed without a copy of them."""
+    compressor = zstandard.ZstdCompressor(level=TABLE_COMPRESSION_LEVEL)
+    stream = compressor.compressobj(size=sum(one.nbytes for one in arrays))
+    pieces = [stream.compress(np.ascontiguousarray(one).data.cast("B")) for one in arrays]
+    return b"".join((*pieces, stream.flush()))
 
 
 async def insert(connection: Connection, model: EncodedModel) -> int:

@@ -1,8 +1,12 @@
 """The queries of a training run: exactly-once reading and one commit."""
 
 import json
+from array import array
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recparams_rl.transitions import Due
 from recparams_server.contract.sizes import LARGEST_NUMBER
@@ -211,8 +215,8 @@ async def settle(connection: Connection, due: Due, window_start: datetime, *, re
     Returns:
         The number of interactions that wait for a later run.
     """
-    trained = due.users.tolist(), due.trained_through.tolist()
-    waiting = due.waiting_users.tolist(), (due.first_waiting - 1).tolist()
+    trained = _numbers(due.users), _numbers(due.trained_through)
+    waiting = _numbers(due.waiting_users), _numbers(due.first_waiting - 1)
     if window_start > EVER:
         await connection.execute(_LEAVE_OUT, *trained, window_start)
     await connection.execute(_NO_LONGER_LEFT_OUT, *trained, window_start)
@@ -223,6 +227,11 @@ async def settle(connection: Connection, due: Due, window_start: datetime, *, re
     if reads_all_due(window_start, rebuild):
         return due.waiting
     return int(await connection.fetchval(query(False, "count(*)"), _ANY_ID, EVER))
+
+
+def _numbers(column: NDArray[np.int64]) -> "array[int]":
+    """Returns a column as the driver takes it, in a fifth of the memory of a list."""
+    return array("q", column.tobytes())
 
 
 _ANY_ID = (1 << 63) - 1

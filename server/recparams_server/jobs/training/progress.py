@@ -13,9 +13,9 @@ _STAGES = {
     "reading": 0.45,
     "preparing": 0.55,
     "updating": 0.65,
-    "evaluating": 0.75,
-    "folding_in": 0.82,
-    "smoothing": 0.9,
+    "folding_in": 0.67,
+    "smoothing": 0.85,
+    "evaluating": 0.9,
     "writing": 1.0,
 }
 

@@ -7,9 +7,10 @@ changed nothing.
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import structlog
 
 from recparams_rl.arms import Activation
 from recparams_rl.learners.base import Learner
+from recparams_rl.policy import Policy
 from recparams_rl.transitions import TrainedThrough
 from recparams_server.jobs.reports import gate_message, message_json
 from recparams_server.jobs.requests import RAY, RunRequest
@@ -36,6 +38,8 @@ from recparams_server.store.locks import TRAINER_LOCK
 
 log = structlog.get_logger()
 REPORT_SECONDS = 0.2
+MOST_AT_ONCE = 2_000_000
+"""Interactions up to which a candidate is evaluated while the version is made: it takes memory."""
 LOCK_TIMEOUT = "30s"
 """Time for the trainer of a run that has just ended to be gone."""
 
@@ -122,7 +126,7 @@ async def _run(
     try:
         todo = await engine.prepare(work, Reading(request, window_start, through, traits), progress)
         current = await activations.current_activation(work)
-        holdout = await _learn(work, settings, request, engine, learner, todo, current, progress)
+        candidate = await _learn(engine, learner, todo, settings.training_threads, progress)
     finally:
         await engine.close()
 
@@ -131,26 +135,40 @@ async def _run(
     model = None
     examination = None
     if todo.transitions:
-        with progress.during("smoothing"):
-            arrays = learner.arrays()
-            new = models.NewModel(
-                origin="trained",
-                run_id=run_id,
-                parent_version=parent,
-                algorithm=learner.algorithm,
-                space=learner.space,
-                hyperparameters=request.hyperparameters.to_dict(),
-                metrics=metrics,
-                q=arrays.pop("q", None),
-                visits=arrays.pop("visits", None),
-                rewards=arrays.pop("rewards", None),
-                policy=await asyncio.to_thread(learner.publish),
-                objectives=request.objectives.to_dict(),
-                main_line=not request.apart,
-                trained=_trained(parent, before, todo),
-                learner=arrays,
-            )
-            model = await asyncio.to_thread(models.encode, new)
+        evaluating = asyncio.create_task(
+            _evaluate(work, settings, request, current, candidate, todo)
+        )
+        try:
+            if todo.transitions > MOST_AT_ONCE:
+                with progress.during("evaluating"):
+                    await evaluating
+            with progress.during("smoothing"):
+                publish = learner.publishing(threads=settings.training_threads)
+                arrays = learner.arrays()
+                new = models.NewModel(
+                    origin="trained",
+                    run_id=run_id,
+                    parent_version=parent,
+                    algorithm=learner.algorithm,
+                    space=learner.space,
+                    hyperparameters=request.hyperparameters.to_dict(),
+                    metrics=metrics,
+                    q=arrays.pop("q", None),
+                    visits=arrays.pop("visits", None),
+                    rewards=arrays.pop("rewards", None),
+                    policy=await asyncio.to_thread(publish),
+                    objectives=request.objectives.to_dict(),
+                    main_line=not request.apart,
+                    trained=_trained(parent, before, todo),
+                    learner=arrays,
+                )
+                model = await asyncio.to_thread(models.encode, new)
+            if todo.transitions <= MOST_AT_ONCE:
+                with progress.during("evaluating"):
+                    await evaluating
+            holdout = evaluating.result()
+        finally:
+            evaluating.cancel()
         examination = await examine(work, settings, current, request, holdout, result, new)
         result |= {
             "gates": [message_json(gate_message(gate)) for gate in examination.gates],
@@ -173,28 +191,38 @@ def engine_for(settings: Settings, request: RunRequest) -> Engine:
 
 
 async def _learn(
+    engine: Engine, learner: Learner, todo: Work, threads: int, progress: Progress
+) -> Callable[[], Policy] | None:
+    """Trains on everything, last on what was held out.
+
+    Returns a function that makes the policy of the rest; None if nothing was held out.
+    """
+    with progress.during("updating"):
+        await engine.learn(learner, tail=False, on_progress=progress.advance)
+        if not len(todo.log):
+            return None
+        make = partial(learner.publishing, todo.log.state, threads=threads)
+        candidate = await asyncio.to_thread(make)
+    with progress.during("folding_in"):
+        await engine.learn(learner, tail=True, on_progress=progress.advance)
+    return candidate
+
+
+async def _evaluate(
     work: Connection,
     settings: Settings,
     request: RunRequest,
-    engine: Engine,
-    learner: Learner,
-    todo: Work,
     current: Activation,
-    progress: Progress,
+    candidate: Callable[[], Policy] | None,
+    todo: Work,
 ) -> Holdout | None:
-    """Trains on everything, last on what was held out, after evaluating on it."""
-    with progress.during("updating"):
-        await engine.learn(learner, tail=False, on_progress=progress.advance)
-    if not len(todo.log):
+    """Evaluates what `_learn` returns on what was held out."""
+    if candidate is None:
         return None
-    with progress.during("evaluating"):
-        candidate = await asyncio.to_thread(learner.candidate, todo.log.state)
-        holdout = await evaluate_holdout(
-            work, settings, current.settled, request.objectives, candidate, todo.log, todo.ids
-        )
-    with progress.during("folding_in"):
-        await engine.learn(learner, tail=True, on_progress=progress.advance)
-    return holdout
+    policy = await asyncio.to_thread(candidate)
+    return await evaluate_holdout(
+        work, settings, current.settled, request.objectives, policy, todo.log, todo.ids
+    )
 
 
 def _trained(

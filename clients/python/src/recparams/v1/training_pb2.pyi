@@ -455,8 +455,8 @@ class TrainingRun(_message.Message):
     mode: Global___TrainingMode.ValueType
     """What it learns from."""
     stage: _builtins.str
-    """The step it is at: starting, reading, preparing, updating, evaluating,
-    folding_in (what was held out), smoothing, writing, done.
+    """The step it is at: starting, reading, preparing, updating, folding_in (what
+    was held out), smoothing (and evaluating), evaluating, writing, done.
     """
     progress: _builtins.float
     """How much of the whole is done, 0 to 1."""
