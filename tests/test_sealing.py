@@ -1,5 +1,6 @@
 """Sealing: what is sealed is opened by who has the key, for the same user, and nothing else is."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,14 @@ def test_round_trip(key: bytes, prefix: bytes, user: bytes, record: bytes) -> No
     assert Sealing(key, prefix).open(user, sealed) == record
     assert Sealing(key, prefix + b"x").open(user, sealed) is None
     assert Sealing(key, prefix).open(user + b"x", sealed) is None
+
+
+@given(keys, st.lists(st.binary(max_size=130), max_size=5), st.integers(1, MOST_RECORD_BYTES))
+def test_all_at_once_are_sealed_alike(key: bytes, users: list[bytes], size: int) -> None:
+    sealing = Sealing(key, b"")
+    records = np.random.default_rng(size).integers(0, 256, (len(users), size), dtype=np.uint8)
+    alone = [sealing.seal(user, bytes(row)) for user, row in zip(users, records, strict=True)]
+    assert sealing.seal_all(users, records) == alone
 
 
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32), records)
