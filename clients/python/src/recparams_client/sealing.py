@@ -11,11 +11,11 @@ where unknown), activation (uint32).
     sealed = record xor the beginning of stream
 """
 
+import random
 import struct
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from random import getrandbits
 
 FORMAT = b"\x05"
 TAG_BYTES = 16
@@ -67,7 +67,7 @@ def pack(
     content_type, mood, time_of_day = context
     openness, conscientiousness, extraversion, agreeableness, neuroticism = scores
     return _pack(
-        getrandbits(63),
+        random.getrandbits(63),
         decided_at,
         model_version,
         propensity,
