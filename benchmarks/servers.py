@@ -32,20 +32,20 @@ from recparams_server.settings import Settings
 from recparams_server.settings.callers import key_hash
 from recparams_simulation.demo_server import end, free_port
 
-EMPTY = "/benchmarks.Empty/Bytes"
-EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
-STALLS, COLLECT = "/benchmarks.Loop/Stalls", "/benchmarks.Loop/Collect"
-BARE = "/benchmarks.Bare/GetRecommendationParams"
+BESIDE = "benchmarks.Beside"
+EMPTY, EMPTY_MESSAGES, BARE, STALLS, COLLECT = (
+    f"/{BESIDE}/{name}" for name in ("Empty", "EmptyMessages", "Bare", "Stalls", "Collect")
+)
 DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
 API_KEY = "an-api-key-for-benchmarks"
 ADMIN_KEY = "a-key-for-benchmarks"
 DECIDE_BATCH = "/recparams.v1.RecommendationService/BatchGetRecommendationParams"
 
 
-def _add(server: Any, path: str, handler: Any, *codecs: Any) -> None:
-    _, service, method = path.split("/")
-    handlers = {method: grpc.unary_unary_rpc_method_handler(handler, *codecs)}
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+def _add(server: Any, handlers: Mapping[str, Any]) -> None:
+    """Registers handlers by path. Those of one server together: gRPC asks each lot in turn."""
+    by_name = {path.rpartition("/")[2]: handler for path, handler in handlers.items()}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(BESIDE, by_name)])
 
 
 async def _empty(request: bytes, context: Any) -> bytes:
@@ -80,23 +80,26 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
         metrics_port=0,
     )
     app = App(settings)
-    _add(app._grpc, EMPTY, _empty)
-    _add(
-        app._grpc,
-        EMPTY_MESSAGES,
-        _empty_messages,
-        pb.GetRecommendationParamsRequest.FromString,
-        pb.GetRecommendationParamsResponse.SerializeToString,
-    )
     service = RecommendationService(settings, app._runtime, app._cache)
-    _add(app._grpc, BARE, service.GetRecommendationParams)
     meter = LoopMeter()
+
+    async def bare(request: bytes, context: Any) -> Any:
+        return service.GetRecommendationParams(request, context)
 
     async def stalls(request: bytes, context: Any) -> bytes:
         return meter.take()
 
-    _add(app._grpc, STALLS, stalls)
-    _add(app._grpc, COLLECT, _collect)
+    handler = grpc.unary_unary_rpc_method_handler
+    empty_messages = handler(
+        _empty_messages,
+        pb.GetRecommendationParamsRequest.FromString,
+        pb.GetRecommendationParamsResponse.SerializeToString,
+    )
+    beside = {EMPTY: _empty, BARE: bare, STALLS: stalls, COLLECT: _collect}
+    _add(
+        app._grpc,
+        {EMPTY_MESSAGES: empty_messages, **{path: handler(one) for path, one in beside.items()}},
+    )
     await app.start()
     freeze()
     stop = asyncio.Event()
@@ -106,7 +109,7 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
 
 def _sync(port: int) -> None:
     server = grpc.server(ThreadPoolExecutor(max_workers=8))
-    _add(server, EMPTY, lambda request, context: b"")
+    _add(server, {EMPTY: grpc.unary_unary_rpc_method_handler(lambda request, context: b"")})
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     signal.sigwait([signal.SIGTERM])

@@ -42,7 +42,7 @@ class Caller:
     ) -> pb.Interaction:
         """A like of an honest decision, or of one with changes; times in milliseconds."""
         one = self.decider.decide(user, profile, "music", "calm", "evening")
-        _, scores, context, action, arm, source, at = one._made
+        _, _, scores, context, action, arm, source, _, at = one._made
         occurred_at = changes.pop("occurred_at", None)
         fields = {
             "decided_at": at // 1_000_000,

@@ -35,6 +35,7 @@ from recparams_server.serving.decider import Decider
 from recparams_server.serving.policies import Arm, PolicyHolder, Serving, Shadow
 from recparams_server.serving.tokens import Decision, TokenCodec
 from tests.drawing import with_draws
+from tests.support import request
 
 SPACE = StateSpace(bins=3)
 CODEC = TokenCodec(b"a key for tests")
@@ -367,6 +368,20 @@ def test_a_new_plan_is_followed_at_once(ask: Ask) -> None:
         holder.serving = served
         versions = {Response.FromString(answer).model_version for answer in ask(decider, people)}
         assert versions == {arm.version for arm in served.arms}
+
+
+def test_plain_requests_are_answered_and_others_left() -> None:
+    decider = decider_of(serving(*ONE))
+    answer = decider.answer(request().SerializeToString())
+    assert answer is not None
+    read(answer, b"ada")
+    assert sum(map(sum, decider.decided.values())) == 1
+    too_open = request()
+    too_open.personality.openness = 101
+    for other in (request(mood=0), request(mood=9), request(personality=None), too_open):
+        assert decider.answer(other.SerializeToString()) is None
+    assert decider.answer(b"") is None
+    assert sum(map(sum, decider.decided.values())) == 1
 
 
 @pytest.mark.parametrize("served", [EVERY["one"], EVERY["three"]], ids=["one", "three"])

@@ -241,7 +241,7 @@ async def test_each_forgery_is_named_and_changes_nothing(
     caller = await Caller.following(client)
     now, day = time.time_ns() // 1_000_000, 86_400_000
     made_all = [caller.decider.decide("ada", ADA, "music", "calm", "evening") for _ in range(99)]
-    greedy = next(one._made[3] for one in made_all if one._made[5] != EXPLORING)
+    greedy = next(one._made[4] for one in made_all if one._made[6] != EXPLORING)
     another = {"action": (greedy + 1) % N_ACTIONS, "source": pb.DECISION_SOURCE_LEARNED}
     forgeries: list[tuple[dict[str, Any], str]] = [
         *(({"propensity": one}, "names propensity") for one in FORGED),

@@ -215,7 +215,7 @@ async def test_every_state_has_the_servers_answer(app: App, arrange: Callable[[A
             words = context.content_type, context.mood, context.time_of_day
             user = f"person-{state % 50}"
             here = local.decide(DecisionRequest(user, *words, personality=personality))
-            _, _, context_, _, _, source, _ = here._made
+            _, _, _, context_, _, _, source, _, _ = here._made
             numbers = context_.numbers
             there = rpb.GetRecommendationParamsResponse.FromString(
                 decider.decide(user.encode(), tuple(vars(personality).values()), numbers)
@@ -552,7 +552,7 @@ def test_the_client_is_held_against_the_vectors(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(deciding, "random", Chances(*one["chances"]))
         found = decider.decide(one["user_id"], PersonalityProfile(*one["scores"]), *words)
         recommended = found.recommendation
-        _, _, _, action, arm, source, _ = found._made
+        _, _, _, _, action, arm, source, _, _ = found._made
         assert (action, source, arm) == (
             one["action"],
             one["source"],

@@ -9,8 +9,8 @@ from recparams_server import cli
 from tests.processes import run
 from tests.support import ROOT
 
-OF_SERVERS = {"asyncpg", "cryptography", "numpy", "prometheus_client", "pydantic", "structlog"}
-OF_FEW = {"alembic", "matplotlib", "numba", "scipy", "sqlalchemy"}
+OF_SERVERS = {"asyncpg", "numpy", "prometheus_client", "pydantic", "structlog"}
+OF_FEW = {"alembic", "cryptography", "matplotlib", "numba", "scipy", "sqlalchemy"}
 OF_CALLS = {"google", "grpc", "recparams_client", "rich"}
 CALLING = "forget health models rollout runs shadow status train tune"
 """Commands that ask a server, and do nothing with numbers themselves."""

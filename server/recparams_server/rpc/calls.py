@@ -52,7 +52,7 @@ class Calls:
     """The policies of all calls of a server.
 
     Handlers are plain methods that raise ServiceError. Those of `Kind.QUICK` methods get and give
-    encoded messages.
+    encoded messages, at once where they wait for nothing, which saves a coroutine.
 
     Args:
         admission: gives the check of each method.
@@ -184,7 +184,7 @@ class Calls:
 
 
 def _unary(
-    handler: Handler,
+    handler: Callable[[Any, Any], Awaitable[Any] | bytes],
     admit: Callable[[Any], object] | None,
     stats: MethodStats,
     decode: Decode | None,
@@ -196,7 +196,9 @@ def _unary(
                 admit(context)
             if decode is not None:
                 request = await decode(request)
-            answer = await handler(request, context)
+            answer = handler(request, context)
+            if not isinstance(answer, bytes):
+                answer = await answer
         except BaseException as failure:
             await _end(failure, context, stats, time.perf_counter() - started)
         stats.count("OK", time.perf_counter() - started)

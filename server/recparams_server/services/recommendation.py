@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from recparams_server.services.recommendation_requests import parse_request
 from recparams_server.services.runtime import Runtime
 from recparams_server.services.served_plans import ServedPlans
 from recparams_server.serving.answers import batch_answer
+from recparams_server.serving.decider import Decider
 from recparams_server.serving.delegated_decisions import DelegatedDecision
 from recparams_server.serving.plain_requests import read_plain_batch
 from recparams_server.settings import Settings
@@ -54,10 +55,13 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         self._weights = settings.reward_weights()
         self._no_profiles_until = 0.0
 
-    async def GetRecommendationParams(  # type: ignore[override]
+    def GetRecommendationParams(  # type: ignore[override]
         self, message: bytes, context: Any
-    ) -> bytes:
+    ) -> bytes | Awaitable[bytes]:
         decider = self._runtime.require_decider()
+        return decider.answer(message) or self._decide(decider, message)
+
+    async def _decide(self, decider: Decider, message: bytes) -> bytes:
         request = decoded(pb.GetRecommendationParamsRequest, message, _ONE)
         violations = Violations()
         traits, numbers = parse_request(request, decider.contexts, "", violations)

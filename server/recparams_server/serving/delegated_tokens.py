@@ -2,10 +2,8 @@
 
 A key is derived from the deployment's token key and the key's id, which holds its lifetime and the
 exploration that its holder was told, so nothing is stored. A token is a format number, the key's
-id, a tag and the record of recparams_server/serving/tokens.py, encrypted. Tag and encryption are
-BLAKE2b (RFC 7693) keyed with the halves of the key, put together as SIV (Rogaway & Shrimpton,
-EUROCRYPT 2006): the tag authenticates user id and record and is what the key stream is made from,
-so it takes no nonce, and a client needs Python's hashlib alone.
+id, and the record of recparams_server/serving/tokens.py, sealed as that of the server's own tokens
+(recparams_server/serving/sealing.py) with the key's id before it.
 """
 
 import hashlib
@@ -19,10 +17,9 @@ from typing import Self
 from recparams_rl.arms import RULES_VERSION
 from recparams_rl.exploration import Exploration
 from recparams_rl.policy import Policy
+from recparams_server.serving.sealing import TAG_BYTES, Sealing
 
 FORMAT = b"\x05"
-TAG_BYTES = 16
-KEY_BYTES = 32
 LIFETIME_SECONDS = 24 * 3600
 """Lifetime of a key. Watchers are given a new key after half of it."""
 
@@ -97,9 +94,13 @@ def delegate(master: bytes, now: int, told: Told) -> DelegatedKey:
     return DelegatedKey(id_, _derived(master, id_), expires_at)
 
 
-@lru_cache(maxsize=1024)
 def _derived(master: bytes, id_: bytes) -> bytes:
     return hmac.digest(hashlib.sha256(_PURPOSE + master).digest(), id_, "sha256")
+
+
+@lru_cache(maxsize=1024)
+def _sealing(master: bytes, id_: bytes) -> Sealing:
+    return Sealing(_derived(master, id_), id_)
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,10 @@ def open_sealed(master: bytes, token: bytes, user: bytes) -> Sealed | None:
         token: a whole token, longer than `OVERHEAD_BYTES`.
         user: the user id in UTF-8.
     """
-    id_, tag, sealed = token[1:17], token[17:33], token[33:]
-    key = _derived(master, id_)
-    mac_key, stream_key = key[: KEY_BYTES // 2], key[KEY_BYTES // 2 :]
-    stream = hashlib.blake2b(tag, key=stream_key).digest()[: len(sealed)]
-    both = int.from_bytes(sealed, "little") ^ int.from_bytes(stream, "little")
-    record = both.to_bytes(len(sealed), "little")
-    proof = hashlib.blake2b(id_ + record + user, key=mac_key, digest_size=TAG_BYTES).digest()
-    if not hmac.compare_digest(proof, tag):
+    start = len(FORMAT) + _ID.size
+    id_ = token[len(FORMAT) : start]
+    record = _sealing(master, id_).open(user, token[start:])
+    if record is None:
         return None
     issued, expires, _, _, _ = _ID.unpack(id_)
     return Sealed(record, 1000 * issued, 1000 * expires)

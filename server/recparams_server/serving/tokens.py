@@ -1,9 +1,9 @@
 """Decision tokens: encrypted and authenticated records of decisions.
 
-A token is a format number followed by a fixed-size record under AES-SIV (RFC 5297) with the user id
-as associated data. It lets a reaction name its decision without the server storing decisions,
-cannot be read, made up, changed, or used for somebody else, and needs no nonce. Callers that decide
-by themselves make tokens of another format (recparams_server/serving/delegated_tokens.py);
+A token is a format number followed by a fixed-size record that is sealed for the user id
+(recparams_server/serving/sealing.py). It lets a reaction name its decision without the server
+storing decisions, and cannot be read, made up, changed, or used for somebody else. Callers that
+decide by themselves make tokens of another format (recparams_server/serving/delegated_tokens.py);
 `TokenCodec.read` reads both.
 """
 
@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from typing import Annotated, NamedTuple, get_type_hints
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from numpy.typing import NDArray
 
 from recparams_rl.action import N_ACTIONS
@@ -28,6 +26,7 @@ from recparams_server.contract.vocabulary import (
     Traits,
 )
 from recparams_server.serving import delegated_tokens
+from recparams_server.serving.sealing import TAG_BYTES, Sealing
 
 UInt64 = Annotated[int, "Q"]
 UInt32 = Annotated[int, "I"]
@@ -93,9 +92,11 @@ _FORMATS = {
 RECORD = np.dtype([(name, f"<{character}") for name, character in _FORMATS.items()])
 """The record as numpy lays it out, for many decisions at once; the bytes are those of `_RECORD`."""
 _RECORD = struct.Struct("<" + "".join(_FORMATS.values()))
+pack_record = _RECORD.pack
+"""Returns the record of a decision, from its fields in their order. Raises struct.error."""
+
 _PURPOSE = b"recparams token\0"
-_TAG_BYTES = 16
-TOKEN_BYTES = len(FORMAT) + _TAG_BYTES + _RECORD.size
+TOKEN_BYTES = len(FORMAT) + TAG_BYTES + _RECORD.size
 SEALED_BYTES = delegated_tokens.OVERHEAD_BYTES + _RECORD.size
 
 
@@ -113,8 +114,7 @@ class TokenCodec:
 
     def __init__(self, key: bytes, others: Iterable[bytes] = ()) -> None:
         self._key = key
-        # A key of 64 bytes makes it AES-256-SIV.
-        self._cipher = AESSIV(hashlib.sha512(_PURPOSE + key).digest())
+        self._sealing = Sealing(hashlib.sha512(_PURPOSE + key).digest(), FORMAT)
         self._others = [TokenCodec(other) for other in others]
 
     def issue(self, user: bytes, decision: Decision) -> bytes:
@@ -126,7 +126,11 @@ class TokenCodec:
 
         Raises struct.error if a number does not fit its field.
         """
-        return FORMAT + self._cipher.encrypt(_RECORD.pack(*decision), [FORMAT + user])
+        return self.seal(user, pack_record(*decision))
+
+    def seal(self, user: bytes, record: bytes) -> bytes:
+        """Returns the token of a record that `pack_record` made."""
+        return FORMAT + self._sealing.seal(user, record)
 
     def issue_all(self, users: list[bytes], records: NDArray[np.void]) -> list[bytes]:
         """Returns the tokens of n people.
@@ -135,11 +139,8 @@ class TokenCodec:
             users: their ids in UTF-8.
             records: their decisions, dtype `RECORD`, shape (n,).
         """
-        data, size, encrypt = records.tobytes(), RECORD.itemsize, self._cipher.encrypt
-        return [
-            FORMAT + encrypt(data[i * size : (i + 1) * size], [FORMAT + user])
-            for i, user in enumerate(users)
-        ]
+        rows = records.view(np.uint8).reshape(len(records), RECORD.itemsize)
+        return [FORMAT + sealed for sealed in self._sealing.seal_all(users, rows)]
 
     def delegate(self, now: int, told: delegated_tokens.Told) -> delegated_tokens.DelegatedKey:
         """Returns a key for a caller that decides by itself.
@@ -158,10 +159,9 @@ class TokenCodec:
         user = user_id.encode()
         if len(token) == TOKEN_BYTES and token[:1] == FORMAT:
             for codec in (self, *self._others):
-                try:
-                    return _decision(codec._cipher.decrypt(token[1:], [FORMAT + user]))
-                except InvalidTag:
-                    continue
+                record = codec._sealing.open(user, token[len(FORMAT) :])
+                if record is not None:
+                    return _decision(record)
         elif len(token) == SEALED_BYTES and token[:1] == delegated_tokens.FORMAT:
             for codec in (self, *self._others):
                 sealed = delegated_tokens.open_sealed(codec._key, token, user)

@@ -23,8 +23,9 @@ _EXPLORATION = pb.DECISION_SOURCE_EXPLORATION
 _RULE_BASED = pb.DECISION_SOURCE_RULE_BASED
 
 GetKey = Callable[[], SealingKey | None]
-Made = tuple[str, Scores, Context, int, int, int, int]
-"""User id, scores, context, action, arm, source, and when, in nanoseconds since 1970."""
+Made = tuple[SealingKey | None, str, Scores, Context, int, int, int, int, int]
+"""The key of that time (a later one does not speak for decisions before it), user id, scores,
+context, action, arm, source, activation, and when, in nanoseconds since 1970."""
 
 
 class LocalDecision:
@@ -34,20 +35,11 @@ class LocalDecision:
         recommendation: the decision, without a token.
     """
 
-    __slots__ = ("_decider", "_key", "_made", "_token", "recommendation")
+    __slots__ = ("_made", "_token", "recommendation")
 
-    def __init__(
-        self,
-        decider: "Decider",
-        recommendation: Recommendation,
-        made: Made,
-        key: SealingKey | None,
-    ) -> None:
-        self._decider = decider
+    def __init__(self, recommendation: Recommendation, made: Made) -> None:
         self.recommendation = recommendation
         self._made = made
-        # The key of that time: a later one does not speak for decisions before it.
-        self._key = key
         self._token: bytes | None = None
 
     @property
@@ -57,7 +49,7 @@ class LocalDecision:
         Empty if no key of the server's was valid any more.
         """
         if self._token is None:
-            self._token = self._decider.token(self.recommendation, self._made, self._key)
+            self._token = _token(self.recommendation, self._made)
         return self._token
 
     def with_token(self) -> Recommendation:
@@ -94,6 +86,7 @@ class Decider:
             tuple(one * bins**place * n_contexts for one in ladder) for place in (4, 3, 2, 1, 0)
         )
         self._contexts = snapshot.contexts
+        self._activation = snapshot.activation
         self._arms = [_Arm(arm, n_contexts) for arm in snapshot.arms]
         self._only = self._arms[0] if len(self._arms) == 1 else None
         self.is_complete = all(arm.actions for arm in self._arms)
@@ -161,8 +154,21 @@ class Decider:
         else:
             chance = sum(one.chance_of(state, action) for one in self._arms)
             shared = arm.recommendation(action, source, min(chance, 1.0))
-        made = user_id, scores, context, action, arm.number, source, time.time_ns()
-        return LocalDecision(self, shared, made, self._key())
+        decided_at = time.time_ns()
+        return LocalDecision(
+            shared,
+            (
+                self._key(),
+                user_id,
+                scores,
+                context,
+                action,
+                arm.number,
+                source,
+                self._activation,
+                decided_at,
+            ),
+        )
 
     def decide_without_profile(
         self, user_id: str, content_type: str, mood: str, time_of_day: str
@@ -179,26 +185,40 @@ class Decider:
             source=SOURCES[_RULE_BASED],
             fallback_reason="no_profile",
         )
-        made = user_id, _UNKNOWN, context, action, arm.number, _RULE_BASED, time.time_ns()
-        return LocalDecision(self, shared, made, self._key())
-
-    def token(self, shared: Recommendation, made: Made, key: SealingKey | None) -> bytes:
-        """Returns the token of a decision; empty if there is no key for it."""
-        user_id, scores, context, action, arm, source, decided_at = made
-        if key is None or decided_at > 1e9 * key.expires_at:
-            return b""
-        record = pack(
-            decided_at // 1_000_000,
-            shared.model_version,
-            shared.propensity,
-            context.numbers,
-            action,
-            arm,
-            source,
-            scores,
-            self.snapshot.activation,
+        decided_at = time.time_ns()
+        return LocalDecision(
+            shared,
+            (
+                self._key(),
+                user_id,
+                _UNKNOWN,
+                context,
+                action,
+                arm.number,
+                _RULE_BASED,
+                self._activation,
+                decided_at,
+            ),
         )
-        return seal(key, user_id.encode(), record)
+
+
+def _token(shared: Recommendation, made: Made) -> bytes:
+    """Returns the token of a decision; empty if there is no key for it."""
+    key, user_id, scores, context, action, arm, source, activation, decided_at = made
+    if key is None or decided_at > 1e9 * key.expires_at:
+        return b""
+    record = pack(
+        decided_at // 1_000_000,
+        shared.model_version,
+        shared.propensity,
+        context.numbers,
+        action,
+        arm,
+        source,
+        scores,
+        activation,
+    )
+    return seal(key, user_id.encode(), record)
 
 
 class _Arm:

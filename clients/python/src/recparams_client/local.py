@@ -160,8 +160,10 @@ class LocalPolicy(Closing):
         return self._decide(decider, request)
 
     def _usable(self) -> Decider | None:
-        self._follow()
-        heard = self._watcher.heard_at
+        watcher = self._watcher
+        if not watcher.is_running:
+            self._follow()
+        heard = watcher.heard_at
         if heard is None or time.monotonic() - heard > self._max_age:
             return None
         return self._decider

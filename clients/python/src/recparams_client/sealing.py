@@ -19,7 +19,8 @@ from hashlib import blake2b
 
 FORMAT = b"\x05"
 TAG_BYTES = 16
-_RECORD = struct.Struct("<QQIfBBBBBB5fI")
+_pack = struct.Struct("<QQIfBBBBBB5fI").pack
+_number = int.from_bytes
 
 Scores = tuple[float, float, float, float, float]
 
@@ -62,16 +63,25 @@ def pack(
     activation: int,
 ) -> bytes:
     """Returns the record of a decision, with a new decision id; the module has its layout."""
-    return _RECORD.pack(
+    # One by one: to call it with starred tuples takes a third longer.
+    content_type, mood, time_of_day = context
+    openness, conscientiousness, extraversion, agreeableness, neuroticism = scores
+    return _pack(
         random.getrandbits(63),
         decided_at,
         model_version,
         propensity,
-        *context,
+        content_type,
+        mood,
+        time_of_day,
         action,
         arm,
         source,
-        *scores,
+        openness,
+        conscientiousness,
+        extraversion,
+        agreeableness,
+        neuroticism,
         activation,
     )
 
@@ -79,9 +89,10 @@ def pack(
 def seal(key: SealingKey, user: bytes, record: bytes) -> bytes:
     """Returns the token of a record, for a user id in UTF-8."""
     tagging, streaming = key.tagging.copy(), key.streaming.copy()
-    tagging.update(record + user)
+    tagging.update(record)
+    tagging.update(user)
     tag = tagging.digest()
     streaming.update(tag)
-    stream = streaming.digest()[: len(record)]
-    sealed = int.from_bytes(record, "little") ^ int.from_bytes(stream, "little")
-    return FORMAT + key.id + tag + sealed.to_bytes(len(record), "little")
+    size = len(record)
+    sealed = _number(record, "little") ^ _number(streaming.digest()[:size], "little")
+    return FORMAT + key.id + tag + sealed.to_bytes(size, "little")

@@ -34,6 +34,7 @@ class Watcher:
         key: the key to seal tokens with, or None.
         heard_at: time.monotonic() of the server's last message; None before any.
         problem: the reason for which it cannot be followed right now; empty while it is.
+        is_running: False in the child of a fork until it is started there.
     """
 
     def __init__(
@@ -53,12 +54,8 @@ class Watcher:
         self.problem = "not connected yet"
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.is_running = False
         self.start()
-
-    @property
-    def is_running(self) -> bool:
-        """False in the child of a fork until it is started there."""
-        return self._thread is not None
 
     def start(self) -> None:
         """Starts the thread, unless it runs, or was stopped."""
@@ -68,6 +65,7 @@ class Watcher:
                     target=self._run, name="recparams-watch", daemon=True
                 )
                 self._thread.start()
+                self.is_running = True
 
     def after_fork(self) -> None:
         """Begins anew, in the child of a fork, without a thread but with the last messages."""
@@ -77,6 +75,7 @@ class Watcher:
             self._stop.set()
         self._starting = threading.Lock()
         self._thread = None
+        self.is_running = False
         self._call = None
 
     def stop(self) -> None:
