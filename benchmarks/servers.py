@@ -25,7 +25,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.loop_meter import LoopMeter
 from recparams.v1 import recommendation_pb2 as pb
-from recparams_server.app import App, freeze
+from recparams_server.app import App
+from recparams_server.garbage import Portions
 from recparams_server.observability import logs
 from recparams_server.services.recommendation import RecommendationService
 from recparams_server.settings import Settings
@@ -98,10 +99,13 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
     _add(app._grpc, STALLS, stalls)
     _add(app._grpc, COLLECT, _collect)
     await app.start()
-    freeze()
+    portions = Portions()
+    portions.start()
+    collecting = asyncio.create_task(portions.follow())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
+    collecting.cancel()
 
 
 def _sync(port: int) -> None:

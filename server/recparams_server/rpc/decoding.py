@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from recparams_server.contract.errors import ServiceError, invalid
 from recparams_server.rpc.methods import MethodPolicy
-from recparams_server.rpc.turns import in_turns
+from recparams_server.turns import in_turns
 
 PIECE_BYTES = 64 * 1024
 """Messages up to this size are parsed at once, in whatever shape within some milliseconds."""

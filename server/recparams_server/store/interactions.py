@@ -1,6 +1,5 @@
 """Interactions: idempotent inserts, and the upkeep of weekly partitions."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -11,6 +10,7 @@ from recparams_server.contract.interaction import NewInteraction
 from recparams_server.store import interaction_rows, people
 from recparams_server.store.database import Connection, Pool
 from recparams_server.store.locks import INSERT_LOCK, MAINTENANCE_LOCK, try_lock
+from recparams_server.turns import turn
 
 PARTITIONS_AHEAD = 4
 FEW = 50
@@ -120,13 +120,16 @@ async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) 
     """Does the same in a transaction, with several round trips and less work for each row."""
     # Whoever deletes a person waits for it: a key that is read now stays valid.
     await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", INSERT_LOCK)
+    await turn()
     user_keys = await people.insert_missing(connection, {one.user_id for one in interactions})
+    await turn()
     # The keys of all before any row: messages that share keys then lock them in one order.
     keys = await connection.fetch(
         _KEYS,
         [one.interaction_id for one in interactions],
         [one.occurred_at for one in interactions],
     )
+    await turn()
     new = {row[0] for row in keys}
     fresh = [one for one in interactions if one.interaction_id in new]
     if not fresh:
@@ -137,11 +140,11 @@ async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) 
     async def rows() -> AsyncIterator[bytes]:
         before = interaction_rows.HEADER
         for start in range(0, len(fresh), SLICE_ROWS):
+            await turn()
             part = fresh[start : start + SLICE_ROWS]
             after = interaction_rows.TRAILER if start + SLICE_ROWS >= len(fresh) else b""
             yield before + interaction_rows.encode(part, user_keys, profiles) + after
             before = b""
-            await asyncio.sleep(0)
 
     await connection.copy_to_table(
         "interactions", source=rows(), columns=interaction_rows.COLUMNS, format="binary"
