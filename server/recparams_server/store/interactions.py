@@ -78,8 +78,8 @@ WITH input AS ({_INPUT}), keys AS ({_INSERT_KEYS}),
 _KEYS = f"""
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::timestamptz[]) AS input (interaction_id, occurred_at)
-)
-{_INSERT_KEYS}
+), keys AS ({_INSERT_KEYS})
+SELECT array_agg(interaction_id) FROM keys
 """  # noqa: S608 - the same
 
 
@@ -124,13 +124,14 @@ async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) 
     user_keys = await people.insert_missing(connection, {one.user_id for one in interactions})
     await turn()
     # The keys of all before any row: messages that share keys then lock them in one order.
-    keys = await connection.fetch(
+    # One row with all of them takes less to decode than one for each.
+    keys = await connection.fetchval(
         _KEYS,
         [one.interaction_id for one in interactions],
         [one.occurred_at for one in interactions],
     )
     await turn()
-    new = {row[0] for row in keys}
+    new = set(keys or ())
     fresh = [one for one in interactions if one.interaction_id in new]
     if not fresh:
         return new
