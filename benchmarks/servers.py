@@ -8,6 +8,7 @@ empty handler on grpc's threaded server.
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -35,7 +36,9 @@ from recparams_simulation.demo_server import end, free_port
 
 EMPTY = "/benchmarks.Empty/Bytes"
 EMPTY_MESSAGES = "/benchmarks.Empty/Messages"
-STALLS, COLLECT = "/benchmarks.Loop/Stalls", "/benchmarks.Loop/Collect"
+STALLS, COLLECTED, LOOK = (
+    f"/benchmarks.Loop/{name}" for name in ("Stalls", "Collected", "LookThroughEverything")
+)
 BARE = "/benchmarks.Bare/GetRecommendationParams"
 DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
 API_KEY = "an-api-key-for-benchmarks"
@@ -59,9 +62,12 @@ async def _empty_messages(
     return pb.GetRecommendationParamsResponse()
 
 
-async def _collect(request: bytes, context: Any) -> bytes:
+async def _look(request: bytes, context: Any) -> bytes:
+    """Looks through everything for garbage; returns the seconds of processor time, as JSON."""
+    gc.unfreeze()
+    began = time.thread_time()
     gc.collect()
-    return b""
+    return json.dumps(time.thread_time() - began).encode()
 
 
 async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> None:
@@ -97,9 +103,14 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
         return meter.take()
 
     _add(app._grpc, STALLS, stalls)
-    _add(app._grpc, COLLECT, _collect)
-    await app.start()
     portions = Portions()
+
+    async def collected(request: bytes, context: Any) -> bytes:
+        return json.dumps([gc.get_stats()[2]["collections"], portions.looks]).encode()
+
+    _add(app._grpc, COLLECTED, collected)
+    _add(app._grpc, LOOK, _look)
+    await app.start()
     portions.start()
     collecting = asyncio.create_task(portions.follow())
     stop = asyncio.Event()

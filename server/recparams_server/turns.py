@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-TURN_SECONDS = 0.002
+TURN_SECONDS = 0.001
 
 _T = TypeVar("_T")
 

@@ -15,7 +15,7 @@ from recparams_server.turns import turn
 PARTITIONS_AHEAD = 4
 FEW = 50
 """Interactions that one statement stores; more are worth the round trips of COPY."""
-SLICE_ROWS = 200
+SLICE_ROWS = 100
 """Rows that are encoded at a time: all of a full message would hold others up."""
 
 _COLUMNS = (
