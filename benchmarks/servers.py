@@ -8,6 +8,7 @@ empty handler on grpc's threaded server.
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -25,7 +26,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.loop_meter import LoopMeter
 from recparams.v1 import recommendation_pb2 as pb
-from recparams_server.app import App, freeze
+from recparams_server.app import App
+from recparams_server.garbage import Portions
 from recparams_server.observability import logs
 from recparams_server.services.recommendation import RecommendationService
 from recparams_server.settings import Settings
@@ -33,8 +35,16 @@ from recparams_server.settings.callers import key_hash
 from recparams_simulation.demo_server import end, free_port
 
 BESIDE = "benchmarks.Beside"
-EMPTY, EMPTY_MESSAGES, BARE, STALLS, COLLECT = (
-    f"/{BESIDE}/{name}" for name in ("Empty", "EmptyMessages", "Bare", "Stalls", "Collect")
+EMPTY, EMPTY_MESSAGES, BARE, STALLS, COLLECTED, LOOK = (
+    f"/{BESIDE}/{name}"
+    for name in (
+        "Empty",
+        "EmptyMessages",
+        "Bare",
+        "Stalls",
+        "Collected",
+        "LookThroughEverything",
+    )
 )
 DECIDE = "/recparams.v1.RecommendationService/GetRecommendationParams"
 API_KEY = "an-api-key-for-benchmarks"
@@ -58,9 +68,12 @@ async def _empty_messages(
     return pb.GetRecommendationParamsResponse()
 
 
-async def _collect(request: bytes, context: Any) -> bytes:
+async def _look(request: bytes, context: Any) -> bytes:
+    """Looks through everything for garbage; returns the seconds of processor time, as JSON."""
+    gc.unfreeze()
+    began = time.thread_time()
     gc.collect()
-    return b""
+    return json.dumps(time.thread_time() - began).encode()
 
 
 async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> None:
@@ -89,22 +102,29 @@ async def _real(port: int, database_url: str, folder: str, *, guarded: bool) -> 
     async def stalls(request: bytes, context: Any) -> bytes:
         return meter.take()
 
+    portions = Portions()
+
+    async def collected(request: bytes, context: Any) -> bytes:
+        return json.dumps([gc.get_stats()[2]["collections"], portions.looks]).encode()
+
     handler = grpc.unary_unary_rpc_method_handler
     empty_messages = handler(
         _empty_messages,
         pb.GetRecommendationParamsRequest.FromString,
         pb.GetRecommendationParamsResponse.SerializeToString,
     )
-    beside = {EMPTY: _empty, BARE: bare, STALLS: stalls, COLLECT: _collect}
+    beside = {EMPTY: _empty, BARE: bare, STALLS: stalls, COLLECTED: collected, LOOK: _look}
     _add(
         app._grpc,
         {EMPTY_MESSAGES: empty_messages, **{path: handler(one) for path, one in beside.items()}},
     )
     await app.start()
-    freeze()
+    portions.start()
+    collecting = asyncio.create_task(portions.follow())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
+    collecting.cancel()
 
 
 def _sync(port: int) -> None:

@@ -32,6 +32,7 @@ from recparams_rl.learners.hyperparameters import Hyperparameters
 from recparams_rl.state import StateSpace
 from recparams_server.jobs.requests import RunRequest
 from recparams_server.rpc.methods import Kind, method_policy
+from recparams_server.settings import Settings
 from recparams_server.settings.callers import Role
 from recparams_server.store import tasks, training
 from recparams_server.store.locks import TRAINER_LOCK
@@ -57,6 +58,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "1"))
 ROUNDS = 10**9 if MINUTES else 8
 SECONDS = 60.0 * MINUTES / len(METHODS) if MINUTES else 0.45
 TOKEN_KEY = "a-token-key-that-no-answer-may-have-in-it"
+LARGEST = int(Settings.model_fields["max_message_bytes"].default)
 NOT_TEXT = b"-is-not-text"
 MOST_ANSWERS = 5
 PASSWORD = "no-answer-may-have-this-password"
@@ -212,7 +214,7 @@ class Attack:
     def is_too_much(self) -> bool:
         """Whether gRPC may refuse it before any handler is asked."""
         metadata = sum(len(key) + len(value) for key, value in self.metadata)
-        return metadata > 2000 or max(map(len, self.requests), default=0) > 4 * 1024 * 1024
+        return metadata > 2000 or max(map(len, self.requests), default=0) > LARGEST
 
 
 def wrong(answer: Answer, method: MethodDescriptor, attack: Attack) -> str:

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import AsyncGeneratorType
 from typing import Any
 
 import asyncpg
@@ -54,7 +56,7 @@ def settings(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) 
     return in_process(database_url, tmp_path, **{**SMALL, **getattr(request, "param", {})})
 
 
-LARGEST = 4 * 1024 * 1024 - 1024
+LARGEST = int(Settings.model_fields["max_message_bytes"].default)
 LONGEST_HOLD = 0.05
 """Seconds; on a quiet machine it is below 0.01."""
 _FIXED = {
@@ -142,6 +144,10 @@ async def test_the_largest_message_of_no_shape_holds_others_up(
     assert max(found.values()) < LONGEST_HOLD, max(found, key=found.__getitem__)
 
 
+def test_what_the_methods_take_is_received() -> None:
+    assert max(policy.most_bytes for policy in METHOD_POLICIES.values()) <= LARGEST
+
+
 async def test_a_full_batch_of_interactions_holds_others_up_briefly(client: Client) -> None:
     ask = client.recommendation.GetRecommendationParams
     tokens = [(await ask(request(f"u{n}"))).decision_token for n in range(100)]
@@ -164,6 +170,29 @@ async def test_a_full_batch_of_interactions_holds_others_up_briefly(client: Clie
         assert answer.recorded == 1000
         holds.append(meter.longest)
     assert min(holds) < LONGEST_HOLD
+
+
+async def test_those_who_stop_watching_leave_no_garbage(client: Client) -> None:
+    def watched() -> int:
+        streams = (one for one in gc.get_objects() if isinstance(one, AsyncGeneratorType))
+        code = PolicyService.WatchPolicy.__code__
+        return sum(stream.ag_code is code for stream in streams)
+
+    async def all_gone() -> bool:
+        return not watched()
+
+    gc.disable()
+    try:
+        stub = policy_pb2_grpc.PolicyServiceStub(client.channel)
+        watches = [stub.WatchPolicy(policy_pb2.WatchPolicyRequest()) for _ in range(3)]
+        for watch in watches:
+            assert (await watch.read()).checksum
+        assert watched() == len(watches)
+        for watch in watches:
+            watch.cancel()
+        await eventually(all_gone)
+    finally:
+        gc.enable()
 
 
 RECORD = METHOD_POLICIES["RecordInteractions"]

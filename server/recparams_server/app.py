@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -30,6 +29,7 @@ from recparams_server.background.shadow import count_shadow, flush_shadow
 from recparams_server.background.training_schedule import Start, train_on_schedule
 from recparams_server.contract.vocabulary import unknown_names
 from recparams_server.development import findable, with_admin_key
+from recparams_server.garbage import Portions
 from recparams_server.jobs.forked import Template
 from recparams_server.jobs.processes import Jobs
 from recparams_server.observability import metrics, rpc_metrics, scrapes, tracing
@@ -57,8 +57,6 @@ from recparams_server.store.profiles import ProfileCache
 
 log = structlog.get_logger()
 RESTART_SECONDS = 1.0
-COLLECT_AFTER = 700, 2, 100
-"""New objects, collections of these, and of the next older ones, after which there is another."""
 
 _DESCRIPTORS = (
     recommendation_pb2.DESCRIPTOR.services_by_name["RecommendationService"],
@@ -93,26 +91,18 @@ async def serve(settings: Settings, *, share_port: bool = False) -> None:
 
     app = App(settings, share_port=share_port, give_up=give_up)
     await app.start()
-    freeze()
+    portions = Portions()
+    portions.start()
+    collecting = asyncio.create_task(portions.follow())
     try:
         with findable(settings, app.port):
             await stop.wait()
     finally:
         log.info("draining", seconds=settings.drain_seconds)
         await app.stop()
+        collecting.cancel()
     if problems:
         raise StartError(problems[0])
-
-
-def freeze() -> None:
-    """Takes all there is for what stays: looking through it for garbage would hold calls up.
-
-    What comes later is looked through in smaller portions than Python's own, 1 ms each and not 3,
-    and as a whole half as often: with a thousand watchers that takes tens of milliseconds.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
 
 
 class App:

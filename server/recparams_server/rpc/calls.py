@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from recparams_server.contract.errors import ServiceError, error, exhausted
 from recparams_server.observability.rpc_metrics import MethodStats, RpcStats
@@ -22,7 +22,7 @@ from recparams_server.rpc.decoding import decoded_in_turns
 from recparams_server.rpc.failures import abort, as_service_error
 from recparams_server.rpc.methods import Kind, method_policy
 from recparams_server.rpc.rate_limit import RateLimit
-from recparams_server.rpc.streams import SlowReaderError, Streams
+from recparams_server.rpc.streams import SlowReaderError, Stream, Streams
 from recparams_server.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -102,9 +102,7 @@ class Calls:
         decode = _decoder(method)
         serializer = GetMessageClass(method.output_type).SerializeToString
         if kind is Kind.ENDLESS:
-            stream = self.streams.around(
-                self._limited_stream(method.name, kind, handler), self._caller_of(method)
-            )
+            stream = self.streams.around(_named(handler), self._caller_of(method))
             return grpc.unary_stream_rpc_method_handler(_streaming(stream, admit, stats, decode))
         if method.server_streaming:
             stream = self._limited_stream(method.name, kind, handler)
@@ -168,7 +166,7 @@ class Calls:
         Raises DEADLINE_EXCEEDED.
         """
         seconds = self.long_timeout if kind is Kind.LONG else self.timeout
-        limit = asyncio.timeout(None if kind is Kind.ENDLESS else seconds)
+        limit = asyncio.timeout(seconds)
         with bound_contextvars(request_id=request_id(context)):
             try:
                 async with limit:
@@ -181,6 +179,16 @@ class Calls:
                     "CALL_TIMEOUT",
                     f"{name} took longer than the {seconds:g} s that this server gives it",
                 ) from None
+
+
+def _named(handler: Stream) -> Stream:
+    """Binds the request's id to the log lines of a stream, whose task has a context of its own."""
+
+    def named(request: Any, context: Any) -> AsyncIterator[Any]:
+        bind_contextvars(request_id=request_id(context))
+        return handler(request, context)
+
+    return named
 
 
 def _unary(
@@ -246,7 +254,11 @@ async def _end(
         left = context.time_remaining()
         late = left is not None and left <= 0
         stats.count("DEADLINE_EXCEEDED" if late else "CANCELLED", seconds)
-        raise failure
+        try:
+            raise failure
+        finally:
+            # Its traceback has this frame: with it they would be a cycle, and whole calls garbage.
+            del failure
     name = request_id(context)
     status = as_service_error(failure, stats.method, name)
     stats.count(status.code.name, seconds)

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from recparams_server.contract.errors import ServiceError, invalid
 from recparams_server.rpc.methods import MethodPolicy
-from recparams_server.rpc.turns import in_turns
+from recparams_server.turns import in_turns, turn
 
 PIECE_BYTES = 64 * 1024
 """Messages up to this size are parsed at once, in whatever shape within some milliseconds."""
@@ -41,6 +41,8 @@ async def decoded_in_turns(kind: type[_M], message: bytes, policy: MethodPolicy)
     """Returns the same as `decoded`, and lets other calls have their turn between pieces."""
     if len(message) <= PIECE_BYTES:
         return decoded(kind, message, policy)
+    # To find the pieces takes a millisecond or two as well.
+    await turn()
     request = kind()
     async for piece in in_turns(_pieces(kind, message, policy)):
         _merge(request, piece)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from recparams_server.contract.errors import ServiceError, error, exhausted
-from recparams_server.rpc.turns import turn
+from recparams_server.turns import turn
 
 LARGE_BYTES = 16 * 1024
 """Messages above this size are sent to few at a time: gRPC copies each until it is taken."""

@@ -105,9 +105,10 @@ def _reactions(message: pb.Interaction, path: str, violations: Violations) -> in
             violations.add(f"{path}reactions[{position}]", f"there is no reaction {number}")
         else:
             mask |= bit
-    for (one, other), both in _EXCLUSIVE.items():
-        if mask & both == both:
-            violations.add(f"{path}reactions", f"{one} and {other} exclude each other")
+    if len(given) > 1:
+        for (one, other), both in _EXCLUSIVE.items():
+            if mask & both == both:
+                violations.add(f"{path}reactions", f"{one} and {other} exclude each other")
     if not (given or message.HasField("completion_rate") or message.HasField("mood_change")):
         violations.add(
             f"{path}reactions",
@@ -172,20 +173,21 @@ def _token_choice(
             violations.add(f"{path}occurred_at", "lies more than 5 minutes before its decision")
         delegated.append(DelegatedDecision(where, message.user_id, token, told))
     unknown = isnan(token.openness)
+    # By position, since this is done for every interaction.
     return Choice(
-        content_type=token.content_type,
-        mood=token.mood,
-        time_of_day=token.time_of_day,
-        action=token.action,
-        traits=None if unknown else token.traits,
+        token.content_type,
+        token.mood,
+        token.time_of_day,
+        token.action,
+        None if unknown else token.traits,
         # A profile that is stored later gives the row a state in which this choice was not made.
-        propensity=None if unknown else token.propensity,
-        model_version=token.model_version,
-        policy_arm=token.arm,
-        source=token.source,
-        decision_id=token.decision_id,
-        decided_at=decided_at,
-        activation_id=token.activation or None,
+        None if unknown else token.propensity,
+        token.model_version,
+        token.arm,
+        token.source,
+        token.decision_id,
+        decided_at,
+        token.activation or None,
     )
 
 

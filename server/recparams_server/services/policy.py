@@ -1,7 +1,5 @@
 """PolicyService: streams the served policy to callers that decide by themselves."""
 
-import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,12 +8,13 @@ from recparams.v1 import policy_pb2 as pb
 from recparams.v1 import policy_pb2_grpc as grpc_pb
 from recparams_server.contract.errors import invalid, store_unavailable
 from recparams_server.observability import metrics
-from recparams_server.rpc.turns import turn
 from recparams_server.services.runtime import Runtime
 from recparams_server.services.served_plans import told_to_callers
-from recparams_server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey, Told
+from recparams_server.serving.delegated_tokens import LIFETIME_SECONDS, DelegatedKey
 from recparams_server.serving.snapshots import EncodedSnapshot, Snapshots
+from recparams_server.serving.tokens import TokenCodec
 from recparams_server.settings import Settings
+from recparams_server.turns import Waiting, turn
 
 CHECKSUM_BYTES = 32
 Parts = tuple[bytes, ...]
@@ -31,12 +30,14 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         self._exploration = settings.served_exploration()
         self._snapshots = Snapshots(runtime.holder, self._exploration)
         self._message: tuple[EncodedSnapshot, bytes] | None = None
-        self._stopping = asyncio.Event()
+        self._stopping = False
+        self._watching = Waiting(self._heartbeat)
+        runtime.holder.on_change = self._watching.wake
 
     def stop(self) -> None:
         """Ends all streams in good order, so that watchers turn to other replicas at once."""
-        self._stopping.set()
-        self._runtime.holder.replaced.set()
+        self._stopping = True
+        self._watching.wake()
 
     async def WatchPolicy(  # type: ignore[override]
         self, request: pb.WatchPolicyRequest, context: Any
@@ -45,34 +46,41 @@ class PolicyService(grpc_pb.PolicyServiceServicer):
         if len(known) not in (0, CHECKSUM_BYTES):
             raise invalid("known_checksum", f"must have {CHECKSUM_BYTES} bytes, or none")
         tokens = self._runtime.require_tokens()
-        if not self._runtime.holder.is_loaded:
+        holder = self._runtime.holder
+        if not holder.is_loaded:
             raise store_unavailable()
         key: DelegatedKey | None = None
-        told: Told | None = None
         with metrics.WATCHERS.track_inprogress():
-            while not self._stopping.is_set():
-                # A change wakes all who watch at once.
-                await turn()
+            # Thousands may come at once, as from another server that ends.
+            await turn()
+            while not self._stopping:
                 # Taken before the snapshot, so that no change in between is missed.
-                replaced = self._runtime.holder.replaced
+                serving = holder.serving
                 snapshot = await self._snapshots.current()
-                own = pb.WatchPolicyResponse(
-                    checksum=snapshot.checksum, heartbeat_seconds=self._heartbeat
-                )
-                now = int(time.time())
-                current = told_to_callers(self._exploration, self._runtime.holder)
-                renewed = key is None or now > key.expires_at - LIFETIME_SECONDS // 2
-                if key is None or renewed or current != told:
-                    told = current
-                    key = tokens.delegate(now, told)
-                    own.token_key.id, own.token_key.key = key.id, key.key
-                    own.token_key.expires_at.seconds = key.expires_at
+                before, key = key, self._key(tokens, key)
+                own = self._own(snapshot, None if key is before else key)
                 # Encoded messages that follow each other are one, with the fields of both.
-                shared = () if snapshot.checksum == known else (self._encoded(snapshot),)
-                yield (*shared, own.SerializeToString())
+                yield (own,) if snapshot.checksum == known else (self._encoded(snapshot), own)
                 known = snapshot.checksum
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(replaced.wait(), self._heartbeat)
+                if holder.serving is serving and not self._stopping:
+                    await self._watching.wait()
+
+    def _key(self, tokens: TokenCodec, held: DelegatedKey | None) -> DelegatedKey:
+        """Returns the key that a watcher holds, or a new one if it is time for that."""
+        now, told = int(time.time()), told_to_callers(self._exploration, self._runtime.holder)
+        if held is None or held.told != told or now > held.expires_at - LIFETIME_SECONDS // 2:
+            return tokens.delegate(now, told)
+        return held
+
+    def _own(self, snapshot: EncodedSnapshot, key: DelegatedKey | None) -> bytes:
+        """Returns the part of a message that is one watcher's own."""
+        message = pb.WatchPolicyResponse(
+            checksum=snapshot.checksum, heartbeat_seconds=self._heartbeat
+        )
+        if key is not None:
+            message.token_key.id, message.token_key.key = key.id, key.key
+            message.token_key.expires_at.seconds = key.expires_at
+        return message.SerializeToString()
 
     def _encoded(self, snapshot: EncodedSnapshot) -> bytes:
         """Returns the message with a snapshot and nothing else, one for all who watch."""

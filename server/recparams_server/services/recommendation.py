@@ -16,7 +16,6 @@ from recparams_server.contract.vocabulary import Traits
 from recparams_server.observability import metrics
 from recparams_server.rpc.decoding import PIECE_BYTES, decoded
 from recparams_server.rpc.methods import METHODS
-from recparams_server.rpc.turns import in_turns
 from recparams_server.services.checks import LONGEST_USER_ID, check_name, check_personality
 from recparams_server.services.interaction_requests import InteractionRules, parse_interaction
 from recparams_server.services.recommendation_requests import parse_request
@@ -30,6 +29,7 @@ from recparams_server.settings import Settings
 from recparams_server.store import interactions, profiles
 from recparams_server.store.errors import STORE_ERRORS
 from recparams_server.store.profiles import ProfileCache
+from recparams_server.turns import in_turns, turn
 
 PROFILE_TIMEOUT = 0.25
 PROFILE_PAUSE = 1.0
@@ -129,6 +129,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         new = await interactions.record(
             self._runtime.require_pool(), list(reversed(distinct.values()))
         )
+        await turn()
         metrics.count_interactions(self._weights, new)
         return pb.RecordInteractionsResponse(recorded=len(new), duplicates=len(parsed) - len(new))
 

@@ -12,7 +12,6 @@ from recparams_rl.exploration import Exploration
 from recparams_rl.policy import Policy
 from recparams_server.contract.errors import Violations
 from recparams_server.contract.vocabulary import Contexts
-from recparams_server.rpc.turns import in_turns
 from recparams_server.serving.delegated_decisions import DelegatedDecision, ServedPlan, problem
 from recparams_server.serving.delegated_tokens import Told
 from recparams_server.serving.policies import PolicyHolder
@@ -20,6 +19,7 @@ from recparams_server.store.activations import fetch_activation
 from recparams_server.store.database import Pool
 from recparams_server.store.model_errors import UnservableModelError
 from recparams_server.store.models import load_policy
+from recparams_server.turns import in_turns
 
 MOST_PLANS = 4
 """Kept of those lately asked for. A table takes two bytes a state."""

@@ -73,11 +73,13 @@ class DelegatedKey:
         id: the key's lifetime, the exploration told and a random part, 16 bytes.
         key: the secret, 32 bytes.
         expires_at: seconds since 1970.
+        told: the exploration that its holder is told.
     """
 
     id: bytes
     key: bytes
     expires_at: int
+    told: Told
 
 
 def delegate(master: bytes, now: int, told: Told) -> DelegatedKey:
@@ -91,7 +93,7 @@ def delegate(master: bytes, now: int, told: Told) -> DelegatedKey:
     expires_at = now + LIFETIME_SECONDS
     flags = _EVERYWHERE * told.everywhere + _BY_DRAWS * told.by_draws
     id_ = _ID.pack(now, expires_at, told.epsilon, flags, secrets.token_bytes(3))
-    return DelegatedKey(id_, _derived(master, id_), expires_at)
+    return DelegatedKey(id_, _derived(master, id_), expires_at, told)
 
 
 def _derived(master: bytes, id_: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """The policies in memory: the arms that are served, and a version scored in passing."""
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -113,7 +113,7 @@ class PolicyHolder:
         space: the state space.
         rules: the hand-written rules as a policy.
         serving: what is served.
-        replaced: set once that is no longer what is served, and replaced by a new event then.
+        on_change: called after every change of what is served.
     """
 
     def __init__(self, space: StateSpace, initial_epsilon: float) -> None:
@@ -122,7 +122,7 @@ class PolicyHolder:
         self.serving = Serving(
             (Arm(RULE_BASED, RULES_VERSION, self.rules, 1.0),), NEVER_ACTIVATED, -1
         )
-        self.replaced = asyncio.Event()
+        self.on_change: Callable[[], object] = lambda: None
 
     @property
     def is_loaded(self) -> bool:
@@ -132,5 +132,4 @@ class PolicyHolder:
     def serve(self, serving: Serving) -> None:
         """Serves something else from now on."""
         self.serving = serving
-        self.replaced.set()
-        self.replaced = asyncio.Event()
+        self.on_change()

@@ -74,13 +74,7 @@ class Decision(NamedTuple):
     @property
     def traits(self) -> Traits:
         """The five scores."""
-        return (
-            self.openness,
-            self.conscientiousness,
-            self.extraversion,
-            self.agreeableness,
-            self.neuroticism,
-        )
+        return self[10:15]
 
 
 FORMAT = b"\x04"

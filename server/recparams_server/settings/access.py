@@ -51,7 +51,10 @@ class AccessSettings(Part):
         "Absent: clients need none.",
     )
     max_message_bytes: int = Field(
-        4 * 1024 * 1024, ge=64 * 1024, le=1024**3, description="Largest message that is read."
+        1088 * 1024,
+        ge=64 * 1024,
+        le=1024**3,
+        description="Largest message that is read; no method takes more than the default.",
     )
     max_concurrent_calls: int = Field(
         10_000,

@@ -1,6 +1,5 @@
 """Interactions: idempotent inserts, and the upkeep of weekly partitions."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -11,11 +10,12 @@ from recparams_server.contract.interaction import NewInteraction
 from recparams_server.store import interaction_rows, people
 from recparams_server.store.database import Connection, Pool
 from recparams_server.store.locks import INSERT_LOCK, MAINTENANCE_LOCK, try_lock
+from recparams_server.turns import turn
 
 PARTITIONS_AHEAD = 4
 FEW = 50
 """Interactions that one statement stores; more are worth the round trips of COPY."""
-SLICE_ROWS = 200
+SLICE_ROWS = 100
 """Rows that are encoded at a time: all of a full message would hold others up."""
 
 _COLUMNS = (
@@ -78,8 +78,8 @@ WITH input AS ({_INPUT}), keys AS ({_INSERT_KEYS}),
 _KEYS = f"""
 WITH input AS (
     SELECT * FROM unnest($1::text[], $2::timestamptz[]) AS input (interaction_id, occurred_at)
-)
-{_INSERT_KEYS}
+), keys AS ({_INSERT_KEYS})
+SELECT array_agg(interaction_id) FROM keys
 """  # noqa: S608 - the same
 
 
@@ -120,14 +120,18 @@ async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) 
     """Does the same in a transaction, with several round trips and less work for each row."""
     # Whoever deletes a person waits for it: a key that is read now stays valid.
     await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", INSERT_LOCK)
+    await turn()
     user_keys = await people.insert_missing(connection, {one.user_id for one in interactions})
+    await turn()
     # The keys of all before any row: messages that share keys then lock them in one order.
-    keys = await connection.fetch(
+    # One row with all of them takes less to decode than one for each.
+    keys = await connection.fetchval(
         _KEYS,
         [one.interaction_id for one in interactions],
         [one.occurred_at for one in interactions],
     )
-    new = {row[0] for row in keys}
+    await turn()
+    new = set(keys or ())
     fresh = [one for one in interactions if one.interaction_id in new]
     if not fresh:
         return new
@@ -137,11 +141,11 @@ async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) 
     async def rows() -> AsyncIterator[bytes]:
         before = interaction_rows.HEADER
         for start in range(0, len(fresh), SLICE_ROWS):
+            await turn()
             part = fresh[start : start + SLICE_ROWS]
             after = interaction_rows.TRAILER if start + SLICE_ROWS >= len(fresh) else b""
             yield before + interaction_rows.encode(part, user_keys, profiles) + after
             before = b""
-            await asyncio.sleep(0)
 
     await connection.copy_to_table(
         "interactions", source=rows(), columns=interaction_rows.COLUMNS, format="binary"
