@@ -6,15 +6,19 @@ recparams_rl/learners/sample_mean.py, name `SampleMean` in `LEARNERS` of
 recparams_rl/learners/registry.py, and give it a page in docs/algorithms.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recparams_rl.learners.hyperparameters import Hyperparameters, check_range
 from recparams_rl.learners.registry import LEARNERS, settings_of
 from recparams_rl.learners.tabular import TabularLearner
 from recparams_rl.policy import Policy, publish
+from recparams_rl.smoothing import Visited
 from recparams_rl.state import StateSpace
 from recparams_rl.transitions import TERMINAL, Transitions
 from recparams_simulation.people.environment import Recommendation
@@ -49,16 +53,19 @@ class SampleMean(TabularLearner):
             self.q[state, action] = old + (reward - old) / (seen + 2)
             self.visits[state, action] = seen + 1
 
-    def publish(self) -> Policy:
+    def publishing(
+        self, states: NDArray[np.integer[Any]] | None = None, *, threads: int = 1
+    ) -> Callable[[], Policy]:
         # A step of 1, for the table holds means, not what steps from zero have left.
-        return publish(
+        return partial(
+            publish,
             self.space,
-            self.q,
-            self.visits,
-            self.q,
+            Visited.of(self.q, self.visits, self.q),
             learning_rate=1.0,
             epsilon=self.epsilon,
             smoothing=self.smoothing,
+            states=states,
+            threads=threads,
         )
 
 
