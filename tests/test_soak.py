@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from benchmarks.soak import checks
@@ -19,7 +21,7 @@ from benchmarks.soak.faults import FAULTS
 from benchmarks.soak.ledger import CALM, DECIDE, Ledger
 from benchmarks.soak.links import Network
 from benchmarks.soak.people import People, user_id
-from benchmarks.soak.pooler import PROGRAM
+from benchmarks.soak.pooler import PROGRAM, PgBouncer
 from benchmarks.soak.replicas import EXPLORATION
 from benchmarks.soak.report import verdict
 from benchmarks.soak.run import Outcome, Plan
@@ -43,6 +45,27 @@ SHORT = {
 }
 POOLER_FAULTS = {fault.name for fault in FAULTS if fault.needs_pooler}
 DISK_FAULTS = {fault.name for fault in FAULTS if fault.fills_disk}
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs PgBouncer")
+def test_a_pooler_that_ends_by_itself_is_told_from_one_that_is_killed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    port = free_port("127.0.0.1", 0)
+    pooler = PgBouncer(tmp_path / "pooler", port, "host=127.0.0.1 port=1")
+    pooler.start()
+    try:
+        pooler.kill()
+        assert not pooler.has_crashed
+        pooler.start()
+        assert not pooler.has_crashed
+        (listener,) = (
+            one.pid for one in psutil.net_connections("tcp4") if one.laddr.port == port and one.pid
+        )
+        os.kill(listener, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(listener)], timeout=30)
+        assert pooler.has_crashed
+    finally:
+        pooler.stop()
 
 
 def test_a_short_soak_goes_through_every_fault(tmp_path: Path) -> None:

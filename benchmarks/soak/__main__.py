@@ -147,7 +147,7 @@ def main(
         kept = keep or Path(f"{folder}-logs") if failed or keep else None
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
-            for log in folder.glob("*.log"):
+            for log in (*folder.glob("*.log"), *folder.glob("pooler/*.log")):
                 shutil.copy(log, kept)
             click.echo(f"logs: {kept}", err=True)
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ from recparams_simulation.demo_server import end, free_port
 PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 """The program; None where it is not installed."""
 START_SECONDS = 20.0
+END_SECONDS = 10.0
 
 
 class PgBouncer:
@@ -65,11 +66,17 @@ class PgBouncer:
             return False
         return any(one.status == psutil.CONN_LISTEN for one in connections)
 
+    @property
+    def has_crashed(self) -> bool:
+        """True if it ended without being told to."""
+        return self._process is not None and self._process.poll() is not None
+
     def kill(self) -> None:
         """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(END_SECONDS)
 
     def stop(self) -> None:
         """Ends it."""

@@ -87,7 +87,8 @@ def markdown(outcome: Outcome) -> str:
             [row for replica in outcome.replicas for row in _memory_rows(replica)],
         ).markdown(),
         f"Errors that servers logged: {_listed(outcome.logged)}. The clients' own event loop was "
-        f"late by {ledger.late * 1e3:.0f} ms at most.",
+        f"late by {ledger.late * 1e3:.0f} ms at most. PgBouncer ended by itself "
+        f"{outcome.pooler_crashes} times and was started again.",
     ]
     return "\n\n".join(parts) + "\n"
 

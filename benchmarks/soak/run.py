@@ -75,6 +75,7 @@ class Outcome:
         versions, activations: how many there were.
         logged: errors that servers logged, by event.
         seconds: how long it took.
+        pooler_crashes: how often PgBouncer ended by itself.
     """
 
     plan: Plan
@@ -87,6 +88,7 @@ class Outcome:
     activations: int = 0
     logged: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    pooler_crashes: int = 0
 
     @property
     def failed(self) -> bool:
@@ -110,6 +112,7 @@ async def soak(plan: Plan, folder: Path, on_phase: Callable[[Phase], None]) -> O
             group.create_task(traffic.run()),
             group.create_task(measure_lateness(ledger)),
             group.create_task(_measure_memory(site)),
+            group.create_task(_restart_pooler(site, outcome)),
         ]
         await asyncio.sleep(plan.warm_up_seconds)
         await probe.train(site.addresses, plan.recover_seconds)
@@ -193,6 +196,15 @@ async def _begin(site: Site, people: People, ledger: Ledger) -> None:
 async def _put_profiles(client: AsyncRecParamsClient, people: People) -> None:
     everybody = {user_id(one): people.profile(one) for one in range(len(people.scores))}
     await client.put_personality_profiles(everybody)
+
+
+async def _restart_pooler(site: Site, outcome: Outcome) -> None:
+    """Starts PgBouncer again where it ended by itself, as whatever runs it elsewhere does."""
+    while site.pooler is not None:
+        await asyncio.sleep(0.2)
+        if site.pooler.has_crashed:
+            outcome.pooler_crashes += 1
+            await asyncio.to_thread(site.pooler.start)
 
 
 async def _measure_memory(site: Site) -> None:
