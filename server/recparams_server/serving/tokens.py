@@ -111,19 +111,13 @@ class TokenCodec:
         self._sealing = Sealing(hashlib.sha512(_PURPOSE + key).digest(), FORMAT)
         self._others = [TokenCodec(other) for other in others]
 
-    def issue(self, user: bytes, decision: Decision) -> bytes:
+    def seal(self, user: bytes, record: bytes) -> bytes:
         """Returns a token of `TOKEN_BYTES` bytes.
 
         Args:
             user: the user id in UTF-8.
-            decision: what the token states.
-
-        Raises struct.error if a number does not fit its field.
+            record: what the token states, made by `pack_record`.
         """
-        return self.seal(user, pack_record(*decision))
-
-    def seal(self, user: bytes, record: bytes) -> bytes:
-        """Returns the token of a record that `pack_record` made."""
         return FORMAT + self._sealing.seal(user, record)
 
     def issue_all(self, users: list[bytes], records: NDArray[np.void]) -> list[bytes]:
