@@ -75,6 +75,12 @@ async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 6
     return answer
 
 
+async def said_killed(db: asyncpg.Connection, run_id: int) -> None:
+    """Waits for its server's word on a killed trainer: who asked may have found it dead before."""
+    said = "SELECT error = 'the trainer was killed by signal 9; nothing was changed' "
+    await eventually(lambda: db.fetchval(said + "FROM system_tasks WHERE id = $1", run_id))
+
+
 @contextlib.asynccontextmanager
 async def holding(url: str, *statements: str) -> AsyncIterator[asyncpg.Connection]:
     """A transaction that holds the locks its statements take; it is rolled back at the end."""

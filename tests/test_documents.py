@@ -119,6 +119,8 @@ class Reader:
             "RECPARAMS_PORT": str(self._port),
             "RECPARAMS_ADDRESS": f"127.0.0.1:{self._port}",
             "RECPARAMS_LAME_DUCK_SECONDS": "0",
+            # Without it one decision in twenty explores, and is not the one that is shown.
+            "RECPARAMS_RANDOM_SEED": "1",
             # The same with fewer states.
             "RECPARAMS_BINS": "3",
             "RECPARAMS_SERVING_BINS": "3",

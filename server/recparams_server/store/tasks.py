@@ -75,12 +75,11 @@ task_name = $1
 _HAS_DEAD = "SELECT EXISTS (SELECT FROM system_tasks WHERE " + _DEAD + ")"  # noqa: S608 - constant
 
 _FAIL_DEAD = (
-    """
-    UPDATE system_tasks SET status = 'failed', finished_at = now(),
-        error = 'the trainer was killed or lost its database; nothing was changed'
-    WHERE """  # noqa: S608 - constant
+    "UPDATE system_tasks SET status = 'failed', finished_at = now(), error = $3 WHERE "  # noqa: S608
     + _DEAD
 )
+
+_FOUND_DEAD = "the trainer was killed or lost its database; nothing was changed"
 
 
 async def has_dead_runs(connection: Connection | Pool) -> bool:
@@ -94,24 +93,28 @@ async def fail_dead_runs(connection: Connection | Pool) -> None:
     A trainer holds `TRAINER_LOCK` from before its run is marked running until after it has ended,
     and Postgres releases it when the trainer dies: running without the lock is dead.
     """
-    await connection.execute(
-        _FAIL_DEAD,
-        TASK,
-        TRAINER_LOCK,
-    )
+    await connection.execute(_FAIL_DEAD, TASK, TRAINER_LOCK, _FOUND_DEAD)
 
 
 async def end(connection: Connection | Pool, run_id: int, status: str, error: str) -> bool:
-    """Ends a run without a result. Returns False if it had ended already."""
+    """Ends a run without a result. Returns False if it had ended already.
+
+    A failure takes the place of what `fail_dead_runs` said, which cannot know the reason.
+    """
     return bool(
         await connection.fetchval(
             """
             UPDATE system_tasks SET status = $2, error = $3, finished_at = now()
-            WHERE id = $1 AND status IN ('pending', 'running') RETURNING true
+            WHERE id = $1 AND (
+                status IN ('pending', 'running')
+                OR status = 'failed' AND $2 = 'failed' AND error = $4
+            )
+            RETURNING true
             """,
             run_id,
             status,
             error,
+            _FOUND_DEAD,
         )
     )
 
