@@ -31,6 +31,7 @@ from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
 from recparams_server.settings import Settings
+from tests.forks import ForkedServer
 from tests.processes import GRACE_SECONDS, KILL_SECONDS, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,14 +147,7 @@ class ServerProcess:
 
     def __init__(self, database_url: str, log: Path, **settings: object) -> None:
         self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "recparams_server.cli", "serve"],
-                env=environment(database_url, **{"port": 0, **settings}),
-                cwd=ROOT,
-                stderr=file,
-                stdout=file,
-            )
+        self.process = ForkedServer(environment(database_url, **{"port": 0, **settings}), log)
         try:
             self.port = self._wait_for("listening")["port"]
         except BaseException:
