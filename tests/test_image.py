@@ -92,6 +92,19 @@ def cache(warmed_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
+def test_a_template_of_jobs_reads_kernels_and_compiles_none(
+    warmed_cache: Path, tmp_path: Path
+) -> None:
+    """A cache that is cold is filled by the first job that learns, and by no other."""
+    code = "from recparams_server.jobs.template import load_kernels; print(load_kernels())"
+    for folder, loads in ((tmp_path / "cold", False), (warmed_cache, True)):
+        before = compiled(folder)
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+        done = run(sys.executable, "-c", code, cwd=ROOT, env=environment)
+        assert (done.returncode, done.stdout) == (0, f"{loads}\n"), done.stderr
+        assert compiled(folder) == before
+
+
 @pytest.mark.parametrize("algorithm", ["q_learning", "expected_sarsa", "lin_ucb"])
 async def test_training_compiles_nothing(start_server: Any, cache: Path, algorithm: str) -> None:
     warmed = compiled(cache)

@@ -402,19 +402,3 @@ async def test_a_template_that_hangs_is_given_up(
     monkeypatch.setattr(forked, "START_SECONDS", 0.5)
     late = await own.start("gain", environment=given, lifeline=lifeline.reader)
     assert await finished(late) == (-signal.SIGKILL, b"")
-
-
-async def test_kernels_are_not_compiled_for_a_job_that_may_not_need_them(
-    alone: Client, own: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cache that is cold is filled by the job, as it always was, and read by the template."""
-    code = (
-        "from recparams_server.jobs.template import load_kernels\n"
-        "from recparams_server.jobs.warm import learn_one\n"
-        "assert not load_kernels()\n"
-        "learn_one('q_learning')\n"
-        "assert load_kernels()\n"
-    )
-    cold = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    done = await asyncio.to_thread(run, *(sys.executable, "-c", code), env=cold, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
