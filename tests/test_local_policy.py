@@ -66,6 +66,8 @@ SPACE = StateSpace(bins=3, moods=KNOWN_MOODS)
 ADA = PersonalityProfile(75, 60, 40, 80, 30)
 ASKED = DecisionRequest("ada", "music", "calm", "evening", personality=ADA)
 HEARTBEAT = 0.2
+PATIENCE = 60.0
+"""Seconds for what takes a moment, on a machine many times slower than ours."""
 
 
 @pytest.fixture
@@ -118,13 +120,13 @@ def rules_alone(app: App) -> None:
 
 
 async def following(app: App, until: Callable[[LocalPolicy], bool] = bool) -> LocalPolicy:
-    local = LocalPolicy(f"127.0.0.1:{app.port}")
-    assert await asyncio.to_thread(local.wait, 10)
+    local = LocalPolicy(f"127.0.0.1:{app.port}", decision_timeout=PATIENCE)
+    assert await asyncio.to_thread(local.wait, PATIENCE)
     await becomes(lambda: until(local))
     return local
 
 
-async def becomes(true: Callable[[], bool], seconds: float = 10.0) -> None:
+async def becomes(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
