@@ -23,7 +23,7 @@ from recparams_rl.policy import publish
 from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import TRAITS, StateSpace
 from recparams_server.app import App
-from recparams_server.contract.interaction import Choice, NewInteraction
+from recparams_server.contract.interaction import NewInteractions
 from recparams_server.settings import Settings
 from recparams_server.store import activations, interactions, models, profiles, training, users
 from recparams_server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
