@@ -4,6 +4,8 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". 
 length in bytes and its value, big-endian; a length of -1 is null.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ def encode(given: NewInteractions, user_keys: NDArray[np.int64]) -> bytes:
     """
     ids = [one.encode() for one in given.ids]
     lengths = np.array([len(one) for one in ids])
-    layout = _layout(lengths.max())
+    layout = _layout(int(lengths.max()))
     rows = np.zeros(len(given), dtype=layout)
     # Rows are laid out at their full width; then what is not sent of them is left out.
     sent = np.ones((len(given), layout.itemsize), dtype=np.bool_)
@@ -55,6 +57,7 @@ def encode(given: NewInteractions, user_keys: NDArray[np.int64]) -> bytes:
     return rows.view(np.uint8).reshape(sent.shape)[sent].tobytes()
 
 
+@lru_cache(maxsize=64)
 def _layout(longest_id: int) -> np.dtype[np.void]:
     kinds = {"interaction_id": f"S{longest_id}", "user_key": ">i8"}
     kinds |= {name: FIELDS[name].newbyteorder(">").str for name in _NAMES}

@@ -26,7 +26,7 @@ from recparams_server.turns import turn
 PARTITIONS_AHEAD = 4
 FEW = 50
 """Interactions that one statement stores; more are worth the round trips of COPY."""
-SLICE_ROWS = 250
+SLICE_ROWS = 500
 """Rows that are encoded at a time: all of a full message would hold others up."""
 
 _TYPES = {"i2": "smallint", "i8": "bigint", "f4": "real"}
