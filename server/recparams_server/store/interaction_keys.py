@@ -4,9 +4,8 @@ An id without its key could be recorded, and trained, again.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from io import BytesIO
 from uuid import UUID
 
 import numpy as np
@@ -68,11 +67,12 @@ async def add_all(connection: Connection, given: NewInteractions) -> None:
     rows["fields"], rows["bytes of key"], rows["bytes of occurred_at"] = 2, KEY_BYTES, 8
     rows["key"] = [keys[place] for place in order]
     rows["occurred_at"] = given.fields["occurred_at"][order] - EPOCH
+
+    async def source() -> AsyncIterator[bytes]:
+        yield HEADER + rows.tobytes() + TRAILER
+
     await connection.copy_to_table(
-        "interaction_keys",
-        source=BytesIO(HEADER + rows.tobytes() + TRAILER),
-        columns=("key", "occurred_at"),
-        format="binary",
+        "interaction_keys", source=source(), columns=("key", "occurred_at"), format="binary"
     )
 
 
