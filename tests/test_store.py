@@ -787,6 +787,7 @@ async def test_an_older_schema_is_upgraded_with_what_it_holds(
                 occurred_at, user_key, interaction_id, content_type, mood, time_of_day, action,
                 reactions
             ) VALUES (now(), 1, 'i', 1, 1, 1, 26, 1);
+            INSERT INTO interaction_keys VALUES ('i', now()), ('j-é', now());
             INSERT INTO model_versions (
                 origin, algorithm, space, hyperparameters, metrics, q_table, q_table_checksum,
                 policy, policy_checksum
@@ -816,6 +817,8 @@ async def test_an_older_schema_is_upgraded_with_what_it_holds(
             ("completed", None, ""),
         ]
         assert json.loads(runs[0]["metadata"])["training"]["outcome_reason"] == "too few"
+        keys = await older.fetch("SELECT key FROM interaction_keys")
+        assert {row["key"].bytes for row in keys} == {key_of("i"), key_of("j-é")}
         row = await older.fetchrow("SELECT * FROM interactions_named")
         assert (row["user_id"], row["novelty_objective"]) == ("ada", 1)
         assert row["policy_arm"] is None and row["experiment_id"] is None

@@ -44,7 +44,7 @@ async def decoded_in_turns(kind: type[_M], message: bytes, policy: MethodPolicy)
     """Returns the same as `decoded`, and lets other calls have their turn between pieces."""
     if len(message) <= PIECE_BYTES:
         return decoded(kind, message, policy)
-    # To find the pieces takes most of a millisecond as well.
+    # To find the pieces takes some tenths of a millisecond as well.
     await turn()
     request = kind()
     async for piece in in_turns(_pieces(kind, message, policy)):

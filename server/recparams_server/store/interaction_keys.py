@@ -13,6 +13,7 @@ import numpy as np
 from recparams_server.contract.interaction import NewInteractions, to_instant
 from recparams_server.store.database import Connection
 from recparams_server.store.interaction_rows import EPOCH, HEADER, TRAILER
+from recparams_server.turns import turn
 
 KEY_BYTES = 16
 _HASH = hashlib.sha256()
@@ -61,6 +62,7 @@ async def add_all(connection: Connection, given: NewInteractions) -> None:
     Raises asyncpg.UniqueViolationError if one is.
     """
     keys = list(map(key_of, given.ids))
+    await turn()
     # Messages that share keys lock them in one order, here and in `add_new`.
     order = sorted(range(len(keys)), key=keys.__getitem__)
     rows = np.empty(len(keys), dtype=_ROW)
