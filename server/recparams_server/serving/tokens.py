@@ -149,7 +149,9 @@ class TokenCodec:
             tokens are for `read`.
         """
         decisions = np.zeros(len(tokens), dtype=RECORD)
-        is_open = np.array([len(one) == TOKEN_BYTES and one[:1] == FORMAT for one in tokens])
+        is_open = np.array(
+            [len(one) == TOKEN_BYTES and one[:1] == FORMAT for one in tokens], dtype=np.bool_
+        )
         places = np.flatnonzero(is_open)
         sealed = np.frombuffer(b"".join([tokens[i] for i in places]), dtype=np.uint8)
         users = [user_ids[i].encode() for i in places]
