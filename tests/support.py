@@ -30,6 +30,7 @@ from recparams.v1 import (
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import training_pb2 as tpb
 from recparams.v1 import types_pb2 as types
+from recparams_server.contract.interaction import NewInteractions, no_fields
 from recparams_server.settings import Settings
 from tests.forks import ForkedServer
 from tests.processes import GRACE_SECONDS, KILL_SECONDS, run
@@ -234,6 +235,14 @@ def logged(
     )
     message.occurred_at.FromDatetime(occurred_at or datetime.now(UTC) - timedelta(hours=1))
     return message
+
+
+def new_interactions(ids: list[str], user_ids: list[str], **columns: Any) -> NewInteractions:
+    """Interactions as the store takes them, with these columns of their fields."""
+    fields = no_fields(len(ids))
+    for name, values in columns.items():
+        fields[name] = values
+    return NewInteractions(ids, user_ids, fields)
 
 
 async def record(client: Client, *interactions: pb.Interaction) -> pb.RecordInteractionsResponse:

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from recparams.v1 import system_pb2 as spb
 from recparams_rl.learners.hyperparameters import Hyperparameters
-from recparams_server.contract.interaction import Choice, NewInteraction
+from recparams_rl.state import TRAITS
+from recparams_server.contract.interaction import to_microseconds
 from recparams_server.jobs.requests import RunRequest
 from recparams_server.jobs.training.reading import Reading, due_transitions, read, window_start_of
 from recparams_server.settings import Settings
 from recparams_server.store import interactions, tasks, training
 from recparams_server.store.database import Pool, create_pool
 from tests.faults import SMALL, SPACE
-from tests.support import Client, in_process, logged, record, train
+from tests.support import Client, in_process, logged, new_interactions, record, train
 from tests.trust import LIKE
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -82,18 +83,18 @@ class Ledger:
         )
 
     async def record(self, arrivals: Arrivals) -> None:
-        new = [
-            NewInteraction(
-                f"i{next(self._names)}",
-                f"u{person}",
-                NOW - timedelta(days=days),
-                1,
-                None,
-                None,
-                Choice(1, 1, 3, 3, (10.0, 20.0, 30.0, 40.0, 50.0)),
-            )
-            for person, days in arrivals
-        ]
+        scores = dict(zip(TRAITS, (10.0, 20.0, 30.0, 40.0, 50.0), strict=True))
+        new = new_interactions(
+            [f"i{next(self._names)}" for _ in arrivals],
+            [f"u{person}" for person, _ in arrivals],
+            occurred_at=[to_microseconds(NOW - timedelta(days=days)) for _, days in arrivals],
+            reactions=1,
+            content_type=1,
+            mood=1,
+            time_of_day=3,
+            action=3,
+            **scores,
+        )
         assert len(await interactions.record(self.pool, new)) == len(new)
         rows = await self.db.fetch("SELECT id FROM interactions")
         self.acknowledged = {row["id"] for row in rows}

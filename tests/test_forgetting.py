@@ -189,7 +189,7 @@ async def test_it_waits_for_inserts_under_way(
         INSERT INTO interactions (occurred_at, user_key, interaction_id, content_type, mood,
             time_of_day, action, reactions)
         SELECT now(), user_key, 'slow', 1, 1, 1, 5, 1 FROM users;
-        INSERT INTO interaction_keys VALUES ('slow', now())
+        INSERT INTO interaction_keys VALUES (interaction_key('slow'), now())
     """
     async with holding(database_url, insert) as inserting:
         forgetting = asyncio.create_task(forget(client, "ada"))

@@ -28,6 +28,10 @@ def test_all_at_once_are_sealed_alike(key: bytes, users: list[bytes], size: int)
     records = np.random.default_rng(size).integers(0, 256, (len(users), size), dtype=np.uint8)
     alone = [sealing.seal(user, bytes(row)) for user, row in zip(users, records, strict=True)]
     assert sealing.seal_all(users, records) == alone
+    sealed = np.frombuffer(b"".join(alone), dtype=np.uint8).reshape(-1, TAG_BYTES + size)
+    opened, are_open = sealing.open_all(users, sealed)
+    assert are_open.all() and (opened == records).all()
+    assert not sealing.open_all([user + b"x" for user in users], sealed)[1].any()
 
 
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32), records)
@@ -48,3 +52,5 @@ def test_any_changed_bit_is_refused(bit: int) -> None:
     sealed = bytearray(sealing.seal(b"ada", b"a record"))
     sealed[bit // 8] ^= 1 << bit % 8
     assert sealing.open(b"ada", bytes(sealed)) is None
+    row = np.frombuffer(bytes(sealed), dtype=np.uint8)[np.newaxis]
+    assert not sealing.open_all([b"ada"], row)[1].any()

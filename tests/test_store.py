@@ -23,11 +23,12 @@ from recparams_rl.policy import publish
 from recparams_rl.smoothing import Smoothing, Visited
 from recparams_rl.state import TRAITS, StateSpace
 from recparams_server.app import App
-from recparams_server.contract.interaction import Choice, NewInteraction
+from recparams_server.contract.interaction import NewInteractions, to_microseconds
 from recparams_server.settings import Settings
 from recparams_server.store import activations, interactions, models, profiles, training, users
 from recparams_server.store.columns import INTERACTIONS, Rows, StateEncoder, copy_rows
 from recparams_server.store.database import Pool, create_pool
+from recparams_server.store.interaction_keys import key_of
 from recparams_server.store.locks import MAINTENANCE_LOCK
 from recparams_server.store.migration import migrate
 from tests.faults import (
@@ -48,6 +49,7 @@ from tests.support import (
     connect,
     failure_of,
     in_process,
+    new_interactions,
     record,
     request,
     train,
@@ -69,9 +71,23 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     await created.close()
 
 
-def new(interaction_id: str, user_id: str = "ada", occurred_at: datetime = NOW) -> NewInteraction:
-    choice = Choice(content_type=1, mood=1, time_of_day=1, action=3, traits=(1, 2, 3, 4, 5))
-    return NewInteraction(interaction_id, user_id, occurred_at, 1, None, None, choice)
+SCORES = dict(zip(TRAITS, (1, 2, 3, 4, 5), strict=True))
+DECIDED = {"reactions": 1, "content_type": 1, "mood": 1, "time_of_day": 1, "action": 3}
+
+
+def new(
+    ids: Sequence[str],
+    user_ids: Sequence[str] = (),
+    instants: Sequence[datetime] = (),
+    **columns: Any,
+) -> NewInteractions:
+    at = [to_microseconds(one) for one in instants] or to_microseconds(NOW)
+    given = {"occurred_at": at, **DECIDED, **SCORES, **columns}
+    return new_interactions([*ids], [*user_ids] or ["ada"] * len(ids), **given)
+
+
+async def recorded(pool: Pool, given: NewInteractions) -> list[str]:
+    return (await interactions.record(pool, given)).ids
 
 
 class TestReading:
@@ -204,11 +220,12 @@ class TestPartitions:
     async def test_past_weeks_are_made_on_demand(self, db: asyncpg.Connection, pool: Pool) -> None:
         instants = [NOW - timedelta(weeks=week, hours=week) for week in (0, 3, 20, 3)]
         assert await partitions(db) == []
-        batch_ = [new(str(n), f"u{n}", instant) for n, instant in enumerate(instants)]
-        assert await interactions.record(pool, batch_) == batch_
+        names = ["0", "1", "2", "3"]
+        batch_ = new(names, [f"u{name}" for name in names], instants)
+        assert await recorded(pool, batch_) == names
         assert await partitions(db) == sorted({week_name(instant) for instant in instants})
         assert await db.fetchval("SELECT count(*) FROM interactions") == 4
-        assert await interactions.record(pool, batch_) == []
+        assert await recorded(pool, batch_) == []
 
     @pytest.mark.parametrize(
         "instant",
@@ -253,9 +270,8 @@ class TestPartitions:
     async def test_maintenance(self, db: asyncpg.Connection, pool: Pool) -> None:
         retention = timedelta(weeks=4)
         ages = [0, 20, 29, 34, 36, 60]
-        await interactions.record(
-            pool, [new(f"{age} days", "ada", NOW - timedelta(days=age)) for age in ages]
-        )
+        instants = [NOW - timedelta(days=age) for age in ages]
+        await recorded(pool, new([f"{age} days" for age in ages], (), instants))
         before = await partitions(db)
         dropped = await interactions.maintain(pool, NOW, retention)
 
@@ -273,11 +289,10 @@ class TestPartitions:
         assert set(await partitions(db)) == (set(before) | ahead) - set(dropped)
         kept = {row["interaction_id"] for row in await db.fetch("SELECT * FROM interactions")}
         assert kept == {f"{age} days" for age in ages if not is_over(age)}
-        keys = {row["interaction_id"] for row in await db.fetch("SELECT * FROM interaction_keys")}
-        assert keys == kept
+        keys = {row["key"].bytes for row in await db.fetch("SELECT * FROM interaction_keys")}
+        assert keys == {key_of(interaction_id) for interaction_id in kept}
         assert await interactions.maintain(pool, NOW, retention) == []
-        again = await interactions.record(pool, [new(interaction_id) for interaction_id in kept])
-        assert again == []
+        assert await recorded(pool, new(sorted(kept))) == []
 
     @pytest.mark.parametrize("hours", [1, 3 * 24, 7 * 24 - 1])
     async def test_an_id_is_known_as_long_as_its_row_is_there(
@@ -285,31 +300,31 @@ class TestPartitions:
     ) -> None:
         """Even where its week is past retention up to some hour of it."""
         monday = NOW.replace(hour=0, minute=0) - timedelta(days=NOW.weekday(), weeks=9)
-        await interactions.record(pool, [new("old", occurred_at=monday)])
+        await recorded(pool, new(["old"], (), [monday]))
         retention = timedelta(weeks=4)
         now = monday + retention + timedelta(hours=hours)
         assert await interactions.maintain(pool, now, retention) == []
-        assert await interactions.record(pool, [new("old")]) == []
+        assert await recorded(pool, new(["old"])) == []
         assert len(await interactions.maintain(pool, now + timedelta(weeks=1), retention)) == 1
-        assert await interactions.record(pool, [new("old")]) != []
+        assert await recorded(pool, new(["old"])) != []
 
     async def test_a_row_that_comes_while_others_expire_keeps_its_id(
         self, db: asyncpg.Connection, pool: Pool, database_url: str
     ) -> None:
         old, older, retention = NOW - timedelta(weeks=9), NOW - timedelta(weeks=12), timedelta(28)
-        await interactions.record(pool, [new("old", occurred_at=old)])
+        await recorded(pool, new(["old"], (), [old]))
         await db.execute(f"ALTER TABLE interactions DETACH PARTITION {week_name(old)}")
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass"
         async with holding(database_url, f"LOCK {week_name(old)} IN ACCESS SHARE MODE"):
             maintaining = asyncio.create_task(interactions.maintain(pool, NOW, retention))
             await eventually(lambda: db.fetchval(waiting, week_name(old)))
-            await interactions.record(pool, [new("older", occurred_at=older)])
+            await recorded(pool, new(["older"], (), [older]))
         assert await maintaining == [week_name(old)]
-        assert await interactions.record(pool, [new("older")]) == []
-        assert await interactions.record(pool, [new("old")]) != []
+        assert await recorded(pool, new(["older"])) == []
+        assert await recorded(pool, new(["old"])) != []
 
     async def test_one_replica_at_a_time(self, db: asyncpg.Connection, pool: Pool) -> None:
-        await interactions.record(pool, [new("old", "ada", NOW - timedelta(weeks=9))])
+        await recorded(pool, new(["old"], (), [NOW - timedelta(weeks=9)]))
         lock = f"SELECT pg_advisory_lock({MAINTENANCE_LOCK})"
         await db.execute(lock)
         assert await interactions.maintain(pool, NOW, timedelta(weeks=4)) == []
@@ -324,7 +339,7 @@ class TestPartitions:
         self, db: asyncpg.Connection, pool: Pool, database_url: str, left_after: str
     ) -> None:
         old = NOW - timedelta(weeks=9)
-        await interactions.record(pool, [new("old", "ada", old), new("new")])
+        await recorded(pool, new(["old", "new"], (), [old, NOW]))
         name = week_name(old)
         if left_after == "detaching":
             await db.execute(f"ALTER TABLE interactions DETACH PARTITION {name}")
@@ -342,8 +357,8 @@ class TestPartitions:
         assert name in await partitions(db)
         assert await interactions.maintain(pool, NOW, timedelta(weeks=4)) == [name]
         assert name not in await partitions(db)
-        keys = await db.fetch("SELECT interaction_id FROM interaction_keys")
-        assert [row["interaction_id"] for row in keys] == ["new"]
+        keys = await db.fetch("SELECT key FROM interaction_keys")
+        assert [row["key"].bytes for row in keys] == [key_of("new")]
 
 
 class TestRecording:
@@ -355,13 +370,13 @@ class TestRecording:
             stored = 0
             for _ in range(8):
                 chosen = draw.sample(names, 100)
-                weeks = timedelta(weeks=draw.randrange(10))
-                wanted = [new(name, f"u{draw.randrange(30)}", NOW - weeks) for name in chosen]
-                stored += len(await interactions.record(pool, wanted))
+                at = NOW - timedelta(weeks=draw.randrange(10))
+                people = [f"u{draw.randrange(30)}" for _ in chosen]
+                stored += len(await recorded(pool, new(chosen, people, [at] * len(chosen))))
             return stored
 
         stored = sum(await asyncio.gather(*(write(writer) for writer in range(8))))
-        missing = await interactions.record(pool, [new(name) for name in names])
+        missing = await recorded(pool, new(names))
         assert stored + len(missing) == len(names)
         counts = await db.fetch("SELECT interaction_id FROM interactions")
         assert sorted(row["interaction_id"] for row in counts) == sorted(names)
@@ -374,34 +389,36 @@ class TestRecording:
         draw = random.Random(3)
         await profiles.put(pool, {"u1": (1, 2, 3, 4, 5), "u2": (6, 7, 8, 9, 10)})
 
-        def perhaps(value: Any) -> Any:
-            return value if draw.random() < 0.7 else None
-
         for number in range(60):
-            at = NOW - timedelta(microseconds=draw.randrange(2 * 7 * 86400 * 10**6))
-            choice = Choice(
-                content_type=draw.randint(1, 3),
-                mood=draw.randint(1, 8),
-                time_of_day=draw.randint(1, 4),
-                action=draw.randrange(27),
-                traits=perhaps(tuple(draw.uniform(0, 100) for _ in TRAITS)),
-                propensity=perhaps(draw.random()),
-                model_version=perhaps(draw.randrange(2**40)),
-                policy_arm=perhaps(draw.randint(1, 3)),
-                source=perhaps(draw.randint(1, 4)),
-                decision_id=perhaps(draw.randrange(2**63)),
-                decided_at=perhaps(at - timedelta(milliseconds=draw.randrange(10**6))),
-                activation_id=perhaps(draw.randrange(2**31)),
-            )
-            one = NewInteraction(
-                *("", f"u{number % 7}", at, draw.randrange(64)),
-                *(perhaps(draw.random()), perhaps(-draw.random()), choice),
-            )
+            at = to_microseconds(NOW) - draw.randrange(2 * 7 * 86400 * 10**6)
+            known: dict[str, Any] = {
+                "occurred_at": at,
+                "reactions": draw.randrange(64),
+                "content_type": draw.randint(1, 3),
+                "mood": draw.randint(1, 8),
+                "time_of_day": draw.randint(1, 4),
+                "action": draw.randrange(27),
+            }
+            scores = {trait: draw.uniform(0, 100) for trait in TRAITS}
+            perhaps: dict[str, Any] = {
+                "completion_rate": draw.random(),
+                "mood_change": -draw.random(),
+                "propensity": draw.random(),
+                "model_version": draw.randrange(2**40),
+                "policy_arm": draw.randint(1, 3),
+                "source": draw.randint(1, 4),
+                "decision_id": draw.randrange(2**63),
+                "decided_at": at - 1000 * draw.randrange(10**6),
+                "activation_id": draw.randrange(2**31),
+            }
+            known |= {name: value for name, value in perhaps.items() if draw.random() < 0.7}
+            known |= scores if draw.random() < 0.7 else {}
             for way, few in (("few-é", 1), ("many", 0)):
                 monkeypatch.setattr(interactions, "FEW", few)
-                named = one._replace(interaction_id=f"{number:03} {way}")
-                assert await interactions.record(pool, [named]) == [named]
-                assert await interactions.record(pool, [named]) == []
+                name = f"{number:03} {way}"
+                one = new_interactions([name], [f"u{number % 7}"], **known)
+                assert await recorded(pool, one) == [name]
+                assert await recorded(pool, one) == []
         rows = await db.fetch(
             """
             SELECT u.user_id, i.* FROM interactions AS i JOIN users AS u USING (user_key)
@@ -423,7 +440,8 @@ class TestRecording:
         self, db: asyncpg.Connection, pool: Pool
     ) -> None:
         for number in range(12):
-            wanted = [new(f"{number}-{i}", f"u{i % 3}") for i in range(2 * interactions.FEW)]
+            many = range(2 * interactions.FEW)
+            wanted = new([f"{number}-{i}" for i in many], [f"u{i % 3}" for i in many])
             await asyncio.gather(interactions.record(pool, wanted), users.delete(pool, "u1"))
         orphans = """
             SELECT count(*) FROM interactions LEFT JOIN users USING (user_key)
@@ -444,13 +462,9 @@ class TestRecording:
         async def write(writer: int) -> None:
             draw = random.Random(writer)
             for number in range(15):
-                nameless = [
-                    one._replace(choice=one.choice._replace(traits=None))
-                    for one in (
-                        new(f"{writer}-{number}-{i}", draw.choice(people)) for i in range(10)
-                    )
-                ]
-                await interactions.record(pool, nameless)
+                names = [f"{writer}-{number}-{i}" for i in range(10)]
+                unknown = dict.fromkeys(TRAITS, np.nan)
+                await recorded(pool, new(names, draw.choices(people, k=10), **unknown))
 
         async def put(writer: int) -> None:
             draw = random.Random(writer)
@@ -773,6 +787,7 @@ async def test_an_older_schema_is_upgraded_with_what_it_holds(
                 occurred_at, user_key, interaction_id, content_type, mood, time_of_day, action,
                 reactions
             ) VALUES (now(), 1, 'i', 1, 1, 1, 26, 1);
+            INSERT INTO interaction_keys VALUES ('i', now()), ('j-é', now());
             INSERT INTO model_versions (
                 origin, algorithm, space, hyperparameters, metrics, q_table, q_table_checksum,
                 policy, policy_checksum
@@ -802,6 +817,8 @@ async def test_an_older_schema_is_upgraded_with_what_it_holds(
             ("completed", None, ""),
         ]
         assert json.loads(runs[0]["metadata"])["training"]["outcome_reason"] == "too few"
+        keys = await older.fetch("SELECT key FROM interaction_keys")
+        assert {row["key"].bytes for row in keys} == {key_of("i"), key_of("j-é")}
         row = await older.fetchrow("SELECT * FROM interactions_named")
         assert (row["user_id"], row["novelty_objective"]) == ("ada", 1)
         assert row["policy_arm"] is None and row["experiment_id"] is None

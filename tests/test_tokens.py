@@ -136,3 +136,17 @@ def test_one_at_a_time_and_all_at_once_say_the_same(made: Decision) -> None:
     codec = TokenCodec(b"key")
     (token,) = codec.issue_all([b"u"], np.array([made], dtype=RECORD))
     assert codec.read(token, "u") == codec.read(issue(codec, b"u", made), "u") == made
+
+
+@given(st.lists(st.tuples(decisions, st.sampled_from(["ours", "before", "other", "none"]))))
+def test_those_of_the_own_key_are_opened_together(made: list[tuple[Decision, str]]) -> None:
+    codec = TokenCodec(b"k" * 32, [b"b" * 32])
+    issuers = {"ours": codec, "before": TokenCodec(b"b" * 32), "other": TokenCodec(b"o" * 32)}
+    tokens = [
+        issue(issuers[by], b"ada", decision) if by in issuers else bytes(i % TOKEN_BYTES)
+        for i, (decision, by) in enumerate(made)
+    ]
+    opened, are_open = codec.open_all(tokens, ["ada"] * len(tokens))
+    assert are_open.tolist() == [by == "ours" for _, by in made]
+    for record, token in zip(opened[are_open], np.array(tokens, object)[are_open], strict=True):
+        assert record.item() == tuple(codec.read(token, "ada"))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import REGISTRY, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -11,7 +12,6 @@ from recparams.v1.rollout_pb2 import GetExperimentResponse
 from recparams_rl.arms import Activation
 from recparams_rl.policy import SOURCES
 from recparams_rl.reward import REACTIONS, RewardWeights, reaction_flags, rewards
-from recparams_server.contract.interaction import NewInteraction
 from recparams_server.contract.vocabulary import ARM_NAMES
 
 _ACTIVE = Gauge("recparams_active_version", "Version active or being rolled out; 0 is the rules")
@@ -77,12 +77,15 @@ def count_reload(outcome: str) -> None:
     _RELOADS.labels(outcome).inc()
 
 
-def count_interactions(weights: RewardWeights, new: Sequence[NewInteraction]) -> None:
-    """Counts interactions that were stored, their reactions and their rewards, by arm."""
-    arms = np.array([one.choice.policy_arm or 0 for one in new], dtype=np.uint8)
-    masks = np.array([one.reactions for one in new], dtype=np.int64)
-    shares = np.array([(one.completion_rate, one.mood_change) for one in new], dtype=np.float32)
-    worth = rewards(weights, masks, *shares.reshape(-1, 2).T)
+def count_interactions(weights: RewardWeights, new: NDArray[np.void]) -> None:
+    """Counts interactions that were stored, their reactions and their rewards, by arm.
+
+    Args:
+        weights: what reactions are worth.
+        new: their fields, dtype `contract.interaction.FIELDS`.
+    """
+    arms, masks = new["policy_arm"].clip(min=0), new["reactions"].astype(np.int64)
+    worth = rewards(weights, masks, new["completion_rate"], new["mood_change"])
     for number in np.flatnonzero(np.bincount(arms)).tolist():
         arm, its = ARM_NAMES.get(number, NO_ARM), arms == number
         _RECORDED.labels(arm).inc(int(its.sum()))

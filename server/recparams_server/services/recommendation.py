@@ -11,13 +11,14 @@ from typing import Any
 from recparams.v1 import recommendation_pb2 as pb
 from recparams.v1 import recommendation_pb2_grpc as grpc_pb
 from recparams_server.contract.errors import Violations, invalid
+from recparams_server.contract.interaction import NewInteractions
 from recparams_server.contract.sizes import MOST_RECORDS, MOST_REQUESTS
 from recparams_server.contract.vocabulary import Traits
 from recparams_server.observability import metrics
 from recparams_server.rpc.decoding import PIECE_BYTES, decoded
 from recparams_server.rpc.methods import METHODS
 from recparams_server.services.checks import LONGEST_USER_ID, check_name, check_personality
-from recparams_server.services.interaction_requests import InteractionRules, parse_interaction
+from recparams_server.services.interaction_requests import InteractionRules, parse_interactions
 from recparams_server.services.recommendation_requests import parse_request
 from recparams_server.services.runtime import Runtime
 from recparams_server.services.served_plans import ServedPlans
@@ -33,7 +34,7 @@ from recparams_server.turns import in_turns, turn
 
 PROFILE_TIMEOUT = 0.25
 PROFILE_PAUSE = 1.0
-_TOGETHER = 50
+_TOGETHER = 100
 """Interactions that are checked between two looks at the clock."""
 _ONE, _BATCH = METHODS["GetRecommendationParams"], METHODS["BatchGetRecommendationParams"]
 
@@ -115,23 +116,21 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
         )
         violations = Violations()
         delegated: list[DelegatedDecision] = []
-        given, parsed = request.interactions, []
-        async for first in in_turns(range(0, len(given), _TOGETHER)):
-            parsed += [
-                parse_interaction(one, rules, f"interactions[{i}].", violations, delegated)
-                for i, one in enumerate(given[first : first + _TOGETHER], first)
-            ]
+        given = request.interactions
+        parts = [
+            parse_interactions(given[i : i + _TOGETHER], i, rules, violations, delegated)
+            async for i in in_turns(range(0, len(given), _TOGETHER))
+        ]
         if delegated:
             pool = self._runtime.require_pool()
             await self._served.check(pool, delegated, rules.contexts, violations)
         violations.raise_any()
-        distinct = {one.interaction_id: one for one in reversed(parsed) if one is not None}
         new = await interactions.record(
-            self._runtime.require_pool(), list(reversed(distinct.values()))
+            self._runtime.require_pool(), NewInteractions.joined(parts).distinct()
         )
         await turn()
-        metrics.count_interactions(self._weights, new)
-        return pb.RecordInteractionsResponse(recorded=len(new), duplicates=len(parsed) - len(new))
+        metrics.count_interactions(self._weights, new.fields)
+        return pb.RecordInteractionsResponse(recorded=len(new), duplicates=len(given) - len(new))
 
     async def PutPersonalityProfiles(
         self, request: pb.PutPersonalityProfilesRequest, context: Any

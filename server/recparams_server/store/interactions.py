@@ -1,173 +1,176 @@
 """Interactions: idempotent inserts, and the upkeep of weekly partitions."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from typing import Any
+from uuid import UUID
 
 import asyncpg
+import numpy as np
+from numpy.typing import NDArray
 
-from recparams_server.contract.interaction import NewInteraction
-from recparams_server.store import interaction_rows, people
+from recparams_rl.state import TRAITS
+from recparams_server.contract.interaction import (
+    FIELDS,
+    NewInteractions,
+    are_unknown,
+    to_instant,
+)
+from recparams_server.store import interaction_keys, interaction_rows, people
 from recparams_server.store.database import Connection, Pool
+from recparams_server.store.interaction_rows import INSTANTS
 from recparams_server.store.locks import INSERT_LOCK, MAINTENANCE_LOCK, try_lock
 from recparams_server.turns import turn
 
 PARTITIONS_AHEAD = 4
 FEW = 50
 """Interactions that one statement stores; more are worth the round trips of COPY."""
-SLICE_ROWS = 100
+SLICE_ROWS = 500
 """Rows that are encoded at a time: all of a full message would hold others up."""
 
-_COLUMNS = (
-    ("interaction_id", "text"),
-    ("user_id", "text"),
-    ("occurred_at", "timestamptz"),
-    ("reactions", "smallint"),
-    ("completion_rate", "real"),
-    ("mood_change", "real"),
-    ("content_type", "smallint"),
-    ("mood", "smallint"),
-    ("time_of_day", "smallint"),
-    ("action", "smallint"),
-    ("openness", "real"),
-    ("conscientiousness", "real"),
-    ("extraversion", "real"),
-    ("agreeableness", "real"),
-    ("neuroticism", "real"),
-    ("propensity", "real"),
-    ("model_version", "bigint"),
-    ("policy_arm", "smallint"),
-    ("source", "smallint"),
-    ("decision_id", "bigint"),
-    ("decided_at", "timestamptz"),
-    ("activation_id", "bigint"),
+_TYPES = {"i2": "smallint", "i8": "bigint", "f4": "real"}
+_FIELDS = {
+    name: "timestamptz" if name in INSTANTS else _TYPES[FIELDS[name].str[1:]]
+    for name in FIELDS.names or ()
+}
+_COLUMNS = {"key": "uuid", "interaction_id": "text", "user_id": "text", **_FIELDS}
+_OTHERS = ["interaction_id", *(name for name in _FIELDS if name not in TRAITS)]
+
+# Rows arrive as one array a column. The stored profile fills in for rows without traits.
+_ALL_AT_ONCE = f"""
+WITH input AS (
+    SELECT * FROM
+        unnest({", ".join(f"${i}::{kind}[]" for i, kind in enumerate(_COLUMNS.values(), 1))})
+        WITH ORDINALITY AS input ({", ".join(_COLUMNS)}, position)
+), keys AS (
+    INSERT INTO interaction_keys (key, occurred_at)
+    SELECT key, occurred_at FROM input ORDER BY key
+    ON CONFLICT DO NOTHING
+    RETURNING key
 )
-_TRAITS = [name for name, _ in _COLUMNS[10:15]]
-_OTHERS = [name for name, _ in _COLUMNS if name != "user_id" and name not in _TRAITS]
-
-# Rows arrive as one array a column.
-_INPUT = f"""
-SELECT * FROM unnest({", ".join(f"${i}::{kind}[]" for i, (_, kind) in enumerate(_COLUMNS, 1))})
-    WITH ORDINALITY AS input ({", ".join(name for name, _ in _COLUMNS)}, position)
-"""  # noqa: S608 - only the constant column names above are put in
-
-_INSERT_KEYS = """
-INSERT INTO interaction_keys (interaction_id, occurred_at)
-SELECT interaction_id, occurred_at FROM input ORDER BY interaction_id
-ON CONFLICT DO NOTHING
-RETURNING interaction_id
-"""
-
-# The stored profile fills in for rows without traits.
-_INSERT_ROWS = f"""
-INSERT INTO interactions (user_key, {", ".join([*_OTHERS, *_TRAITS])})
+INSERT INTO interactions (user_key, {", ".join([*_OTHERS, *TRAITS])})
 SELECT users.user_key, {", ".join(f"input.{name}" for name in _OTHERS)},
-    {", ".join(f"coalesce(input.{name}, profile.{name})" for name in _TRAITS)}
-FROM fresh AS input
+    {", ".join(f"coalesce(input.{name}, profile.{name})" for name in TRAITS)}
+FROM input
+JOIN keys USING (key)
 JOIN users USING (user_id)
 LEFT JOIN personality_profiles AS profile ON profile.user_key = users.user_key
 ORDER BY position
 RETURNING interaction_id
-"""  # noqa: S608 - the same
-
-_ALL_AT_ONCE = f"""
-WITH input AS ({_INPUT}), keys AS ({_INSERT_KEYS}),
-    fresh AS (SELECT * FROM input JOIN keys USING (interaction_id))
-{_INSERT_ROWS}
-"""  # noqa: S608 - the same
-_KEYS = f"""
-WITH input AS (
-    SELECT * FROM unnest($1::text[], $2::timestamptz[]) AS input (interaction_id, occurred_at)
-), keys AS ({_INSERT_KEYS})
-SELECT array_agg(interaction_id) FROM keys
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only constant column names are put in
 
 
-async def record(pool: Pool, interactions: Sequence[NewInteraction]) -> list[NewInteraction]:
+async def record(pool: Pool, given: NewInteractions) -> NewInteractions:
     """Stores interactions, all or none, and returns those that were new, after the commit.
 
     Args:
         pool: the database.
-        interactions: with distinct interaction_ids.
+        given: with distinct ids.
     """
+    if len(given) <= FEW:
+        return await _in_partitions(pool, given, _insert)
     try:
-        new = await _insert(pool, interactions)
+        return await _in_partitions(pool, given, _copy_all)
+    except asyncpg.UniqueViolationError:
+        # To look for those that are stored already takes longer, and hardly ever there are any.
+        return await _in_partitions(pool, given, _copy_new)
+
+
+_Store = Callable[[Connection, NewInteractions], Awaitable[NewInteractions]]
+
+
+async def _in_partitions(pool: Pool, given: NewInteractions, store: _Store) -> NewInteractions:
+    """Stores interactions in a transaction, and makes the partitions that are missing first."""
+    try:
+        async with pool.acquire() as connection, connection.transaction():
+            return await store(connection, given)
     except asyncpg.CheckViolationError as failure:
         if "no partition" not in str(failure):
             raise
-        await _ensure_partitions(pool, interactions)
-        new = await _insert(pool, interactions)
-    return [interaction for interaction in interactions if interaction.interaction_id in new]
-
-
-async def _ensure_partitions(pool: Pool, interactions: Sequence[NewInteraction]) -> None:
-    weeks = {_week(interaction.occurred_at) for interaction in interactions}
     async with pool.acquire() as connection:
-        for week in sorted(weeks):
+        for week in sorted({_week(to_instant(at)) for at in given.fields["occurred_at"].tolist()}):
             await ensure_partition(connection, week)
-
-
-async def _insert(pool: Pool, interactions: Sequence[NewInteraction]) -> set[str]:
-    """Returns the interaction_ids of those that were new."""
     async with pool.acquire() as connection, connection.transaction():
-        if len(interactions) > FEW:
-            return await _copy(connection, interactions)
-        await connection.execute(people.INSERT, sorted({one.user_id for one in interactions}))
-        return {row[0] for row in await connection.fetch(_ALL_AT_ONCE, *_columns(interactions))}
+        return await store(connection, given)
 
 
-async def _copy(connection: Connection, interactions: Sequence[NewInteraction]) -> set[str]:
-    """Does the same in a transaction, with several round trips and less work for each row."""
+async def _insert(connection: Connection, given: NewInteractions) -> NewInteractions:
+    """Stores few interactions, of which some may be stored already."""
+    keys = [UUID(bytes=interaction_keys.key_of(one)) for one in given.ids]
+    await connection.execute(people.INSERT, sorted(set(given.user_ids)))
+    columns = (_values(name, given.fields[name]) for name in _FIELDS)
+    rows = await connection.fetch(_ALL_AT_ONCE, keys, given.ids, given.user_ids, *columns)
+    new = {row[0] for row in rows}
+    return given.at([place for place, one in enumerate(given.ids) if one in new])
+
+
+def _values(name: str, column: NDArray[Any]) -> list[object]:
+    """Returns the values of a column of fields as the driver takes them."""
+    return [
+        None if is_unknown else to_instant(value) if name in INSTANTS else value
+        for value, is_unknown in zip(column.tolist(), are_unknown(column), strict=True)
+    ]
+
+
+async def _copy_all(connection: Connection, given: NewInteractions) -> NewInteractions:
+    """Stores interactions of which none is stored yet, or raises UniqueViolationError."""
+    user_keys = await _user_keys(connection, given)
+    await interaction_keys.add_all(connection, given)
+    await turn()
+    await _copy(connection, given, user_keys)
+    return given
+
+
+async def _copy_new(connection: Connection, given: NewInteractions) -> NewInteractions:
+    """Stores those interactions that are not stored yet."""
+    user_keys = await _user_keys(connection, given)
+    new = await interaction_keys.add_new(connection, given)
+    await turn()
+    if new:
+        await _copy(connection, new, user_keys)
+    return new
+
+
+async def _user_keys(connection: Connection, given: NewInteractions) -> dict[str, int]:
     # Whoever deletes a person waits for it: a key that is read now stays valid.
     await connection.execute("SELECT pg_advisory_xact_lock_shared($1)", INSERT_LOCK)
     await turn()
-    user_keys = await people.insert_missing(connection, {one.user_id for one in interactions})
+    keys = await people.insert_missing(connection, set(given.user_ids))
     await turn()
-    # The keys of all before any row: messages that share keys then lock them in one order.
-    # One row with all of them takes less to decode than one for each.
-    keys = await connection.fetchval(
-        _KEYS,
-        [one.interaction_id for one in interactions],
-        [one.occurred_at for one in interactions],
-    )
-    await turn()
-    new = set(keys or ())
-    fresh = [one for one in interactions if one.interaction_id in new]
-    if not fresh:
-        return new
-    unknown = {one.user_id for one in fresh if one.choice.traits is None}
-    profiles = await people.profiles(connection, unknown) if unknown else {}
+    return keys
+
+
+async def _copy(
+    connection: Connection, given: NewInteractions, user_keys: Mapping[str, int]
+) -> None:
+    given = await _with_profiles(connection, given)
+    keys = np.array([user_keys[one] for one in given.user_ids], dtype=np.int64)
 
     async def rows() -> AsyncIterator[bytes]:
-        before = interaction_rows.HEADER
-        for start in range(0, len(fresh), SLICE_ROWS):
+        yield interaction_rows.HEADER
+        for start in range(0, len(given), SLICE_ROWS):
             await turn()
-            part = fresh[start : start + SLICE_ROWS]
-            after = interaction_rows.TRAILER if start + SLICE_ROWS >= len(fresh) else b""
-            yield before + interaction_rows.encode(part, user_keys, profiles) + after
-            before = b""
+            places = range(start, min(start + SLICE_ROWS, len(given)))
+            yield interaction_rows.encode(given.at(places), keys[places.start : places.stop])
+        yield interaction_rows.TRAILER
 
     await connection.copy_to_table(
         "interactions", source=rows(), columns=interaction_rows.COLUMNS, format="binary"
     )
-    return new
 
 
-_reaction = attrgetter(*(name for name, _ in _COLUMNS[:6]))
-_context = attrgetter(*(name for name, _ in _COLUMNS[6:10]))
-_decision = attrgetter(*(name for name, _ in _COLUMNS[15:]))
-
-
-def _columns(interactions: Sequence[NewInteraction]) -> list[list[object]]:
-    """Returns the values of each of `_COLUMNS`."""
-    rows = [_values(interaction) for interaction in interactions]
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _values(interaction: NewInteraction) -> tuple[object, ...]:
-    choice = interaction.choice
-    traits = choice.traits or (None,) * 5
-    return (*_reaction(interaction), *_context(choice), *traits, *_decision(choice))
+async def _with_profiles(connection: Connection, given: NewInteractions) -> NewInteractions:
+    """Returns interactions with stored scores where they have none themselves."""
+    without = np.flatnonzero(np.isnan(given.fields[TRAITS[0]])).tolist()
+    if not without:
+        return given
+    profiles = await people.profiles(connection, {given.user_ids[place] for place in without})
+    fields = given.fields.copy()
+    for place in without:
+        if traits := profiles.get(given.user_ids[place]):
+            fields[list(TRAITS)][place] = traits
+    return replace(given, fields=fields)
 
 
 def _week(instant: datetime) -> datetime:
@@ -201,14 +204,6 @@ async def maintain(pool: Pool, now: datetime, retention: timedelta) -> list[str]
         return await _drop_expired(connection, now - retention)
 
 
-# An id without its key could be recorded, and trained, again: keys outlive their week's partition.
-_DELETE_KEYS = """
-DELETE FROM interaction_keys
-WHERE occurred_at < $1
-    AND to_regclass('interactions_' || to_char(occurred_at AT TIME ZONE 'UTC', 'IYYY"w"IW')) IS NULL
-"""
-
-
 async def _drop_expired(connection: Connection, before: datetime) -> list[str]:
     partitions = await connection.fetch(
         """
@@ -231,5 +226,5 @@ async def _drop_expired(connection: Connection, before: datetime) -> list[str]:
             await connection.execute(f"ALTER TABLE interactions DETACH PARTITION {name} {how}")
         await connection.execute(f"DROP TABLE {name}")
         dropped.append(name)
-    await connection.execute(_DELETE_KEYS, before)
+    await interaction_keys.delete_expired(connection, before)
     return dropped

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from recparams_server.store import interaction_keys
 from recparams_server.store.database import Connection, Pool
 from recparams_server.store.locks import while_none_inserts
 from recparams_server.store.profiles import PROFILES_CHANNEL
@@ -34,9 +35,8 @@ async def _delete(connection: Connection, user_id: str) -> Deleted:
     interactions = await connection.fetch(
         "DELETE FROM interactions WHERE user_key = $1 RETURNING interaction_id", user_key
     )
-    keys = await connection.execute(
-        "DELETE FROM interaction_keys WHERE interaction_id = ANY($1)",
-        [row["interaction_id"] for row in interactions],
+    keys = await interaction_keys.delete(
+        connection, [row["interaction_id"] for row in interactions]
     )
     users = await connection.execute("DELETE FROM users WHERE user_key = $1", user_key)
     await connection.execute("SELECT pg_notify($1, $2)", PROFILES_CHANNEL, user_id)
