@@ -8,8 +8,8 @@ basis. A last block is the distance from the rules' action. All columns but the 
 mean square of about 1, so that variances of coefficients compare.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -156,6 +156,7 @@ class Basis:
         self.n_columns = start + N_DISTANCES
         self.group = np.concatenate(groups)
         self.order = np.array([*orders, 0])
+        self._both = dict[tuple[str, str], Floats]()
 
     def _shape(self, actions: str, contexts: str, traits: str) -> tuple[int, int, int]:
         """Returns the numbers of columns of contexts, actions and traits, the order of a block."""
@@ -175,6 +176,17 @@ class Basis:
             ).astype(np.float64)
             for block in self.blocks
         }
+
+    def _sum_over_contexts(self, contexts: str, others: str, summed: Floats) -> Floats:
+        """Returns the result of `_sum_over_actions`, summed over contexts, (k, x, t, m, y, u)."""
+        one, other = self.contexts[contexts], self.contexts[others]
+        if (contexts, others) not in self._both:
+            both = one[:, :, None] * other[:, None, :]
+            self._both[contexts, others] = both.reshape(len(both), -1)
+        n_contexts, x, y, t, u = summed.shape
+        total: Floats = self._both[contexts, others].T @ summed.reshape(n_contexts, -1)
+        shape = one.shape[1], other.shape[1], x, y, t, u
+        return total.reshape(shape).transpose(0, 2, 4, 1, 3, 5)
 
     def design(
         self,
@@ -275,15 +287,23 @@ class Basis:
                         ACTION_COLUMNS[other.actions],
                         of_terms[block.traits, other.traits],
                     )
-                part = _sum_over_contexts(
-                    of_contexts, self.contexts[other.contexts], over_actions[key]
-                )
-                rows, others = part.shape[:3], part.shape[3:]
+                part = self._sum_over_contexts(block.contexts, other.contexts, over_actions[key])
+                if other is block:
+                    part = part.transpose(3, 4, 5, 0, 1, 2)
                 # Its axes can be split without a copy.
-                matrix[columns, other.columns].reshape(rows + others)[...] = part
-                mirrored = matrix[other.columns, columns].reshape(others + rows)
-                mirrored[...] = part.transpose(3, 4, 5, 0, 1, 2)
+                matrix[columns, other.columns].reshape(part.shape)[...] = part
+            matrix[: columns.start, columns] = matrix[columns, : columns.start].T
         return matrix, right
+
+
+def basis_of(space: StateSpace) -> Basis:
+    """Returns the basis of a state space, made once for all spaces with the same contexts."""
+    return _basis(replace(space, bins=1, cuts=()))
+
+
+@lru_cache(maxsize=2)
+def _basis(contexts: StateSpace) -> Basis:
+    return Basis(contexts)
 
 
 def _one_hot(position: NDArray[np.intp], n: int) -> Floats:
@@ -298,12 +318,3 @@ def _sum_over_actions(columns: Floats, others: Floats, squares: Floats) -> Float
     both = (columns[:, :, None] * others[:, None, :]).reshape(n_actions, -1)
     summed = both.T @ squares.reshape(n_contexts, n_actions, t * u)
     return summed.reshape(n_contexts, columns.shape[1], others.shape[1], t, u)
-
-
-def _sum_over_contexts(columns: Floats, others: Floats, summed: Floats) -> Floats:
-    """Returns the result of `_sum_over_actions`, summed over the contexts, (k, x, t, m, y, u)."""
-    n_contexts, x, y, t, u = summed.shape
-    both = (columns[:, :, None] * others[:, None, :]).reshape(n_contexts, -1)
-    k, m = columns.shape[1], others.shape[1]
-    total: Floats = (both.T @ summed.reshape(n_contexts, -1)).reshape(k, m, x, y, t, u)
-    return total.transpose(0, 2, 4, 1, 3, 5)

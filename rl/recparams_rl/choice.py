@@ -28,6 +28,8 @@ Float32s = NDArray[np.float32]
 
 _PARTS = 4
 """Parts of the work that each thread has, so that none waits long for another."""
+_GROUPS = 343
+"""Groups at a time, of which a core's caches hold the draws."""
 
 
 def cautious_actions(
@@ -138,7 +140,7 @@ def _contexts(
     *,
     by_draw: bool,
 ) -> Iterator[tuple[int, NDArray[np.int64], _Known]]:
-    """Yields contexts, their cells and what is known of these, which is valid until the next.
+    """Yields contexts, some of their cells and what is known of these, valid until the next.
 
     Args:
         smoothed, serving, rules: as in `cautious_actions`.
@@ -156,37 +158,40 @@ def _contexts(
     away_draws = np.ascontiguousarray(away_draws).reshape(N_ACTIONS, -1)
     cells = np.arange(serving.n_cells)
     groups, group = np.arange(len(others)), cells // serving.bins
-    room = np.empty((2, len(others), away_draws.shape[1]), dtype=np.float32)
+    room = np.empty((2, _GROUPS, away_draws.shape[1]), dtype=np.float32)
     for context in contexts:
         if wanted is not None:
             cells = np.flatnonzero(wanted[:, context])
             groups, group = np.unique(cells // serving.bins, return_inverse=True)
-        if not len(cells):
-            continue
         draws = np.ascontiguousarray(smoothed.term_draws[context].transpose(order))
         draws = draws.reshape(len(draws), -1)
-        level, slope = room[:, : len(groups)]
-        np.matmul(before[0][groups], draws[BESIDE_LAST], out=level)
-        np.matmul(before[1][groups], draws[TIMES_LAST], out=slope)
-        of_cells = traits[cells]
-        yield (
-            context,
-            cells,
-            _Known(
-                of_cells @ smoothed.terms[context].T,
-                by_context[cells, context],
-                np.ascontiguousarray(residual[:, context]),
-                nearest[cells],
-                smoothed.away,
-                group,
-                of_cells[:, LAST_SCORE].copy(),
-                of_cells[:, LAST_SQUARE].copy(),
-                level,
-                slope,
-                draws[LAST_SQUARE],
-                away_draws,
-            ),
-        )
+        beside, times = draws[BESIDE_LAST], draws[TIMES_LAST]
+        of_context = np.ascontiguousarray(residual[:, context])
+        for first in range(0, len(groups), _GROUPS):
+            some = groups[first : first + _GROUPS]
+            here = slice(*np.searchsorted(group, (first, first + _GROUPS)))
+            level, slope = room[:, : len(some)]
+            np.matmul(before[0][some], beside, out=level)
+            np.matmul(before[1][some], times, out=slope)
+            of_cells = traits[cells[here]]
+            yield (
+                context,
+                cells[here],
+                _Known(
+                    of_cells @ smoothed.terms[context].T,
+                    by_context[cells[here], context],
+                    of_context,
+                    nearest[cells[here]],
+                    smoothed.away,
+                    group[here] - first,
+                    of_cells[:, LAST_SCORE].copy(),
+                    of_cells[:, LAST_SQUARE].copy(),
+                    level,
+                    slope,
+                    draws[LAST_SQUARE],
+                    away_draws,
+                ),
+            )
 
 
 @Compiled

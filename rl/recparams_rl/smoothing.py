@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recparams_rl.action import N_ACTIONS
-from recparams_rl.basis import Basis, trait_columns
+from recparams_rl.basis import basis_of, trait_columns
 from recparams_rl.draws import N_SAMPLES
 from recparams_rl.numerics import learned_share
 from recparams_rl.regression import Curve, Posterior, Prior, Rows, fit
@@ -80,6 +80,12 @@ class Smoothing:
         return self.caution * (1.0 + (_EARLY_CAUTION - 1.0) * early)
 
 
+def visited_pairs(visits: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Returns the places of the pairs that were visited in a table of visits, ascending, (n,)."""
+    # Among booleans NumPy finds them four times as fast as among integers.
+    return np.flatnonzero(visits != 0)
+
+
 @dataclass(frozen=True)
 class Visited:
     """The n visited pairs of a table, copied from it.
@@ -102,7 +108,7 @@ class Visited:
     @classmethod
     def of(cls, q: Float32s, visits: NDArray[np.int32], rewards: Float32s) -> "Visited":
         """Takes the pairs from the arrays of a table, each of shape (n_states, 27)."""
-        at = np.flatnonzero(visits)
+        at = visited_pairs(visits)
         state, action = np.divmod(at, N_ACTIONS)
         return cls(
             len(visits), state, action, visits.ravel()[at], q.ravel()[at], rewards.ravel()[at]
@@ -184,7 +190,7 @@ def smooth(
         learning_rate: the step size the table was learned with.
         smoothing: its `shrinkage` and `foresight` are used.
     """
-    basis = Basis(space)
+    basis = basis_of(space)
     cell, context = np.divmod(visited.state, space.n_contexts)
     pair = context * N_ACTIONS + visited.action
     # Small integers are sorted by counting.

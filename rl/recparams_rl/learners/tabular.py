@@ -15,7 +15,7 @@ from recparams_rl.choice import sampled_actions
 from recparams_rl.compiled import Compiled
 from recparams_rl.learners.base import Learner, OnProgress, Statistics, checked
 from recparams_rl.policy import GreedyTable, Policy, publish
-from recparams_rl.smoothing import Smoothed, Visited
+from recparams_rl.smoothing import Smoothed, Visited, visited_pairs
 from recparams_rl.transitions import Transitions
 
 
@@ -167,11 +167,11 @@ def split_by_cell(cells: NDArray[np.int32], parts: int) -> list[slice]:
 
 def table_statistics(q: NDArray[np.float32], visits: NDArray[np.int32]) -> Statistics:
     """Returns statistics of a table; arguments of shape (n_states, n_actions)."""
-    at = np.flatnonzero(visits)
+    at = visited_pairs(visits)
     values, state = q.ravel()[at], at // q.shape[1]
     states = int(np.count_nonzero(np.diff(state))) + 1 if len(at) else 0
     return Statistics(
-        total_updates=int(visits.sum(dtype=np.int64)),
+        total_updates=int(visits.ravel()[at].sum(dtype=np.int64)),
         total_states=states,
         total_state_actions=len(values),
         avg_q_value=float(values.mean(dtype=np.float64)) if len(values) else 0.0,

@@ -75,12 +75,17 @@ class EncodedModel:
     values: tuple[object, ...]
 
 
-def encode(model: NewModel) -> EncodedModel:
-    """Returns a version compressed and with checksums. Slow; needs no database."""
+def encode(model: NewModel, table: bytes | None = None) -> EncodedModel:
+    """Returns a version compressed and with checksums. Slow; needs no database.
+
+    Args:
+        model: the version.
+        table: what `compressed_table` returns of its table, if that was called before.
+    """
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
-    table = learner = None
-    if model.q is not None and model.visits is not None and model.rewards is not None:
-        table = _compressed_table(model.q, model.visits, model.rewards)
+    if table is None:
+        table = compressed_table(model.q, model.visits, model.rewards)
+    learner = None
     if model.learner:
         learner = compressor.compress(pack(model.learner))
     policy = compressor.compress(_policy_bytes(model.policy))
@@ -111,8 +116,18 @@ def encode(model: NewModel) -> EncodedModel:
     )
 
 
-def _compressed_table(*arrays: NDArray[Any]) -> bytes:
-    """Returns arrays one after the other, compressed without a copy of them."""
+def compressed_table(
+    q: NDArray[np.float32] | None,
+    visits: NDArray[np.int32] | None,
+    rewards: NDArray[np.float32] | None,
+) -> bytes | None:
+    """Returns the arrays of a table one after the other, compressed without a copy of them.
+
+    None if there is none of them, as of a learner that keeps no table.
+    """
+    arrays = [one for one in (q, visits, rewards) if one is not None]
+    if len(arrays) < 3:
+        return None
     compressor = zstandard.ZstdCompressor(level=TABLE_COMPRESSION_LEVEL)
     stream = compressor.compressobj(size=sum(one.nbytes for one in arrays))
     pieces = [stream.compress(np.ascontiguousarray(one).data.cast("B")) for one in arrays]
@@ -192,9 +207,14 @@ def _check_probabilities(policy: Policy) -> None:
 
 
 async def load_plan(
-    connection: Connection, plan: Activation, space: StateSpace
+    connection: Connection,
+    plan: Activation,
+    space: StateSpace,
+    loaded: Mapping[int, Policy] | None = None,
 ) -> dict[int, Policy]:
     """Loads the policies that an activation serves, by version; the rules need no loading.
+
+    Those in `loaded` were loaded before, for the same space.
 
     Raises as `load_policy` if the plan cannot be served, and ActivationNumberError.
     """
@@ -204,7 +224,10 @@ async def load_plan(
             f"{LARGEST_NUMBER}"
         )
     versions = {arm.version for arm in plan.arms().values()} - {RULES_VERSION}
-    return {version: await load_policy(connection, version, space) for version in sorted(versions)}
+    policies = dict(loaded or {})
+    for version in sorted(versions - policies.keys()):
+        policies[version] = await load_policy(connection, version, space)
+    return {version: policies[version] for version in sorted(versions)}
 
 
 def _policy_bytes(policy: Policy) -> bytes:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from recparams_rl.evaluation.rollout import Placement, place_candidate
+from recparams_rl.policy import Policy
 from recparams_server.jobs.training.holdout import Examination
 from recparams_server.settings import Settings
 from recparams_server.store import activations, models, tasks
@@ -32,7 +33,7 @@ async def place(
         gates = tuple(gate for gate in gates if gate.name != "improvement")
         verdict = "undecided"
     try:
-        await models.load_policy(work, version, settings.serving_space())
+        policy = await models.load_policy(work, version, settings.serving_space())
     except ModelError as failure:
         return Placement("refused", 0.0, f"refused: {failure}")
     placement = place_candidate(
@@ -42,14 +43,19 @@ async def place(
         settings.delivery_rules(),
     )
     if placement.percent:
-        placement = await _serve(work, settings, run_id, version, placement)
+        placement = await _serve(work, settings, run_id, version, policy, placement)
     if placement.outcome != "refused":
         await tasks.supersede_waiting(work)
     return placement
 
 
 async def _serve(
-    work: Connection, settings: Settings, run_id: int, version: int, placement: Placement
+    work: Connection,
+    settings: Settings,
+    run_id: int,
+    version: int,
+    policy: Policy,
+    placement: Placement,
 ) -> Placement:
     """Serves a version to a share of the people; it waits if the others could not be served."""
     try:
@@ -61,7 +67,7 @@ async def _serve(
                 settings.holdback_percent,
                 f"training run {run_id}",
             )
-            await models.load_plan(work, plan, settings.serving_space())
+            await models.load_plan(work, plan, settings.serving_space(), {version: policy})
     except ModelError as failure:
         return Placement("waiting", 0.0, f"waits: {failure}")
     return replace(placement, percent=plan.split.percent)

@@ -37,6 +37,7 @@ from recparams_server.store.database import Connection, database_url
 from recparams_server.store.locks import TRAINER_LOCK
 
 log = structlog.get_logger()
+_TABLE = "q", "visits", "rewards"
 REPORT_SECONDS = 0.2
 MOST_AT_ONCE = 2_000_000
 """Interactions up to which a candidate is evaluated while the version is made: it takes memory."""
@@ -145,6 +146,11 @@ async def _run(
             with progress.during("smoothing"):
                 publish = learner.publishing(threads=settings.training_threads)
                 arrays = learner.arrays()
+                q, visits, rewards = map(arrays.pop, _TABLE, (None,) * 3)
+                table, policy = await asyncio.gather(
+                    asyncio.to_thread(models.compressed_table, q, visits, rewards),
+                    asyncio.to_thread(publish),
+                )
                 new = models.NewModel(
                     origin="trained",
                     run_id=run_id,
@@ -153,16 +159,16 @@ async def _run(
                     space=learner.space,
                     hyperparameters=request.hyperparameters.to_dict(),
                     metrics=metrics,
-                    q=arrays.pop("q", None),
-                    visits=arrays.pop("visits", None),
-                    rewards=arrays.pop("rewards", None),
-                    policy=await asyncio.to_thread(publish),
+                    q=q,
+                    visits=visits,
+                    rewards=rewards,
+                    policy=policy,
                     objectives=request.objectives.to_dict(),
                     main_line=not request.apart,
                     trained=_trained(parent, before, todo),
                     learner=arrays,
                 )
-                model = await asyncio.to_thread(models.encode, new)
+                model = await asyncio.to_thread(models.encode, new, table)
             if todo.transitions <= MOST_AT_ONCE:
                 with progress.during("evaluating"):
                     await evaluating
