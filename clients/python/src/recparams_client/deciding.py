@@ -56,7 +56,9 @@ class LocalDecision:
         """Returns the recommendation with its token, as the server gives it."""
         made = Recommendation.__new__(Recommendation)
         # `replace` would take two microseconds more: it sets every field of the new one by itself.
-        vars(made).update(vars(self.recommendation), decision_token=self.decision_token)
+        fields = made.__dict__
+        fields.update(self.recommendation.__dict__)
+        fields["decision_token"] = self.decision_token
         return made
 
 
@@ -149,11 +151,13 @@ class Decider:
             drawn = arm.explore(state, action)
             if drawn != action:
                 action, source = drawn, _EXPLORATION
-        if self._only is not None and arm.draws is None:
-            shared = arm.recommendations[source][action]
-        else:
+        if self._only is None:
             chance = sum(one.chance_of(state, action) for one in self._arms)
             shared = arm.recommendation(action, source, min(chance, 1.0))
+        elif arm.draws is None:
+            shared = arm.recommendations[source][action]
+        else:
+            shared = arm.recommendation(action, source, min(arm.chance_of(state, action), 1.0))
         decided_at = time.time_ns()
         return LocalDecision(
             shared,
