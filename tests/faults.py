@@ -41,6 +41,7 @@ from recparams_server.services.checks import to_datetime
 from recparams_server.settings import Settings
 from recparams_server.store import tasks, training
 from recparams_server.store.models import load_table
+from tests.processes import has_ended
 from tests.support import ADMIN, Client, logged
 
 SPACE = StateSpace(bins=2, content_types=("music",), times_of_day=("evening",))
@@ -132,7 +133,7 @@ def trainer_process(server_pid: int, run_id: int) -> psutil.Process:
 def find_trainer(server_pid: int, run_id: int) -> psutil.Process | None:
     """The process that carries out a run of a server, or None if there is none, or not yet."""
     for process in job_processes(server_pid):
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, FileNotFoundError):
             if process.name() == f"train {run_id}":
                 return process
     return None
@@ -147,8 +148,8 @@ def template_processes(server_pid: int) -> list[psutil.Process]:
     """What the jobs of a server are forked from."""
     found = []
     for process in psutil.Process(server_pid).children():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == NAME and process.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.Error, FileNotFoundError):
+            if process.name() == NAME and not has_ended(process):
                 found.append(process)
     return found
 

@@ -73,10 +73,18 @@ def living(process: "subprocess.Popen[Any]") -> list[int]:
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            ours = os.getpgid(pid) == process.pid
-            if ours and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(pid) == process.pid and not has_ended(psutil.Process(pid)):
                 found.append(pid)
     return found
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Returns True once a process is over, waited for or not."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    # In between the two; psutil lets either through.
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return True
 
 
 async def communicate(

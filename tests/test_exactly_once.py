@@ -47,6 +47,7 @@ from tests.faults import (
     trigger,
     updates_of,
 )
+from tests.processes import has_ended
 from tests.support import (
     ADMIN,
     ENDED,
@@ -498,7 +499,7 @@ async def test_the_trainer_of_a_killed_server_is_fenced_off(
 
 
 async def _is_over(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return has_ended(process)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "completed", "cancel requested"])

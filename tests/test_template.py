@@ -38,7 +38,7 @@ from tests.faults import (
     trainers_are_gone,
     trigger,
 )
-from tests.processes import run
+from tests.processes import has_ended, run
 from tests.support import (
     ADMIN,
     ROOT,
@@ -144,7 +144,7 @@ async def started(process: ForkedProcess) -> psutil.Process:
 
 async def gone(process: psutil.Process, seconds: float = 20.0) -> None:
     async def is_gone() -> bool:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        return has_ended(process)
 
     await eventually(is_gone, seconds)
 
@@ -251,7 +251,7 @@ async def test_a_template_killed_while_a_run_trains(
         process_of(own).kill()
         ended = await wait_ended(alone, run_id)
         # Not marked before its trainer was over.
-        assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+        assert has_ended(trainer)
     assert ended.status == FAILED
     await said_killed(db, run_id)
     await eventually(lambda: trainers_are_gone(db))
