@@ -34,13 +34,13 @@ demo: $(TRIED) ## Simulate weeks of use against a real server, then leave it up 
 
 # Threads of BLAS would spin on the cores that other tests use.
 test: export OPENBLAS_NUM_THREADS = 1
-test: setup ## Run the tests, four files at a time: they often wait
+test: setup ## Run the tests, five files at a time: they often wait
 	@# They start hundreds of processes, where the environment may forbid to keep bytecode.
 	$(BIN)/python -m compileall -q rl server simulation clients/python/src benchmarks
 	@# All who collect the tests then read them compiled.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -qq > /dev/null & \
 		$(BIN)/python -m recparams_server.jobs.warm && wait
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 5 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup deep ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
