@@ -470,7 +470,11 @@ async def test_it_goes_on_while_the_server_is_away(
 
 
 async def test_the_rules_answer_where_there_never_was_a_policy() -> None:
-    with LocalPolicy("127.0.0.1:1") as local, RecParamsClient("127.0.0.1:1") as remote:
+    patient = {"decision_timeout": PATIENCE}
+    with (
+        LocalPolicy("127.0.0.1:1", **patient) as local,
+        RecParamsClient("127.0.0.1:1", **patient) as remote,
+    ):
         assert local.age is None and local.model_version is None
         assert not local.wait(0)
         found = await asyncio.to_thread(local.get_recommendation_params, ASKED)
