@@ -79,7 +79,7 @@ def test_what_cannot_be_evaluated_is_the_default(features: OpenFeatureClient) ->
 
 
 def test_without_a_policy_the_rules_are_the_default(reporter: InteractionReporter) -> None:
-    with LocalPolicy("127.0.0.1:1") as policy:
+    with LocalPolicy("127.0.0.1:1", decision_timeout=60) as policy:
         found = RecParamsProvider(policy, reporter).resolve_object_details(
             "recommendation", {}, ADA
         )

@@ -68,7 +68,7 @@ async def make(request: pytest.FixtureRequest) -> Any:
 async def test_a_dead_port_is_told_once_in_grpcs_words(
     make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client, call = make("127.0.0.1:1", decision_timeout=1)
+    client, call = make("127.0.0.1:1", decision_timeout=60)
     for _ in range(3):
         decision = await call("get_recommendation_params", ADA)
         assert decision.fallback_reason == "client_unavailable"
@@ -77,7 +77,7 @@ async def test_a_dead_port_is_told_once_in_grpcs_words(
     assert "recparams at 127.0.0.1:1 does not answer" in warning
     assert "Connection refused" in warning
     with pytest.raises(RecParamsError, match="refused"):
-        await call("record_interactions", [LIKE], timeout=0.3)
+        await call("record_interactions", [LIKE], timeout=60)
     stats = client.stats
     assert (stats.decisions, stats.writes, stats.failed_writes) == (0, 0, 1)
     assert stats.fallbacks == {"client_unavailable": 3}
@@ -156,8 +156,8 @@ async def test_tls_against_plain_text_is_named(make: Any, running: Any, tmp_path
 
 
 def test_a_policy_that_never_comes_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    with LocalPolicy("127.0.0.1:1") as policy:
-        deadline = time.monotonic() + 10
+    with LocalPolicy("127.0.0.1:1", decision_timeout=60) as policy:
+        deadline = time.monotonic() + 60
         while "refused" not in policy.problem:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -169,11 +169,11 @@ def test_a_policy_that_never_comes_is_told(caplog: pytest.LogCaptureFixture) -> 
 
 def test_a_reporter_that_cannot_deliver_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        RecParamsClient("127.0.0.1:1", write_timeout=0.2) as client,
+        RecParamsClient("127.0.0.1:1", write_timeout=60) as client,
         InteractionReporter(client, interval=0.01, flush_seconds=0) as reporter,
     ):
         reporter.report(LIKE)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not warnings(caplog):
             assert time.monotonic() < deadline
             time.sleep(0.01)
