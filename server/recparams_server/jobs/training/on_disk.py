@@ -5,6 +5,8 @@ transitions then by personality cell. Cells are learned in order, and within eac
 theirs: the same updates in the same order as of all transitions at once.
 """
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ _TABLES = 2
 _ROW_BYTES = 190
 _TRAITS_BYTES = 60
 """Bytes that a row takes at most while it is read, chained and sorted; measured."""
+_LARGE_BYTES = 1 << 20
+_M_MMAP_THRESHOLD = -3
 _PEOPLE = 256
 _BY_CELL = 1024
 
@@ -92,6 +96,7 @@ class OnDisk:
     def add(self, columns: Columns) -> None:
         """Deals interactions, at least one, by person. Raises OSError."""
         if self._people is None:
+            give_back_large_arrays()
             self._people = Buckets(_folder(self._settings), _PEOPLE)
         of = columns.interactions
         self._earliest = min(self._earliest, int(of.time.min()))
@@ -201,6 +206,17 @@ class _Latest:
         time = self._kept["time"]
         split = split_of_latest(time, self.n, self._earliest, self._share)
         return split, _chosen(self._kept, held_out(time, split))
+
+
+def give_back_large_arrays() -> None:
+    """Gives released arrays of a mebibyte and more back to the system, from now on.
+
+    glibc raises that size to 32 MB by and by, and what is smaller is kept for other parts, which
+    then do not fit: 100 million interactions took twice the memory so. Other C libraries have no
+    such setting. Source: mallopt(3).
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _order(
