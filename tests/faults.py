@@ -76,6 +76,15 @@ async def eventually(condition: Callable[[], Awaitable[Any]], seconds: float = 6
     return answer
 
 
+async def gone(process: psutil.Process, seconds: float = 20.0) -> None:
+    """Waits until a process is over."""
+
+    async def is_gone() -> bool:
+        return has_ended(process)
+
+    await eventually(is_gone, seconds)
+
+
 async def said_killed(db: asyncpg.Connection, run_id: int) -> None:
     """Waits for its server's word on a killed trainer: who asked may have found it dead before."""
     said = "SELECT error = 'the trainer was killed by signal 9; nothing was changed' "

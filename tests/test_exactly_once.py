@@ -34,6 +34,7 @@ from tests.faults import (
     eventually,
     find_trainer,
     get_run,
+    gone,
     holding,
     job_processes,
     learned,
@@ -47,7 +48,6 @@ from tests.faults import (
     trigger,
     updates_of,
 )
-from tests.processes import has_ended
 from tests.support import (
     ADMIN,
     ENDED,
@@ -444,7 +444,7 @@ async def test_the_trainer_of_a_killed_server_ends_with_it(
         async with stopped_at(POINTS[name], owner, db, database_url) as run_id:
             orphan = trainer_process(server.process.pid, run_id)
             server.kill()
-            await eventually(lambda: _is_over(orphan), ENDS_WITHIN)
+            await gone(orphan, ENDS_WITHIN)
             await eventually(lambda: trainers_are_gone(db), ENDS_WITHIN)
     assert await trained_state(db) == before
     second = await trigger(client)
@@ -469,7 +469,7 @@ async def test_other_jobs_of_a_killed_server_end_with_it(
             jobs = await eventually(lambda: _jobs_of(server.process.pid))
             server.kill()
             for job in jobs:
-                await eventually(lambda job=job: _is_over(job), ENDS_WITHIN)
+                await gone(job, ENDS_WITHIN)
         assert (await asking).code == grpc.StatusCode.UNAVAILABLE
 
 
@@ -489,17 +489,13 @@ async def test_the_trainer_of_a_killed_server_is_fenced_off(
             server.kill()
             assert await tasks.end(db, run_id, "failed", "taken for dead")
             second = await trigger(client)
-            await eventually(lambda: _is_over(orphan))
+            await gone(orphan, 60.0)
     ended = await wait_ended(client, second)
     assert ended.status == COMPLETED
     orphaned = await get_run(client, run_id)
     assert (orphaned.status, orphaned.error) == (FAILED, "taken for dead")
     assert await db.fetchval("SELECT count(*) FROM model_versions") == 1
     await assert_trained_once(db, ended.model_version, batch(0))
-
-
-async def _is_over(process: psutil.Process) -> bool:
-    return has_ended(process)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "completed", "cancel requested"])

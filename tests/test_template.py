@@ -28,6 +28,7 @@ from tests.faults import (
     batch,
     eventually,
     get_run,
+    gone,
     holding,
     job_processes,
     said_killed,
@@ -140,13 +141,6 @@ async def started(process: ForkedProcess) -> psutil.Process:
 
     await eventually(has_started)
     return psutil.Process(process.pid)
-
-
-async def gone(process: psutil.Process, seconds: float = 20.0) -> None:
-    async def is_gone() -> bool:
-        return has_ended(process)
-
-    await eventually(is_gone, seconds)
 
 
 @pytest.mark.parametrize(

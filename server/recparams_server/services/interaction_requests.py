@@ -104,7 +104,8 @@ def parse_interactions(
             fields[name][i] = _share(messages[i], name, least, paths[i], violations)
     fields["reactions"] = _reactions(messages, paths, violations)
     decisions, are_own = rules.tokens.open_all([one.decision_token for one in messages], user_ids)
-    for i in np.flatnonzero(_are_old(decisions, rules) & are_own).tolist():
+    are_old = 1000 * decisions["decided_at"].astype(np.int64) < _earliest_decision(rules)
+    for i in np.flatnonzero(are_old & are_own).tolist():
         violations.add(f"{paths[i]}decision_token", _too_old(rules))
     _decide(fields, are_own, decisions[are_own])
     for i in np.flatnonzero(~are_own).tolist():
@@ -187,9 +188,9 @@ def _share(
     return value
 
 
-def _are_old(decisions: NDArray[np.void], rules: InteractionRules) -> NDArray[np.bool_]:
-    oldest = to_microseconds(rules.now - rules.token_max_age)
-    return 1000 * decisions["decided_at"].astype(np.int64) < oldest
+def _earliest_decision(rules: InteractionRules) -> int:
+    """Returns the instant before which a decision is too old, in microseconds since 1970."""
+    return to_microseconds(rules.now - rules.token_max_age)
 
 
 def _too_old(rules: InteractionRules) -> str:
@@ -250,7 +251,7 @@ def _token_decision(
         return None
     decided_at = datetime.fromtimestamp(token.decided_at / 1000, UTC)
     told = told_of(message.decision_token)
-    if rules.now - decided_at > rules.token_max_age:
+    if 1000 * token.decided_at < _earliest_decision(rules):
         violations.add(where, _too_old(rules))
     elif told is not None and decided_at > rules.now + FUTURE_ALLOWED:
         violations.add(where, "was made more than 5 minutes in the future")
