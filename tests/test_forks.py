@@ -23,6 +23,7 @@ if sys.argv[2] == "foreign":
     foreign = grpc.insecure_channel(sys.argv[1])
     grpc.channel_ready_future(foreign).result(20)
 from recparams_client import *
+from recparams_client import forks
 asked = DecisionRequest("ada", "music", "calm", "evening",
                         personality=PersonalityProfile(75, 60, 40, 80, 30))
 client = RecParamsClient(sys.argv[1], decision_timeout=20)
@@ -40,6 +41,9 @@ def report(count):
 FORKING = (
     BEGINNING
     + """
+if foreign is None:
+    # As long as a busy machine takes.
+    forks.PATIENCE = forks.PROBE_SECONDS = 20.0
 stopping = threading.Event()
 fallbacks = []
 def ask():
