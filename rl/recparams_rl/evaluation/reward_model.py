@@ -186,7 +186,8 @@ def _moments(
     squares = np.empty((groups, p + traits, p + traits))
     products = np.empty((groups, p + traits))
     one_hots = features.contexts
-    squares[:, :p, :p] = np.einsum("gc,cp,cq->gpq", count, one_hots, one_hots, optimize=True)
+    pairs = (one_hots[:, :, None] * one_hots[:, None, :]).reshape(n_contexts, p * p)
+    squares[:, :p, :p] = (count @ pairs).reshape(groups, p, p)
     squares[:, p:, :p] = np.stack(of_traits, axis=1) @ one_hots
     squares[:, :p, p:] = squares[:, p:, :p].swapaxes(1, 2)
     squares[:, p:, p:] = in_group[:, :traits].transpose(2, 0, 1)
