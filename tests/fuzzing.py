@@ -282,7 +282,7 @@ def call_by_hand(port: int, path: bytes, metadata: Sequence[tuple[bytes, bytes]]
         _frame(0, 1, 1, bytes(5)),
     )
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + header_frame + data)
         with suppress(TimeoutError):
             while piece := connection.recv(65536):

@@ -21,7 +21,7 @@ class Family:
 
 def scrape(port: int) -> str:
     """What Prometheus reads."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text: str = answer.read().decode()
     return text
 

@@ -116,7 +116,7 @@ def test_the_dashboard_is_up_to_date() -> None:
 
 def ask(port: int, path: str) -> Any:
     """What Prometheus answers."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=30) as answer:
         return json.load(answer)["data"]
 
 

@@ -169,7 +169,7 @@ async def test_the_clients_send_their_key(app: App, client: Client) -> None:
     target = f"127.0.0.1:{app.port}"
     one = DecisionRequest("ada", "music", time_of_day="evening")
     key = KEYS[Role.RECOMMEND]
-    async with AsyncRecParamsClient(target, api_key=key, decision_timeout=5) as recparams:
+    async with AsyncRecParamsClient(target, api_key=key, decision_timeout=30) as recparams:
         assert not (await recparams.get_recommendation_params(one)).is_fallback
         assert len(await recparams.batch_get_recommendation_params([one])) == 1
         with pytest.raises(RecParamsError) as raised:
@@ -179,7 +179,7 @@ async def test_the_clients_send_their_key(app: App, client: Client) -> None:
     def blocking() -> None:
         with RecParamsClient(target, api_key=KEYS[Role.RECORD]) as recparams:
             with pytest.raises(RecParamsError) as raised:
-                recparams.get_recommendation_params(one, timeout=5)
+                recparams.get_recommendation_params(one, timeout=30)
             assert raised.value.reason == "ROLE_MISSING"
             with pytest.raises(RecParamsError) as raised:
                 recparams.put_personality_profiles({})

@@ -21,7 +21,7 @@ ADA = PersonalityProfile(75, 60, 40, 80, 30)
 
 
 async def test_decide_and_record(app: App, client: Client, db: asyncpg.Connection) -> None:
-    async with AsyncRecParamsClient(f"127.0.0.1:{app.port}", decision_timeout=5) as recparams:
+    async with AsyncRecParamsClient(f"127.0.0.1:{app.port}", decision_timeout=30) as recparams:
         assert await recparams.put_personality_profiles({"ada": ADA}) == 1
         request = DecisionRequest("ada", "music", "calm", "evening")
         decision = await recparams.get_recommendation_params(request)
@@ -42,7 +42,7 @@ async def test_decide_and_record(app: App, client: Client, db: asyncpg.Connectio
 async def test_the_clients_readme(app: App, client: Client, db: asyncpg.Connection) -> None:
     readme = (ROOT / "clients" / "python" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    code = code.replace('"127.0.0.1:50051"', f'"127.0.0.1:{app.port}", decision_timeout=5')
+    code = code.replace('"127.0.0.1:50051"', f'"127.0.0.1:{app.port}", decision_timeout=30')
     assert "decision_timeout" in code
     searched: list[dict[str, float]] = []
 

@@ -115,7 +115,7 @@ class Target:
     def serves(self) -> bool:
         """Whether the server lives and says that it serves."""
         stub = health_pb2_grpc.HealthStub(self.channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
         lives = self.server.process.poll() is None
         return lives and answer.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -389,7 +389,7 @@ def test_a_path_that_is_no_text(start_server: Any) -> None:
     assert b"grpc-status" in answer
     with grpc.insecure_channel(server.target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=60).status
 
 
 def test_the_log_of_it_holds_no_error(target: Target) -> None:

@@ -28,7 +28,7 @@ ASKED = DecisionRequest(
 
 async def made(app: App, count: int) -> list[Interaction]:
     """Interactions about a decision."""
-    with RecParamsClient(f"127.0.0.1:{app.port}", decision_timeout=5) as client:
+    with RecParamsClient(f"127.0.0.1:{app.port}", decision_timeout=30) as client:
         decision = await asyncio.to_thread(client.get_recommendation_params, ASKED)
     return [Interaction("ada", decision.decision_token, ("like",)) for _ in range(count)]
 
@@ -112,7 +112,7 @@ def test_closing_does_not_wait_for_ever_for_a_server_that_is_away() -> None:
 PROGRAM = """
 import sys
 from recparams_client import *
-client = RecParamsClient(sys.argv[1], decision_timeout=5)
+client = RecParamsClient(sys.argv[1], decision_timeout=30)
 local = LocalPolicy(sys.argv[1])
 reporter = InteractionReporter(client, interval=60)
 assert local.wait(10)

@@ -116,7 +116,7 @@ async def deaths(server: ServerProcess, pid: int) -> dict[str, Any] | None:
 
 
 def is_scraped(port: int) -> bool:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         return b"recparams_active_version" in answer.read()
 
 

@@ -114,7 +114,7 @@ async def reaches(app: App, credentials: grpc.ChannelCredentials | None) -> bool
     ) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
         except grpc.aio.AioRpcError as raised:
             assert raised.code() == grpc.StatusCode.UNAVAILABLE
             return False
@@ -253,9 +253,9 @@ async def test_the_command_line_and_the_client_use_tls(start: Start, files: File
         request = DecisionRequest("ada", "music", time_of_day="evening")
         credentials = tls_credentials(ca, cert, key)
         async with AsyncRecParamsClient(
-            target, credentials=credentials, decision_timeout=5
+            target, credentials=credentials, decision_timeout=30
         ) as asynchronous:
             assert not (await asynchronous.get_recommendation_params(request)).is_fallback
-        with RecParamsClient(target, credentials=credentials, decision_timeout=5) as blocking:
+        with RecParamsClient(target, credentials=credentials, decision_timeout=30) as blocking:
             answer = await asyncio.to_thread(blocking.get_recommendation_params, request)
             assert not answer.is_fallback

@@ -88,7 +88,7 @@ person = sys.argv[1]
 with trace.get_tracer("test").start_as_current_span("page"):
     client.put_personality_profiles({person: PersonalityProfile(75, 60, 40, 80, 30)})
     decision = client.get_recommendation_params(
-        DecisionRequest(person, "music", mood="calm", time_of_day="evening"), timeout=5
+        DecisionRequest(person, "music", mood="calm", time_of_day="evening"), timeout=30
     )
     client.record_interactions([Interaction(person, decision.decision_token, ("like",))])
 provider.shutdown()

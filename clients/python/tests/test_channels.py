@@ -106,11 +106,11 @@ async def test_the_trace_context_travels(running: Any) -> None:
         return await running.service.answer(request, context)
 
     running.service.behaviour = answer
-    async with AsyncRecParamsClient(running.address, api_key="key", decision_timeout=5) as client:
+    async with AsyncRecParamsClient(running.address, api_key="key", decision_timeout=30) as client:
         with trace.use_span(trace.NonRecordingSpan(SPAN)):
             await client.get_recommendation_params(ADA)
         await client.get_recommendation_params(ADA)
-    with RecParamsClient(running.address, decision_timeout=5) as blocking:
+    with RecParamsClient(running.address, decision_timeout=30) as blocking:
 
         def ask() -> None:
             with trace.use_span(trace.NonRecordingSpan(SPAN)):

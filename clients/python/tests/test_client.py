@@ -64,7 +64,7 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Bo
 
 
 async def test_a_decision(make: Any, running: Any) -> None:
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     decision = await client.get_recommendation_params(ADA)
     assert decision.params.as_dict() == {
         "min_energy": 0.6,
@@ -86,7 +86,7 @@ async def test_a_decision(make: Any, running: Any) -> None:
 
 
 async def test_a_timestamp_carries_its_offset(make: Any, running: Any) -> None:
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     zone = timezone(timedelta(hours=5, minutes=30))
     moment = datetime(2026, 3, 1, 23, 15, tzinfo=zone)
     await client.get_recommendation_params(DecisionRequest("ada", "video", timestamp=moment))
@@ -117,7 +117,7 @@ async def test_unknown_names_are_refused_before_sending(
 
 
 async def test_batches_keep_their_order(make: Any, running: Any) -> None:
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     requests = [DecisionRequest(f"u{n}", "game", time_of_day="night") for n in range(3)]
     assert len(await client.batch_get_recommendation_params(requests)) == 3
     assert [one.user_id for one in running.service.received[0].requests] == ["u0", "u1", "u2"]
@@ -178,7 +178,7 @@ async def test_rules_answer_when_nobody_is_there(make: Any) -> None:
 
 async def test_a_timeout_of_nothing_is_one(make: Any, running: Any) -> None:
     running.service.behaviour = late
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     started = time.monotonic()
     assert (await client.get_recommendation_params(ADA, timeout=0)).is_fallback
     assert time.monotonic() - started < 1
@@ -193,7 +193,7 @@ async def test_unavailable_is_retried(make: Any, running: Any) -> None:
         return await fail(request, context)
 
     running.service.behaviour = twice
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     assert not (await client.get_recommendation_params(ADA)).is_fallback
     assert len(running.service.received) == 3
     running.service.received.clear()
@@ -207,7 +207,7 @@ async def unavailable(request: Any, context: Any) -> Any:
 
 async def test_retries_end(make: Any, running: Any) -> None:
     running.service.behaviour = unavailable
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     decision = await client.get_recommendation_params(ADA)
     assert decision.fallback_reason == "client_unavailable"
     assert len(running.service.received) == 5
@@ -240,7 +240,7 @@ async def test_a_server_that_comes_back_is_found(make: Any, start: Any) -> None:
 
 async def test_calls_go_round_all_replicas(make: Any, start: Any) -> None:
     one, other = await start(), await start()
-    client = make([one.address, other.address], decision_timeout=5)
+    client = make([one.address, other.address], decision_timeout=30)
     for _ in range(40):
         await client.get_recommendation_params(ADA)
     assert min(len(one.service.received), len(other.service.received)) >= 10
@@ -268,7 +268,7 @@ async def test_refusals_are_decoded(make: Any, running: Any) -> None:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no", trailer)
 
     running.service.behaviour = refuse
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     for call in (
         client.get_recommendation_params(ADA),
         client.batch_get_recommendation_params([ADA]),
@@ -290,7 +290,7 @@ async def test_an_error_without_details(make: Any, running: Any) -> None:
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
 
     running.service.behaviour = refuse
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     with pytest.raises(RecParamsError) as raised:
         await client.get_recommendation_params(ADA)
     assert (raised.value.violations, raised.value.reason) == ((), "")
@@ -303,7 +303,7 @@ async def test_garbled_details_do_not_hide_the_error(make: Any, running: Any) ->
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no", trailer)
 
     running.service.behaviour = refuse
-    client = make(running.address, decision_timeout=5)
+    client = make(running.address, decision_timeout=30)
     with pytest.raises(RecParamsError, match="no") as raised:
         await client.get_recommendation_params(ADA)
     assert raised.value.violations == ()
@@ -315,7 +315,7 @@ def test_an_address_is_needed() -> None:
 
 
 async def test_context_managers_close(running: Any) -> None:
-    async with AsyncRecParamsClient(running.address, decision_timeout=5) as client:
+    async with AsyncRecParamsClient(running.address, decision_timeout=30) as client:
         assert not (await client.get_recommendation_params(ADA)).is_fallback
     with RecParamsClient(running.address) as blocking:
         pass

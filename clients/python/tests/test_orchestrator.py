@@ -85,7 +85,7 @@ async def training(running: Any) -> AsyncIterator[Training]:
 
 
 async def test_parameters_come_with_their_decision(running: Any) -> None:
-    with RLTrainingOrchestrator(running.address, decision_timeout=5) as orchestrator:
+    with RLTrainingOrchestrator(running.address, decision_timeout=30) as orchestrator:
         params = await asyncio.to_thread(
             orchestrator.get_recommendation_params, "ada", PROFILE, **HERE
         )
