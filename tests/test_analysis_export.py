@@ -37,9 +37,8 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=9)
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    return in_process(
-        database_url, tmp_path, bins=3, exploration=0.5, reward_skip=-0.7, objective_novelty=0.2
-    )
+    changes = {"bins": 3, "exploration": 0.5, "reward_skip": -0.7, "objective_novelty": 0.2}
+    return in_process(database_url, tmp_path, random_seed=1, **changes)
 
 
 @pytest.fixture
