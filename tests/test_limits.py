@@ -98,7 +98,8 @@ def shapes(descriptor: Descriptor, size: int, depth: int = 4) -> Iterator[tuple[
 class HoldMeter:
     """Measures for how long something of this process, the server, holds its event loop.
 
-    Where the loop is late for longer than this process computes, others have the processors.
+    Where the loop is late for longer than this process computes, others have the processors. All
+    threads count, unlike in benchmarks/loop_meter.py: one that keeps the interpreter holds it too.
     """
 
     longest = 0.0

@@ -36,9 +36,9 @@ TIMID = 1e6
 def settings(database_url: str, tmp_path: Path) -> Settings:
     # Few contexts: on nine bins a trait there are 59,049 states of each.
     small = {**SMALL, "moods": ("calm",), "content_types": ("music",), "times_of_day": ("evening",)}
-    return in_process(
-        database_url, tmp_path, **{**small, "exploration": 0.5, "caution": TIMID, "serving_bins": 3}
-    )
+    # By some draws another learner is as good as less caution, or better.
+    changes = {"exploration": 0.5, "caution": TIMID, "serving_bins": 3, "random_seed": 1}
+    return in_process(database_url, tmp_path, **{**small, **changes})
 
 
 async def tune(client: Client, **fields: Any) -> list[pb.TuneResponse]:
@@ -72,10 +72,8 @@ async def test_a_tuning_finds_what_is_better_and_changes_nothing(
     chosen = found.configurations[found.chosen]
     assert chosen.verdict == pb.TUNING_VERDICT_BETTER
     assert chosen.low > 0.2
-    assert chosen.settings
+    assert "caution" in chosen.settings
     assert "exploration" not in chosen.settings
-    bolder = [one.verdict for one in found.configurations if "caution" in one.settings]
-    assert pb.TUNING_VERDICT_BETTER in bolder
     assert found.configurations[0].verdict == pb.TUNING_VERDICT_PRESENT
     assert before == await versions_and_plans(db)
     evaluated = await client.training.Evaluate(tpb.EvaluateRequest(), metadata=ADMIN)
@@ -85,8 +83,7 @@ async def test_a_tuning_finds_what_is_better_and_changes_nothing(
     outcome = await run("tune", "--chart", "tuning.png", cwd=tmp_path, **given)
     assert outcome.code == 0, outcome.err
     assert f"Use {chosen.name}: worth {chosen.difference:+.3f}" in outcome.out
-    for name, value in chosen.settings.items():
-        assert f"RECPARAMS_{name.upper()}={value}" in outcome.out.splitlines()
+    assert f"RECPARAMS_CAUTION={chosen.settings['caution']}" in outcome.out.splitlines()
     assert "100% done" in outcome.err
     assert (tmp_path / "tuning.png").read_bytes().startswith(b"\x89PNG")
     outcome = await run("evaluate", "--html", "page.html", cwd=tmp_path, **given)

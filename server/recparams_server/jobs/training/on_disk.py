@@ -193,7 +193,6 @@ class _Latest:
         self._earliest = np.iinfo(np.int64).max
         self._from = np.iinfo(np.int64).min
         self._kept: list[_Named] = []
-        self._held = 0
 
     def add(self, rows: _Named, of_log: _OfLog) -> None:
         """Adds rows, keeping what may be among the latest, with the columns that `of_log` gives."""
@@ -202,8 +201,7 @@ class _Latest:
         self._earliest = min(self._earliest, int(time.min(initial=self._earliest)))
         places = np.flatnonzero(time >= self._from)
         self._kept.append(_chosen(rows, places) | of_log(places))
-        self._held += len(places)
-        if self._held > 2 * MOST_HELD_OUT:
+        if sum(len(piece["time"]) for piece in self._kept) > 2 * MOST_HELD_OUT:
             self._merge()
 
     def _merge(self) -> None:
@@ -211,8 +209,7 @@ class _Latest:
         joined = _joined(self._kept)
         self._kept = [_chosen(joined, _latest(joined["time"]))]
         time = self._kept[0]["time"]
-        self._held = len(time)
-        if self._held >= MOST_HELD_OUT:
+        if len(time) >= MOST_HELD_OUT:
             self._from = int(time.min())
 
     def split(self) -> tuple[int | None, _Named]:
