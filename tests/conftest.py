@@ -118,12 +118,6 @@ def private_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def patient_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has servers within this process wait for profiles as long as a busy machine takes."""
-    monkeypatch.setattr("recparams_server.services.recommendation.PROFILE_TIMEOUT", 60.0)
-
-
-@pytest.fixture
 async def database_url(postgres: Any) -> AsyncIterator[str]:
     """A fresh, migrated database."""
     name = f"test_{uuid.uuid4().hex[:12]}"

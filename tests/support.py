@@ -138,6 +138,8 @@ def in_process(database_url: str, data_dir: Path, **changes: Any) -> Settings:
         "exploration": "off",
         "rollout": "off",
         "holdback_percent": 0,
+        # As long as a busy machine takes.
+        "profile_wait_seconds": 60.0,
         **changes,
     }
     return Settings(database_url=database_url, data_dir=data_dir, **given)

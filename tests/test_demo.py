@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import numpy as np
+import psutil
 import pytest
 
 from recparams_rl.reward import RewardWeights
@@ -21,6 +23,7 @@ from recparams_server.app import App
 from recparams_simulation.demo import DemoError, HeldOut
 from recparams_simulation.demo_server import MARK, free_port, fresh_folder, stop_postgres
 from recparams_simulation.people.population import WEEK
+from tests.faults import eventually
 from tests.processes import RUN_SECONDS, communicate, running
 from tests.support import ROOT, environment
 
@@ -69,11 +72,32 @@ def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-def test_a_seed_repeats_the_table(tmp_path: Path) -> None:
+def pause_database(folder: Path) -> None:
+    """Stops the sessions of a demo's Postgres for longer than servers wait for a profile."""
+    postmaster = (folder / "postgres" / "postmaster.pid").read_text().split()[0]
+    sessions = psutil.Process(int(postmaster)).children()
+    for act, seconds in (psutil.Process.suspend, 0.4), (psutil.Process.resume, 0.1):
+        for session in sessions:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                act(session)
+        time.sleep(seconds)
+
+
+async def test_a_seed_repeats_the_table_whatever_the_database_takes(tmp_path: Path) -> None:
     tables = []
-    for _ in range(2):
+
+    async def is_serving() -> bool:
+        log = folder / "server.log"
+        return log.exists() and '"serving"' in log.read_text()
+
+    for pauses in (0, 6):
+        folder = tmp_path / f"{pauses} pauses"
         arguments = ("--once", "--weeks", "1", "--people", "200", "--seed", "7")
-        with demo_of(tmp_path / "data", *arguments, "--png", tmp_path / "curve.png") as demo:
+        with demo_of(folder, *arguments, "--png", tmp_path / "curve.png") as demo:
+            if pauses:
+                await eventually(is_serving)
+            for _ in range(pauses):
+                pause_database(folder)
             output, _ = demo.communicate(timeout=RUN_SECONDS)
         tables.append(output.split("\n\n", 1)[1])
     assert tables[0] == tables[1]
@@ -140,7 +164,6 @@ def test_held_out_people_are_measured_alike_and_exactly() -> None:
 
 
 @pytest.mark.usefixtures("client")
-@pytest.mark.usefixtures("patient_profiles")
 async def test_simulate_records_what_it_says(app: App, db: asyncpg.Connection) -> None:
     arguments = ("simulate", "--decisions", "300", "--people", "40", "--json")
     process = await asyncio.create_subprocess_exec(

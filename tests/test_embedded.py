@@ -1,4 +1,4 @@
-"""The user that the embedded Postgres runs as, where this is root."""
+"""The embedded Postgres: in folders of any name, again after a failure, and root's user for it."""
 
 import os
 import pwd
@@ -6,9 +6,13 @@ import shutil
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
+import asyncpg
 import pytest
 
+from recparams_server.settings import Settings
+from recparams_server.store.embedded import start_postgres
 from tests.processes import RUN_SECONDS
 from tests.support import ROOT
 
@@ -41,3 +45,34 @@ def test_users_made_at_once_are_all_there() -> None:
             maker.wait(RUN_SECONDS)
         for name in names:
             subprocess.run(["/usr/sbin/userdel", name], check=False, timeout=RUN_SECONDS)
+
+
+@pytest.mark.parametrize("name", ["my projects", "it's x & y, é#%?;", "x" * 120])
+async def test_a_folder_of_any_name_holds_a_postgres(private_folder: Path, name: str) -> None:
+    (private_folder / name).mkdir()
+    folder = private_folder / name / "postgres"
+    server = start_postgres(folder)
+    try:
+        connection = await asyncpg.connect(server.get_uri())
+        assert await connection.fetchval("SHOW data_directory") == str(folder)
+        await connection.close()
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("character", '"$`\\')
+def test_a_folder_that_postgres_cannot_be_started_in_is_named(
+    tmp_path: Path, character: str
+) -> None:
+    with pytest.raises(ValueError, match="must not have any of"):
+        Settings(data_dir=tmp_path / f"a{character}b" / "data")
+
+
+def test_what_did_not_start_may_be_started_again(private_folder: Path) -> None:
+    folder = private_folder / "postgres"
+    folder.mkdir()
+    (folder / "in the way").touch()
+    with pytest.raises(subprocess.SubprocessError):
+        start_postgres(folder)
+    (folder / "in the way").unlink()
+    start_postgres(folder).stop()

@@ -186,7 +186,7 @@ def outcome(decide: Callable[[DecisionRequest], Any], one: DecisionRequest) -> A
 
 
 @pytest.mark.parametrize("arrange", [one_arm, three_arms, rules_alone])
-@pytest.mark.usefixtures("client", "patient_profiles")
+@pytest.mark.usefixtures("client")
 async def test_every_answer_is_the_servers(app: App, arrange: Callable[[App], None]) -> None:
     arrange(app)
     plan = app._holder.serving.plan.id

@@ -102,7 +102,8 @@ def running_server(
         "LOG_FORMAT": "json",
     }
     if seed is not None:
-        settings |= {"RANDOM_SEED": str(seed), "ROLLOUT": "off"}
+        # A profile that is waited for in vain has the rules decide.
+        settings |= {"RANDOM_SEED": str(seed), "ROLLOUT": "off", "PROFILE_WAIT_SECONDS": "30"}
     # Where commands look for it that are given none.
     file = folder / KEY
     file.unlink(missing_ok=True)

@@ -32,7 +32,6 @@ from recparams_server.store.errors import STORE_ERRORS
 from recparams_server.store.profiles import ProfileCache
 from recparams_server.turns import in_turns, turn
 
-PROFILE_TIMEOUT = 0.25
 PROFILE_PAUSE = 1.0
 _TOGETHER = 100
 """Interactions that are checked between two looks at the clock."""
@@ -174,7 +173,7 @@ class RecommendationService(grpc_pb.RecommendationServiceServicer):
             return found, pb.FALLBACK_REASON_PROFILE_UNAVAILABLE
         changes = self._cache.changes
         try:
-            fetched = await profiles.fetch(pool, missing, PROFILE_TIMEOUT)
+            fetched = await profiles.fetch(pool, missing, self._settings.profile_wait_seconds)
         except STORE_ERRORS:
             self._no_profiles_until = time.monotonic() + PROFILE_PAUSE
             return found, pb.FALLBACK_REASON_PROFILE_UNAVAILABLE

@@ -77,6 +77,13 @@ class ServingSettings(Part):
         description="A caller that watches and takes nothing of what it is sent for so long is cut "
         "off.",
     )
+    profile_wait_seconds: float = Field(
+        0.25,
+        gt=0,
+        le=60,
+        description="How long a decision waits for a stored profile that is not in memory; then "
+        "the rules decide. Twice as long where the connection to the database hangs.",
+    )
     profile_cache_size: int = Field(100_000, ge=1, description="Stored profiles kept in memory.")
     profile_cache_seconds: float = Field(
         300.0, gt=0, description="How long a stored profile is used before it is read again."
@@ -130,6 +137,15 @@ class ServingSettings(Part):
         except ValueError:
             raise ValueError("must be an address or a name, without a port") from None
         return bare
+
+    @field_validator("data_dir")
+    @classmethod
+    def _check_data_dir(cls, value: Path) -> Path:
+        # Between the double quotes of a shell, by which Postgres starts its server, these are not
+        # themselves.
+        if set('"$`\\') & set(str(value.absolute())):
+            raise ValueError(f'{value.absolute()} must not have any of " $ ` \\ in its path')
+        return value
 
     @field_validator("database_url")
     @classmethod

