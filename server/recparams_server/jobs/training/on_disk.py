@@ -9,9 +9,10 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ _TOGETHER = 1 << 18
 
 _LOGGED = "user", "serving_state", "engagement", "pscore"
 
+_T = TypeVar("_T")
 _Named = dict[str, NDArray[Any]]
 _OfLog = Callable[[NDArray[np.int64]], _Named]
 
@@ -112,12 +114,10 @@ class OnDisk:
         self._cells = Buckets(_folder(self._settings), _BY_CELL)
         tail = _Latest(self._settings.holdout_share)
         dues, reward_sum = [], 0.0
-        for part in self._people.parts(self._together):
-            due, rows, of_log = self._chained(part)
+        for due, rows, of_log in _ahead(map(self._chained, self._people.parts(self._together))):
             dues.append(due)
             reward_sum += float(rows["reward"].sum(dtype=np.float64))
             tail.add(rows, of_log)
-            del part, of_log
             self._cells.add(self._bucket(rows), rows)
         self._people.close()
         self._split, held_out = tail.split()
@@ -148,10 +148,13 @@ class OnDisk:
             yield _transitions(self._tail)
             return
         assert self._cells is not None  # noqa: S101 - prepared before
-        for rows in self._cells.parts(self._together):
-            if self._split is not None:
-                rows = _chosen(rows, rows["time"] < self._split)
-            yield _transitions(self._in_order(rows))
+        yield from _ahead(map(self._learned_first, self._cells.parts(self._together)))
+
+    def _learned_first(self, rows: _Named) -> Transitions:
+        """Returns the transitions of some cells that are not held out at first."""
+        if self._split is not None:
+            rows = _chosen(rows, rows["time"] < self._split)
+        return _transitions(self._in_order(rows))
 
     def close(self) -> None:
         """Releases the space on disk and in memory."""
@@ -218,6 +221,15 @@ class _Latest:
         time = self._kept[0]["time"]
         split = split_of_latest(time, self.n, self._earliest, self._share)
         return split, _chosen(self._kept[0], held_out(time, split))
+
+
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """Yields items, of which the next is made by another thread meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def give_back_large_arrays() -> None:
