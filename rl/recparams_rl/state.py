@@ -173,17 +173,22 @@ class StateSpace:
         """Returns the cells of n people, scores (n, 5) -> int64 (n,). Raises as `discretize`."""
         if not (traits.min(initial=0.0) >= 0.0 and traits.max(initial=0.0) <= 100.0):
             raise ValueError("trait scores must be from 0 to 100")
-        steps = (traits / self._step).astype(np.int64)
-        bins = np.array(self._bins)[steps]
-        cells: NDArray[np.int64] = bins @ self.bins ** np.arange(len(TRAITS))[::-1]
+        return self._cells_in_range(traits)
+
+    def _cells_in_range(self, traits: NDArray[np.float64]) -> NDArray[np.int64]:
+        bins, places = self._cell_arrays
+        cells: NDArray[np.int64] = bins[(traits / self._step).astype(np.intp)] @ places
         return cells
 
     def cells_if_known(self, traits: ArrayLike) -> NDArray[np.int64]:
         """Returns the cells of scores (n, 5), int64 (n,); NO_CELL if one is NaN or out of range."""
         scores = np.asarray(traits, dtype=np.float64).reshape(-1, len(TRAITS))
         with np.errstate(invalid="ignore"):
-            known = np.all((scores >= 0.0) & (scores <= 100.0), axis=1)
-        return np.where(known, self.cells(np.where(known[:, None], scores, 0.0)), NO_CELL)
+            in_range = (scores >= 0.0) & (scores <= 100.0)
+        if in_range.all():
+            return self._cells_in_range(scores)
+        cells = self._cells_in_range(np.where(in_range, scores, 0.0))
+        return np.where(in_range.all(axis=1), cells, NO_CELL)
 
     @cached_property
     def _cell_parts(self) -> tuple[tuple[int, ...], ...]:
@@ -192,6 +197,12 @@ class StateSpace:
             tuple(b * self.bins**place for b in self._bins)
             for place in reversed(range(len(TRAITS)))
         )
+
+    @cached_property
+    def _cell_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The bin of each step, and the place value of each trait, shape (5,)."""
+        places = self.bins ** np.arange(len(TRAITS), dtype=np.int64)[::-1]
+        return np.array(self._bins, dtype=np.int64), places
 
     def context(self, context: Context) -> int:
         """Returns the index of a context.

@@ -151,9 +151,10 @@ class StateEncoder:
 
     def __call__(self, rows: Rows) -> NDArray[np.int32]:
         """Returns int32 state indices, shape (n,), as `StateSpace.index_columns` does."""
-        traits = np.stack([rows[trait] for trait in _TRAITS], axis=1)
+        # Each trait's scores side by side, as the space goes through them.
+        traits = np.stack([rows[trait] for trait in _TRAITS], dtype=np.float64)
         return self._space.index_columns(
-            traits,
+            traits.T,
             self._content_type[rows["content_type"]],
             self._mood[rows["mood"]],
             self._time_of_day[rows["time_of_day"]],
