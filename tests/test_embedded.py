@@ -64,8 +64,10 @@ async def test_a_folder_of_any_name_holds_a_postgres(private_folder: Path, name:
 def test_a_folder_that_postgres_cannot_be_started_in_is_named(
     tmp_path: Path, character: str
 ) -> None:
+    folder = tmp_path / f"a{character}b" / "data"
     with pytest.raises(ValueError, match="must not have any of"):
-        Settings(data_dir=tmp_path / f"a{character}b" / "data")
+        Settings(database_url=None, data_dir=folder)
+    assert Settings(database_url="postgresql:///elsewhere", data_dir=folder).data_dir == folder
 
 
 def test_what_did_not_start_may_be_started_again(private_folder: Path) -> None:

@@ -138,15 +138,6 @@ class ServingSettings(Part):
             raise ValueError("must be an address or a name, without a port") from None
         return bare
 
-    @field_validator("data_dir")
-    @classmethod
-    def _check_data_dir(cls, value: Path) -> Path:
-        # Between the double quotes of a shell, by which Postgres starts its server, these are not
-        # themselves.
-        if set('"$`\\') & set(str(value.absolute())):
-            raise ValueError(f'{value.absolute()} must not have any of " $ ` \\ in its path')
-        return value
-
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -159,6 +150,14 @@ class ServingSettings(Part):
     def _check_ports(self) -> Self:
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > 65535:
             raise ValueError("metrics_port leaves no port above it for every worker")
+        return self
+
+    @model_validator(mode="after")
+    def _check_data_dir(self) -> Self:
+        # Between the double quotes of a shell, by which Postgres starts its server, these are not
+        # themselves.
+        if self.database_url is None and set('"$`\\') & set(str(self.data_dir.absolute())):
+            raise ValueError(f'data_dir, {self.data_dir.absolute()}, must not have any of " $ ` \\')
         return self
 
     def checked_database_url(self) -> DatabaseUrl | None:
