@@ -20,8 +20,9 @@ import pytest
 
 from recparams_rl.reward import RewardWeights
 from recparams_server.app import App
+from recparams_server.store.embedded import stop_postgres
 from recparams_simulation.demo import DemoError, HeldOut
-from recparams_simulation.demo_server import MARK, free_port, fresh_folder, stop_postgres
+from recparams_simulation.demo_server import MARK, free_port, fresh_folder
 from recparams_simulation.people.population import WEEK
 from tests.faults import eventually
 from tests.processes import RUN_SECONDS, communicate, running
@@ -54,7 +55,7 @@ def demo_of(folder: Path, *arguments: str | Path) -> Iterator["subprocess.Popen[
         ) as demo:
             yield demo
     finally:
-        stop_postgres(folder)
+        stop_postgres(folder / "postgres")
 
 
 def test_the_demo_learns_more_than_the_rules_know(tmp_path: Path) -> None:
@@ -124,19 +125,19 @@ def test_the_demo_stops_its_server_and_database_when_it_is_stopped(tmp_path: Pat
 
 def test_the_demo_touches_no_folder_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("data")
-    with pytest.raises(DemoError, match="not a demo's"), fresh_folder(tmp_path):
+    with pytest.raises(DemoError, match="not a demo's"), fresh_folder(tmp_path, stop_postgres):
         pass
     assert (tmp_path / "precious").exists()
 
 
 def test_one_demo_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    with fresh_folder(tmp_path / "data") as folder:
+    with fresh_folder(tmp_path / "data", stop_postgres) as folder:
         (folder / "postgres").mkdir()
         (folder / "postgres" / "old").write_text("")
-        with pytest.raises(DemoError, match="another demo"), fresh_folder(folder):
+        with pytest.raises(DemoError, match="another demo"), fresh_folder(folder, stop_postgres):
             pass
         assert (folder / "postgres" / "old").exists()
-    with fresh_folder(folder):
+    with fresh_folder(folder, stop_postgres):
         assert [path.name for path in folder.iterdir()] == [MARK]
 
 

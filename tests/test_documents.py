@@ -18,7 +18,8 @@ import yaml
 from proto.reference import missing, read, render
 from recparams_server.cli import main
 from recparams_server.settings import Settings
-from recparams_simulation.demo_server import free_port, stop_postgres
+from recparams_server.store.embedded import stop_postgres
+from recparams_simulation.demo_server import free_port
 from tests.processes import running
 from tests.support import ROOT, own_folder
 
@@ -156,7 +157,7 @@ class Reader:
         try:
             self._shells.close()
         finally:
-            stop_postgres(self._folder / ".recparams")
+            stop_postgres(self._folder / ".recparams" / "postgres")
 
 
 @pytest.fixture

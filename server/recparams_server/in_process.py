@@ -12,7 +12,7 @@ from recparams_client import RecParamsClient
 from recparams_server.app import App
 from recparams_server.settings import Settings
 from recparams_server.store.database import database_url
-from recparams_simulation.demo_server import stop_postgres
+from recparams_server.store.embedded import stop_postgres
 
 START_SECONDS = 120.0
 """Time to start, on a machine many times slower than ours."""
@@ -77,4 +77,4 @@ def running(folder: Path, **settings: Any) -> Iterator[tuple[str, str]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(STOP_SECONDS)
         loop.close()
-        stop_postgres(folder)
+        stop_postgres(folder / "postgres")

