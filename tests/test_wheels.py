@@ -94,7 +94,9 @@ def test_one_licence() -> None:
 
 def test_the_command_runs_from_the_wheels(wheels: dict[str, zipfile.Path], tmp_path: Path) -> None:
     for wheel in wheels.values():
-        wheel.root.extractall(tmp_path)
+        # Anew: that of a path names folders which older Pythons do not find again.
+        with zipfile.ZipFile(str(wheel.root.filename)) as archive:
+            archive.extractall(tmp_path)
     code = (
         "import recparams_server, recparams_client, recparams_server.cli as cli\n"
         "print(recparams_server.__file__, recparams_client.__file__)\n"

@@ -25,6 +25,7 @@ from benchmarks.soak.traffic import Pace, Traffic, measure_lateness
 from recparams_client import AsyncRecParamsClient
 from recparams_client.conversion import request_message
 from recparams_rl.state import StateSpace
+from recparams_server.store.tasks import PENDING_SECONDS
 from recparams_simulation.demo_server import free_port
 
 QUIET_SECONDS = 2.0
@@ -296,7 +297,8 @@ async def _come_to_rest(site: Site, traffic: Traffic) -> None:
     async with AsyncRecParamsClient(list(site.addresses), write_timeout=30.0) as client:
         while traffic.outbox and time.monotonic() < deadline:
             await traffic.record(client)
-    await probe.train(site.addresses, DRAIN_SECONDS)
+    # Whoever started a run as the database was cut may not have heard of it, and starts no trainer.
+    await probe.train(site.addresses, PENDING_SECONDS + DRAIN_SECONDS)
 
 
 async def _count(outcome: Outcome, db: asyncpg.Connection) -> None:

@@ -7,6 +7,8 @@ from recparams_server.store.database import Connection, Pool
 from recparams_server.store.locks import TRAINER_LOCK
 
 TASK = "rl_training"
+PENDING_SECONDS = 60
+"""Time for a pending run's trainer to start. One whose server lost the database has none."""
 ENDED_ON_MAIN_LINE = """(
     task_name = 'rl_training' AND status = 'completed'
         AND NOT coalesce((metadata->'request'->>'apart')::bool, false)
@@ -61,15 +63,16 @@ async def create(connection: Connection | Pool, request_id: str, request: dict[s
     )
 
 
-_DEAD = """
+_DEAD = f"""
 task_name = $1
-    AND (status = 'running' OR status = 'pending' AND executed_at < now() - interval '60 seconds')
+    AND (status = 'running'
+        OR status = 'pending' AND executed_at < now() - interval '{PENDING_SECONDS} seconds')
     AND NOT EXISTS (
         SELECT FROM pg_locks
         WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0 AND objid = $2
             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     )
-"""
+"""  # noqa: S608 - constants
 
 
 _HAS_DEAD = "SELECT EXISTS (SELECT FROM system_tasks WHERE " + _DEAD + ")"  # noqa: S608 - constant
