@@ -100,7 +100,7 @@ async def test_errors_name_the_request(client: Client) -> None:
 
 
 async def test_the_log_names_the_request(start_server: Any, database_url: str) -> None:
-    server = start_server(call_timeout_seconds=0.3)
+    server = start_server()
     admin = await asyncpg.connect(database_url)
     async with connect(server.target) as client:
         await wait_serving(client)
@@ -120,7 +120,7 @@ async def test_the_log_names_the_request(start_server: Any, database_url: str) -
 async def test_a_call_has_its_time(settings: Settings, db: asyncpg.Connection) -> None:
     """Whether the server's limit ends it or the caller's: nothing of it is stored."""
     late, gone = counted("RecordInteractions", "DEADLINE_EXCEEDED"), 0.0
-    async with serving(settings, call_timeout_seconds=0.5) as client:
+    async with serving(settings, call_timeout_seconds=2) as client:
         call = client.recommendation.RecordInteractions
         sent = pb.RecordInteractionsRequest(interactions=[logged("i1", "ada")])
         async with db.transaction():

@@ -408,7 +408,7 @@ async def test_a_checksum_has_32_bytes(app: App, client: Client) -> None:
 
 
 @pytest.mark.usefixtures("client")
-@pytest.mark.parametrize("settings", [{"watch_stall_seconds": 0.3}], indirect=True)
+@pytest.mark.parametrize("settings", [{"watch_stall_seconds": 1}], indirect=True)
 async def test_who_does_not_read_is_cut_off(app: App) -> None:
     # So that the connection itself takes little for somebody who does not read.
     options = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
