@@ -65,7 +65,7 @@ _INTERACTIONS = """
 def postgres() -> Iterator[Any]:
     """A server of its own in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="recparams-bench-") as folder:
-        server = start_postgres(Path(folder))
+        server = start_postgres(Path(folder) / "postgres")
         try:
             yield server
         finally:

@@ -95,7 +95,7 @@ def postgres() -> Iterator[Any]:
         await migrate(server.get_uri(database=TEMPLATE))
 
     with own_folder() as folder:
-        server = start_postgres(folder)
+        server = start_postgres(folder / "postgres")
         asyncio.run(prepare())
         yield server
         server.stop()

@@ -316,22 +316,12 @@ def until_closed(connection: socket.socket) -> None:
             pass
 
 
-@pytest.mark.parametrize("settings", [{"watch_stall_seconds": 0.2}], indirect=True)
-async def test_the_connection_of_one_who_takes_nothing_is_closed(
-    app: App, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    came = Counter[str]()
-    inc = metrics.WATCHERS.inc
-
-    def counted() -> None:
-        came["watchers"] += 1
-        inc()
-
-    monkeypatch.setattr(metrics.WATCHERS, "inc", counted)
+# Not less: the first is not given up before the last has come, on a busy machine either.
+@pytest.mark.parametrize("settings", [{"watch_stall_seconds": 3}], indirect=True)
+async def test_the_connection_of_one_who_takes_nothing_is_closed(app: App, client: Client) -> None:
     with await asyncio.to_thread(unread, app.port, WATCH_POLICY, 20) as connection:
+        await eventually(lambda: _is(metrics.WATCHERS, 20))
         await asyncio.to_thread(until_closed, connection)
-    # All 20, but where the first was given up before the last had come.
-    assert came["watchers"]
     await eventually(lambda: _is(metrics.WATCHERS, 0))
     # The connections of others are as they were.
     assert client.channel.get_state() is grpc.ChannelConnectivity.READY

@@ -393,7 +393,7 @@ async def test_a_database_that_hangs(
         for number in range(30):
             assert await fallback_reason(own_client, f"unknown-{number}") == PROFILE_UNAVAILABLE
             assert await fallback_reason(own_client, "stored") == NO_MODEL
-            await own_client.recommendation.GetRecommendationParams(request(), timeout=30)
+            await own_client.recommendation.GetRecommendationParams(request(), timeout=5)
         reactions = [
             failure_of(
                 own_client.recommendation.RecordInteractions(
@@ -425,7 +425,7 @@ async def test_health_is_told_in_time(own_postgres: OwnPostgres, own_client: Cli
 
     async def health() -> spb.GetSystemHealthResponse:
         started = time.monotonic()
-        answer = await own_client.system.GetSystemHealth(spb.GetSystemHealthRequest(), timeout=30)
+        answer = await own_client.system.GetSystemHealth(spb.GetSystemHealthRequest(), timeout=5)
         assert time.monotonic() - started < 1.0
         return answer
 
